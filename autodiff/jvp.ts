@@ -1,0 +1,119 @@
+/** Forward mode: every value carries its tangent. */
+import { isFloat } from "../core/dtype.ts";
+import { ShapeError } from "../core/errors.ts";
+import type { AnyPrimitive } from "../core/primitive.ts";
+import { zeros } from "../core/prims/movement.ts";
+import { bind, currentTrace, type Trace, withTrace } from "../core/trace.ts";
+import { checkSameStructure, flatten, paths } from "../core/tree.ts";
+import { Tracer, type Value } from "../core/value.ts";
+import { onLeaves } from "./leaves.ts";
+
+class JvpTracer extends Tracer {
+  readonly trace: JvpTrace;
+  readonly primal: Value;
+  readonly tangent: Value;
+  constructor(trace: JvpTrace, primal: Value, tangent: Value) {
+    super();
+    this.trace = trace;
+    this.primal = primal;
+    this.tangent = tangent;
+  }
+  get aval(): Value["aval"] {
+    return this.primal.aval;
+  }
+}
+
+class JvpTrace implements Trace {
+  readonly name = "jvp";
+  readonly #parent = currentTrace();
+
+  lift(primal: Value, tangent: Value | null): Value {
+    return tangent ? new JvpTracer(this, primal, tangent) : primal;
+  }
+
+  primal(x: Value): Value {
+    return x instanceof JvpTracer && x.trace === this ? x.primal : x;
+  }
+
+  tangent(x: Value): Value | null {
+    return x instanceof JvpTracer && x.trace === this ? x.tangent : null;
+  }
+
+  process(prim: AnyPrimitive, args: readonly Value[], params: unknown): Value[] {
+    const xs = args.map((x) => this.primal(x));
+    const dxs = args.map((x) => this.tangent(x));
+    return withTrace(this.#parent, () => {
+      if (dxs.every((dx) => dx === null)) return bind(prim, xs, params);
+      const [ys, dys] = prim.jvp(xs, dxs, params);
+      return ys.map((y, i) => this.lift(y, dys[i]!));
+    });
+  }
+}
+
+/** jvp on lists of leaves; `null` tangents are symbolic zeros on both sides. */
+export function jvpLeaves(
+  f: (...xs: Value[]) => readonly Value[],
+  xs: readonly Value[],
+  dxs: readonly (Value | null)[],
+): [outs: Value[], tangents: (Value | null)[]] {
+  const trace = new JvpTrace();
+  const outs = withTrace(trace, () => f(...xs.map((x, i) => trace.lift(x, dxs[i]!))));
+  return [outs.map((y) => trace.primal(y)), outs.map((y) => trace.tangent(y))];
+}
+
+/**
+ * Value and directional derivative of a function.
+ *
+ * Computes `f(x)` and `J(x) v`. Cost: about two evaluations of `f`.
+ *
+ * Shapes: `tangents` is like `primals`: one tree per argument, the same leaf shapes and element types.
+ * Units: none.
+ *
+ * @param f function of trees that returns a tree
+ * @param primals the arguments, a list
+ * @param tangents one direction per argument; integer leaves have no derivative and theirs are ignored
+ * @returns the value, and a tree of tangents like it
+ * @throws {TreeError} if a tangent has another structure than its primal
+ * @throws {ShapeError} if a leaf of a tangent differs from the leaf of the primal at the same path
+ * @example The derivative of a product
+ * ```ts
+ * const [y, dy] = ct.jvp((x: ct.Value) => x.mul(x), [ct.tensor(3)], [ct.tensor(1)]);
+ * assertClose(y, 9);
+ * assertClose(dy, 6);
+ * ```
+ * @since 0.1.0
+ */
+export function jvp<A extends readonly unknown[], R>(
+  f: (...args: A) => R,
+  primals: A,
+  tangents: { readonly [I in keyof A]: unknown },
+): [value: R, tangent: R] {
+  const [xs, def] = flatten(primals);
+  const [dxs, tangentDef] = flatten(tangents);
+  checkSameStructure(def, tangentDef, "jvp with these tangents");
+  checkLikePrimals("jvp", primals, xs, dxs);
+  const leafwise = onLeaves(f, def, "jvp");
+  const [ys, dys] = jvpLeaves(
+    leafwise.call,
+    xs,
+    xs.map((x, i) => (isFloat(x.dtype) ? dxs[i]! : null)),
+  );
+  return [leafwise.rebuild(ys), leafwise.rebuild(dys.map((dy, i) => dy ?? zeros(ys[i]!.aval)))];
+}
+
+/** Throws ShapeError at the first leaf whose abstract value differs. */
+export function checkLikePrimals(
+  op: string,
+  primals: unknown,
+  xs: readonly Value[],
+  dxs: readonly Value[],
+): void {
+  xs.forEach((x, i) => {
+    if (!x.aval.equals(dxs[i]!.aval)) {
+      throw new ShapeError(
+        op,
+        `Cannot ${op} at ${paths(primals)[i] || "the root"}: the tangent is ${dxs[i]!.aval}, ${x.aval} is needed`,
+      );
+    }
+  });
+}

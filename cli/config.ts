@@ -1,0 +1,190 @@
+/** What a training run is, checked: from flags, or from the file that a run left behind. */
+import { z } from "zod";
+import { dataNames } from "./data/registry.ts";
+
+export const modelNames = ["mlp", "cnn", "logistic"] as const;
+export const optimizerNames = [
+  "sgd",
+  "momentum",
+  "nesterov",
+  "adam",
+  "adamw",
+  "fosi-sgd",
+  "fosi-hb",
+  "fosi-nesterov",
+  "fosi-adam",
+  "dho2",
+] as const;
+export const admmForms = ["consensus", "published", "off"] as const;
+export const runtimeNames = ["sockets", "local"] as const;
+
+export type OptimizerName = (typeof optimizerNames)[number];
+
+/** One flag: how it is written, what it means, and what it may be. */
+interface Flag {
+  readonly value: string;
+  readonly help: string;
+  readonly schema: z.ZodType;
+}
+
+const whole = (least: number): z.ZodType =>
+  z.coerce.number({ error: "a whole number is needed" }).int("a whole number is needed").min(least, `a whole number of at least ${least} is needed`);
+const positive: z.ZodType = z.coerce.number({ error: "a positive number is needed" }).positive("a positive number is needed");
+const oneOf = (names: readonly string[]): z.ZodType => z.enum(names as [string, ...string[]], { error: `one of ${names.join(", ")} is needed` });
+const text: z.ZodType = z.string().min(1, "some text is needed");
+
+/** The flags of `train`, in the order of the help text. */
+export const trainFlags: Readonly<Record<string, Flag>> = {
+  data: { value: dataNames.join("|"), help: "data set (default glyphs: images drawn by the program)", schema: oneOf(dataNames) },
+  "data-dir": { value: "DIR", help: "where the files of the data set are; without it they are downloaded into a cache", schema: text },
+  "data-file": { value: "NAME", help: "which set in DIR, for libsvm and csv", schema: text },
+  "label-column": { value: "NAME|N", help: "csv: column of the label, by name or position from 1 (default the last)", schema: text },
+  features: { value: "N", help: "libsvm: number of features (default the largest index)", schema: whole(1) },
+  "train-limit": { value: "N", help: "use only the first N training examples", schema: whole(1) },
+  "test-limit": { value: "N", help: "use only the first N test examples", schema: whole(1) },
+  model: { value: modelNames.join("|"), help: "model (default mlp)", schema: oneOf(modelNames) },
+  hidden: { value: "N[,N...]", help: "hidden layer sizes of the mlp (default 64)", schema: z.string().regex(/^[1-9]\d*(,[1-9]\d*)*$/, "sizes such as 64 or 128,64 are needed") },
+  l2: { value: "X", help: "weight of the penalty (X/2)|p|² in the loss (default 0)", schema: z.coerce.number({ error: "a number of at least 0 is needed" }).min(0, "a number of at least 0 is needed") },
+  optimizer: { value: optimizerNames.join("|"), help: "method (default dho2)", schema: oneOf(optimizerNames) },
+  lr: { value: "X", help: "learning rate of the first-order part (default depends on the method)", schema: positive },
+  alpha: { value: "X", help: "learning rate of the Newton part of fosi-* and dho2", schema: positive },
+  clip: { value: "X", help: "limit of FOSI's factor on the first-order step, at least 1", schema: z.coerce.number({ error: "a number of at least 1 is needed" }).min(1, "a number of at least 1 is needed") },
+  k: { value: "N", help: "largest eigenpairs that fosi-* and dho2 use (default 8)", schema: whole(1) },
+  "curvature-every": { value: "N", help: "steps between curvature refreshes (default 200)", schema: whole(1) },
+  "curvature-warmup": { value: "N", help: "steps before the first curvature (default 0 for dho2, else as curvature-every)", schema: whole(0) },
+  "curvature-batch": { value: "N", help: "examples per worker on which curvature is measured (default 256)", schema: whole(1) },
+  admm: { value: admmForms.join("|"), help: "how dho2's workers agree (default consensus)", schema: oneOf(admmForms) },
+  sigma: { value: "X", help: "ADMM penalty: consensus in units of the largest eigenvalue (0.2), published absolute (5e-9)", schema: z.coerce.number({ error: "a number of at least 0 is needed" }).min(0, "a number of at least 0 is needed") },
+  "local-steps": { value: "N", help: "steps per round: between agreements, saves and chances to stop (default 10)", schema: whole(1) },
+  workers: { value: "N", help: "worker processes (default 2)", schema: z.coerce.number({ error: "a whole number from 1 to 64 is needed" }).int("a whole number from 1 to 64 is needed").min(1, "a whole number from 1 to 64 is needed").max(64, "a whole number from 1 to 64 is needed") },
+  steps: { value: "N", help: "optimizer steps per worker, rounded up to whole rounds", schema: whole(1) },
+  epochs: { value: "N", help: "passes over the training data, instead of steps (default 10)", schema: positive },
+  batch: { value: "N|full", help: "examples per worker and step (default 64)", schema: z.union([z.literal("full"), z.coerce.number().int().min(1)], { error: "a whole number of at least 1, or full, is needed" }) },
+  "eval-every": { value: "N", help: "steps between evaluations on the test data (default: about 20 in all)", schema: whole(1) },
+  seed: { value: "N", help: "seed of data order, initial parameters and start vectors (default 0)", schema: whole(0) },
+  runtime: { value: runtimeNames.join("|"), help: "worker processes over sockets, or all in one process (default sockets)", schema: oneOf(runtimeNames) },
+  out: { value: "DIR", help: "where results go (default runs/<data>-<model>-<optimizer>, numbered)", schema: text },
+  resume: { value: "DIR", help: "continue the run in DIR from its last complete round", schema: text },
+};
+
+/** A training run; plain data, kept as config.json beside its results. */
+export interface TrainConfig {
+  readonly data: (typeof dataNames)[number];
+  readonly dataDir?: string | undefined;
+  readonly dataFile?: string | undefined;
+  readonly labelColumn?: string | undefined;
+  readonly features?: number | undefined;
+  readonly trainLimit?: number | undefined;
+  readonly testLimit?: number | undefined;
+  readonly model: (typeof modelNames)[number];
+  readonly hidden: readonly number[];
+  readonly l2: number;
+  readonly optimizer: OptimizerName;
+  readonly lr?: number | undefined;
+  readonly alpha?: number | undefined;
+  readonly clip?: number | undefined;
+  readonly k: number;
+  readonly curvatureEvery: number;
+  readonly curvatureWarmup?: number | undefined;
+  readonly curvatureBatch: number;
+  readonly admm: (typeof admmForms)[number];
+  readonly sigma?: number | undefined;
+  readonly localSteps: number;
+  readonly workers: number;
+  readonly steps?: number | undefined;
+  readonly epochs: number;
+  readonly batch: number | "full";
+  readonly evalEvery?: number | undefined;
+  readonly seed: number;
+  readonly runtime: (typeof runtimeNames)[number];
+}
+
+/** A wrong command line or a file that does not fit; shown without a stack. */
+export class UsageError extends Error {
+  override readonly name = "UsageError";
+}
+
+export interface TrainArguments {
+  readonly config: TrainConfig;
+  readonly out: string | undefined;
+  readonly resume: string | undefined;
+  /** The flags that were given, to tell which of them a resumed run may not change. */
+  readonly given: readonly string[];
+}
+
+/**
+ * Reads the flags of `train`.
+ *
+ * @throws {UsageError} naming the flag, the value and what is allowed
+ */
+export function parseTrainFlags(args: readonly string[]): TrainArguments {
+  const raw = readFlags(args, trainFlags);
+  const values: Record<string, unknown> = {};
+  const problems: string[] = [];
+  for (const [name, value] of Object.entries(raw)) {
+    const result = trainFlags[name]!.schema.safeParse(value);
+    if (result.success) values[name] = result.data;
+    else problems.push(`Cannot use --${name} ${value}: ${result.error.issues[0]!.message}`);
+  }
+  if (raw["steps"] !== undefined && raw["epochs"] !== undefined) {
+    problems.push("Cannot use --steps with --epochs: both say how long to train, one of them is needed");
+  }
+  if (problems.length > 0) throw new UsageError(problems.join("\n"));
+  const { out, resume, hidden, ...rest } = values;
+  const camel = Object.fromEntries(Object.entries(rest).map(([name, value]) => [name.replace(/-(.)/g, (_, c: string) => c.toUpperCase()), value]));
+  const config = {
+    ...defaults,
+    ...camel,
+    ...(hidden !== undefined && { hidden: String(hidden).split(",").map(Number) }),
+  } as TrainConfig;
+  return { config, out: out as string | undefined, resume: resume as string | undefined, given: Object.keys(raw) };
+}
+
+const defaults: TrainConfig = {
+  data: "glyphs",
+  model: "mlp",
+  hidden: [64],
+  l2: 0,
+  optimizer: "dho2",
+  k: 8,
+  curvatureEvery: 200,
+  curvatureBatch: 256,
+  admm: "consensus",
+  localSteps: 10,
+  workers: 2,
+  epochs: 10,
+  batch: 64,
+  seed: 0,
+  runtime: "sockets",
+};
+
+/** `--name value` and `--name=value` pairs; an unknown flag, a missing value or a stray word is an error. */
+export function readFlags(args: readonly string[], flags: Readonly<Record<string, unknown>>): Record<string, string> {
+  const values: Record<string, string> = {};
+  for (let i = 0; i < args.length; i++) {
+    const word = args[i]!;
+    const [flag, inline] = word.includes("=") ? [word.slice(0, word.indexOf("=")), word.slice(word.indexOf("=") + 1)] : [word, undefined];
+    const name = flag.startsWith("--") ? flag.slice(2) : undefined;
+    if (name === undefined || !Object.hasOwn(flags, name)) {
+      const near = name === undefined ? undefined : nearest(name, Object.keys(flags));
+      throw new UsageError(`Cannot use "${word}": it is not a flag${near ? `, did you mean --${near}?` : ""}; see --help for the flags`);
+    }
+    const value = inline ?? args[++i];
+    if (value === undefined || (inline === undefined && value.startsWith("--"))) {
+      throw new UsageError(`Cannot use --${name}: its value is missing, --${name} VALUE is needed; see --help`);
+    }
+    values[name] = value;
+  }
+  return values;
+}
+
+/** The known name that shares the longest beginning with a wrong one, if they share enough. */
+function nearest(name: string, names: readonly string[]): string | undefined {
+  const shared = (other: string): number => {
+    let i = 0;
+    while (i < Math.min(name.length, other.length) && name[i] === other[i]) i++;
+    return i;
+  };
+  const best = [...names].sort((a, b) => shared(b) - shared(a))[0];
+  return best !== undefined && shared(best) >= 3 ? best : undefined;
+}

@@ -1,0 +1,83 @@
+#!/usr/bin/env bun
+/** The command-line program. */
+import { DataError } from "./data/dataset.ts";
+import { trainFlags, UsageError } from "./config.ts";
+import { reportCommand, reportHelp } from "./report_command.ts";
+import { exitCodes, train } from "./train.ts";
+import { worker } from "./worker.ts";
+
+interface Command {
+  readonly summary: string;
+  readonly help: string;
+  run(args: readonly string[]): Promise<number>;
+}
+
+/** The flags as aligned lines. */
+function flagLines(flags: Readonly<Record<string, { readonly value: string; readonly help: string }>>): string {
+  return Object.entries(flags)
+    .map(([name, { value, help }]) => {
+      const flag = `  --${name} ${value}`;
+      return flag.length < 30 ? `${flag.padEnd(30)}${help}` : `${flag}\n${" ".repeat(30)}${help}`;
+    })
+    .join("\n");
+}
+
+const commands: Readonly<Record<string, Command>> = {
+  train: {
+    summary: "train a model, by default with DHO2 on two worker processes",
+    help: `Usage: cotangent train [flags]
+
+Trains a model and leaves a directory with config.json, plan.txt, metrics.jsonl, summary.json,
+checkpoint.safetensors and report.html. Ctrl-C finishes the round, saves, and exits with 130.
+
+${flagLines(trainFlags)}
+
+Examples:
+  cotangent train
+  cotangent train --data fashion-mnist --hidden 128 --epochs 5
+  cotangent train --optimizer adam --workers 1 --out runs/adam
+  cotangent train --resume runs/adam --epochs 20`,
+    run: train,
+  },
+  report: {
+    summary: "put the curves of several runs on one page",
+    help: reportHelp,
+    run: reportCommand,
+  },
+  worker: {
+    summary: "run one worker (started by train)",
+    help: "Usage: cotangent worker --run DIR --rank N\n\nStarted by train, which tells it by environment where the hub is.",
+    run: worker,
+  },
+};
+
+const overview = `Usage: cotangent COMMAND [flags]
+
+${Object.entries(commands)
+  .map(([name, { summary }]) => `  ${name.padEnd(10)}${summary}`)
+  .join("\n")}
+
+cotangent COMMAND --help explains a command.`;
+
+async function main(args: readonly string[]): Promise<number> {
+  const [name, ...rest] = args;
+  if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+    process.stdout.write(`${overview}\n`);
+    return name === undefined ? exitCodes.usage : exitCodes.done;
+  }
+  const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
+  if (!command) throw new UsageError(`Cannot run "${name}": it is not a command, one of ${Object.keys(commands).join(", ")} is needed`);
+  if (rest.includes("--help") || rest.includes("-h")) {
+    process.stdout.write(`${command.help}\n`);
+    return exitCodes.done;
+  }
+  return command.run(rest);
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  if (!(error instanceof UsageError || error instanceof DataError || error instanceof RangeError)) throw error;
+  process.stderr.write(`${error.message}\n`);
+  process.exitCode = error instanceof UsageError ? exitCodes.usage : exitCodes.failed;
+}

@@ -1,0 +1,72 @@
+/** From what a person asked for to a plan that workers can run. */
+import { makePlan, type Plan, type PlanInput } from "../dist/plan.ts";
+import type { OptimizerName, TrainConfig } from "./config.ts";
+
+/** How each method of the command line is put together. Rates are what works on the embedded data. */
+interface Method {
+  readonly base: PlanInput["update"]["name"];
+  readonly lr: number;
+  readonly curvature?: { readonly alpha: number; readonly clip: number; readonly momentum: "none" | "heavyBall" | "nesterov" | "average" };
+}
+
+const methods: Readonly<Record<OptimizerName, Method>> = {
+  sgd: { base: "sgd", lr: 0.1 },
+  momentum: { base: "momentum", lr: 0.05 },
+  nesterov: { base: "nesterov", lr: 0.05 },
+  adam: { base: "adam", lr: 1e-3 },
+  adamw: { base: "adamw", lr: 1e-3 },
+  "fosi-sgd": { base: "sgd", lr: 0.1, curvature: { alpha: 0.01, clip: 3, momentum: "none" } },
+  "fosi-hb": { base: "momentum", lr: 0.05, curvature: { alpha: 0.01, clip: 3, momentum: "heavyBall" } },
+  "fosi-nesterov": { base: "nesterov", lr: 0.05, curvature: { alpha: 0.01, clip: 3, momentum: "nesterov" } },
+  "fosi-adam": { base: "adam", lr: 1e-3, curvature: { alpha: 0.01, clip: 1, momentum: "average" } },
+  dho2: { base: "adam", lr: 2.8e-3, curvature: { alpha: 0.028, clip: 1, momentum: "average" } },
+};
+
+/** Real milliseconds per protocol tick in the socket runtime. */
+export const tickMs = 100;
+
+/** The examples of one step of one worker. */
+export function batchSize(config: TrainConfig, trainCount: number): number {
+  const own = Math.floor(trainCount / config.workers);
+  return config.batch === "full" ? own : Math.min(config.batch, own);
+}
+
+/** The plan of a run on a data set of a size and a model with a number of parameters. */
+export function planOf(config: TrainConfig, trainCount: number, parameters: number): Plan {
+  const method = methods[config.optimizer];
+  const perEpoch = trainCount / (batchSize(config, trainCount) * config.workers);
+  const steps = config.steps ?? Math.max(1, Math.round(config.epochs * perEpoch));
+  const localSteps = Math.min(config.localSteps, steps);
+  const rounds = Math.ceil(steps / localSteps);
+  const inRounds = (count: number): number => Math.max(1, Math.round(count / localSteps));
+  const isDho2 = config.optimizer === "dho2";
+  const period = inRounds(config.curvatureEvery);
+  return makePlan({
+    version: 1,
+    workers: config.workers,
+    parameters,
+    rounds,
+    localSteps,
+    seed: config.seed,
+    update: { name: method.base, learningRate: config.lr ?? method.lr } as PlanInput["update"],
+    curvature: method.curvature
+      ? {
+          ...method.curvature,
+          ...(config.alpha !== undefined && { alpha: config.alpha }),
+          ...(config.clip !== undefined && { clip: config.clip }),
+          k: Math.min(config.k, parameters),
+          period,
+          warmup: config.curvatureWarmup === undefined ? (isDho2 ? 0 : period) : Math.round(config.curvatureWarmup / localSteps),
+        }
+      : null,
+    sync: syncOf(config, period),
+    evaluateEvery: config.evalEvery === undefined ? Math.max(1, Math.ceil(rounds / 20)) : inRounds(config.evalEvery),
+    limits: { retryTicks: 50, deadTicks: 1200, maxRestarts: 3 },
+  });
+}
+
+function syncOf({ optimizer, admm, sigma }: TrainConfig, period: number): PlanInput["sync"] {
+  if (optimizer !== "dho2" || admm === "off") return { k: "gradient" };
+  if (admm === "published") return { k: "published", period, ...(sigma !== undefined && { sigma }) };
+  return { k: "consensus", ...(sigma !== undefined && { sigma }) };
+}

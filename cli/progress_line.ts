@@ -1,0 +1,74 @@
+/** The live line of a run: rewritten in place on a terminal, a new line every few seconds elsewhere. */
+
+/** What the line shows. */
+export interface ProgressNumbers {
+  readonly step: number;
+  readonly steps: number;
+  readonly loss: number;
+  readonly accuracy: number;
+  readonly stepsPerSecond: number;
+  readonly bytesSent: number;
+  /** Steps since the curvature was refreshed; null for methods without. */
+  readonly curvatureAge: number | null;
+  readonly secondsLeft: number;
+}
+
+/** The text of the line. */
+export function progressText(p: ProgressNumbers): string {
+  const parts = [
+    `step ${p.step}/${p.steps}`,
+    `loss ${p.loss.toFixed(4)}`,
+    `accuracy ${(100 * p.accuracy).toFixed(1)}%`,
+    `${p.stepsPerSecond.toFixed(1)} steps/s`,
+    `sent ${bytesText(p.bytesSent)}`,
+    ...(p.curvatureAge === null ? [] : [`curvature ${p.curvatureAge} steps old`]),
+    `${secondsText(p.secondsLeft)} left`,
+  ];
+  return parts.join("  ");
+}
+
+/** 1.5 MB */
+export function bytesText(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const power = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, bytes)) / 3));
+  return `${(bytes / 1000 ** power).toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
+}
+
+/** 1 min 5 s */
+export function secondsText(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
+}
+
+/** Where the line is drawn. */
+export interface ProgressLine {
+  show(text: string): void;
+  /** Prints text above the line. */
+  note(text: string): void;
+  end(): void;
+}
+
+export function progressLine(stream: NodeJS.WriteStream): ProgressLine {
+  const isTerminal = stream.isTTY === true;
+  let last = Number.NEGATIVE_INFINITY;
+  let drawn = "";
+  return {
+    show(text) {
+      const now = performance.now();
+      if (now - last < (isTerminal ? 100 : 2000)) {
+        drawn = text;
+        return;
+      }
+      last = now;
+      drawn = "";
+      stream.write(isTerminal ? `\r\u001b[2K${text}` : `${text}\n`);
+    },
+    note(text) {
+      stream.write(isTerminal ? `\r\u001b[2K${text}\n` : `${text}\n`);
+    },
+    end() {
+      if (drawn !== "") stream.write(isTerminal ? `\r\u001b[2K${drawn}\n` : `${drawn}\n`);
+      else if (isTerminal) stream.write("\n");
+    },
+  };
+}

@@ -1,0 +1,122 @@
+/** What a run leaves behind: one directory, every file written whole. */
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { appendFile } from "node:fs/promises";
+import { join } from "node:path";
+import { writeWhole } from "../core/io.ts";
+import { type TrainConfig, UsageError } from "./config.ts";
+
+/** The measurements of one step or round; one line of metrics.jsonl. */
+export interface Metric {
+  /** Optimizer steps done when it was taken. */
+  readonly step: number;
+  readonly round: number;
+  /** Mean training loss over the batches since the last line. */
+  readonly loss: number;
+  /** Fraction right on the same batches. */
+  readonly accuracy: number;
+  readonly seconds: number;
+  readonly bytesSent: number;
+  readonly testLoss?: number;
+  readonly testAccuracy?: number;
+  /** Largest eigenvalues, where the curvature was refreshed, ascending. */
+  readonly eigenvalues?: readonly number[];
+  readonly residuals?: readonly number[];
+}
+
+/** summary.json. Sizes in bytes, times in seconds. */
+export interface Summary {
+  readonly task: string;
+  readonly model: string;
+  readonly optimizer: string;
+  readonly workers: number;
+  readonly device: string;
+  readonly steps: number;
+  readonly seconds: number;
+  readonly finalLoss: number;
+  readonly testAccuracy: number;
+  readonly bytesSent: number;
+  readonly peakMemoryBytes: number;
+  readonly seed: number;
+  /** Whether all steps are done, or the run was stopped and can be resumed. */
+  readonly complete: boolean;
+}
+
+export const fileNames = {
+  config: "config.json",
+  plan: "plan.txt",
+  summary: "summary.json",
+  metrics: "metrics.jsonl",
+  checkpoint: "checkpoint.safetensors",
+  report: "report.html",
+  state: "state",
+} as const;
+
+/** A new directory for a run: the wanted one, which must be empty, or the first free numbered one. */
+export function createRunDirectory(out: string | undefined, config: TrainConfig): string {
+  if (out !== undefined) {
+    if (existsSync(out) && readdirSync(out).length > 0) {
+      throw new UsageError(`Cannot use --out ${out}: the directory is not empty, a new or empty one is needed; use --resume ${out} to continue a run`);
+    }
+    mkdirSync(out, { recursive: true });
+    return out;
+  }
+  const base = join("runs", `${config.data}-${config.model}-${config.optimizer}`);
+  for (let i = 1; ; i++) {
+    const path = i === 1 ? base : `${base}-${i}`;
+    if (existsSync(path)) continue;
+    mkdirSync(path, { recursive: true });
+    return path;
+  }
+}
+
+export async function writeJson(directory: string, name: string, value: unknown): Promise<void> {
+  await writeWhole(join(directory, name), `${JSON.stringify(value, null, 2)}\n`);
+}
+
+/**
+ * The configuration of an earlier run.
+ *
+ * @throws {UsageError} if the directory has none
+ */
+export function readConfig(directory: string): TrainConfig {
+  return readJson(join(directory, fileNames.config), `Cannot use the run in ${directory}`) as TrainConfig;
+}
+
+/** The summary of a finished or stopped run. */
+export function readSummary(directory: string): Summary {
+  return readJson(join(directory, fileNames.summary), `Cannot report the run in ${directory}`) as Summary;
+}
+
+function readJson(path: string, verb: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, "utf8"));
+  } catch (error) {
+    const what = existsSync(path) ? `${path} is not JSON` : `${path} does not exist`;
+    throw new UsageError(`${verb}: ${what}, the directory of an earlier run is needed (${error instanceof Error ? error.message : error})`);
+  }
+}
+
+/** The metrics of a run, those of rounds before `round` only; a torn last line is left out. */
+export function readMetrics(directory: string, round: number = Number.POSITIVE_INFINITY): Metric[] {
+  const path = join(directory, fileNames.metrics);
+  if (!existsSync(path)) return [];
+  return readFileSync(path, "utf8")
+    .split("\n")
+    .flatMap((line) => {
+      try {
+        return line === "" ? [] : [JSON.parse(line) as Metric];
+      } catch {
+        return [];
+      }
+    })
+    .filter((metric) => metric.round < round);
+}
+
+/** Replaces the metrics: at the start of a resumed run, those of rounds that will run again are dropped. */
+export async function writeMetrics(directory: string, metrics: readonly Metric[]): Promise<void> {
+  await writeWhole(join(directory, fileNames.metrics), metrics.map((metric) => `${JSON.stringify(metric)}\n`).join(""));
+}
+
+export async function appendMetrics(directory: string, metrics: readonly Metric[]): Promise<void> {
+  await appendFile(join(directory, fileNames.metrics), metrics.map((metric) => `${JSON.stringify(metric)}\n`).join(""));
+}

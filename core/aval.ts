@@ -1,0 +1,35 @@
+import { type DType, shortName } from "./dtype.ts";
+import { type Shape, sameShape, sizeOf } from "./shape.ts";
+
+/** Abstract value: what is known of a tensor without its elements. Prints as `f32[64,10]`. */
+export class Aval {
+  readonly shape: Shape;
+  readonly dtype: DType;
+
+  constructor(shape: Shape, dtype: DType) {
+    this.shape = Object.isFrozen(shape) ? shape : Object.freeze([...shape]);
+    this.dtype = dtype;
+  }
+
+  get ndim(): number {
+    return this.shape.length;
+  }
+
+  get size(): number {
+    return sizeOf(this.shape);
+  }
+
+  /** Same shape and same element type. */
+  equals(other: Aval): boolean {
+    return this.dtype === other.dtype && sameShape(this.shape, other.shape);
+  }
+
+  /** The same element type with another shape. */
+  withShape(shape: Shape): Aval {
+    return new Aval(shape, this.dtype);
+  }
+
+  toString(): string {
+    return `${shortName(this.dtype)}[${this.shape.join(",")}]`;
+  }
+}

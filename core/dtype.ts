@@ -1,0 +1,59 @@
+/** Element types and the host arrays that store them. */
+
+/** The element type of a tensor. Programs print the short names f32, f64, i32, u32, bool. */
+export type DType = "float32" | "float64" | "int32" | "uint32" | "bool";
+
+/** Host storage of any tensor; `bool` is one byte per element, 0 or 1. */
+export type TypedArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint8Array;
+
+interface DTypeInfo {
+  readonly short: string;
+  readonly bytes: number;
+  readonly float: boolean;
+  make(size: number): TypedArray;
+}
+
+const table: Readonly<Record<DType, DTypeInfo>> = {
+  float32: { short: "f32", bytes: 4, float: true, make: (size) => new Float32Array(size) },
+  float64: { short: "f64", bytes: 8, float: true, make: (size) => new Float64Array(size) },
+  int32: { short: "i32", bytes: 4, float: false, make: (size) => new Int32Array(size) },
+  uint32: { short: "u32", bytes: 4, float: false, make: (size) => new Uint32Array(size) },
+  bool: { short: "bool", bytes: 1, float: false, make: (size) => new Uint8Array(size) },
+};
+
+/** Every element type, in the order of the documentation. */
+export const dtypes: readonly DType[] = Object.keys(table) as DType[];
+
+/** Short name as programs print it: `f32` for `float32`. */
+export function shortName(dtype: DType): string {
+  return table[dtype].short;
+}
+
+/** Bytes of one element. */
+export function bytesPerElement(dtype: DType): number {
+  return table[dtype].bytes;
+}
+
+/** Whether the element type carries derivatives. */
+export function isFloat(dtype: DType): boolean {
+  return table[dtype].float;
+}
+
+/** A zero-filled host array of `size` elements. */
+export function makeArray(dtype: DType, size: number): TypedArray {
+  return table[dtype].make(size);
+}
+
+/** Whether a string names an element type. */
+export function isDType(name: unknown): name is DType {
+  return typeof name === "string" && Object.hasOwn(table, name);
+}
+
+/** The element type whose storage the typed array is; `Uint8Array` is read as `bool`. */
+export function dtypeOf(data: TypedArray): DType {
+  if (data instanceof Float32Array) return "float32";
+  if (data instanceof Float64Array) return "float64";
+  if (data instanceof Int32Array) return "int32";
+  if (data instanceof Uint32Array) return "uint32";
+  return "bool";
+}

@@ -1,0 +1,97 @@
+/**
+ * Context dispatch: one module variable holds the current trace, and every operation goes to it.
+ *
+ * A transform opens its trace over the one that was current, runs the user's function, and handles each primitive by
+ * running the primitive's rule under that parent. Tracing is synchronous.
+ */
+import { Aval } from "./aval.ts";
+import { type DType, makeArray, type TypedArray } from "./dtype.ts";
+import { TraceError } from "./errors.ts";
+import type { AnyPrimitive, HostArray, Primitive } from "./primitive.ts";
+import { sizeOf } from "./shape.ts";
+import { storage, Tensor, type Value } from "./value.ts";
+
+/** Interprets primitives. `process` is called with this trace no longer current: it chooses where rules run. */
+export interface Trace {
+  readonly name: string;
+  process(primitive: AnyPrimitive, args: readonly Value[], params: unknown): Value[];
+}
+
+/** Evaluates at once, on the reference kernels of the records. */
+const evalTrace: Trace = {
+  name: "eval",
+  process(primitive, args, params) {
+    const hosts = args.map((x): HostArray => {
+      if (x instanceof Tensor) return { aval: x.aval, data: storage(x) };
+      throw new TraceError(
+        `Cannot ${primitive.name} ${x}: the transform that made it has ended, a value returned from the transformed function is needed`,
+      );
+    });
+    const outs = primitive.shape(
+      hosts.map((h) => h.aval),
+      params,
+    );
+    const data = primitive.cpu(hosts, outs, params);
+    return outs.map((aval, i) => new Tensor(aval, data[i]!));
+  },
+};
+
+let current: Trace = evalTrace;
+
+/** The trace that operations go to now. */
+export function currentTrace(): Trace {
+  return current;
+}
+
+/** Runs `f` with `trace` current and returns its value; the previous trace is restored even when `f` throws. */
+export function withTrace<T>(trace: Trace, f: () => T): T {
+  const previous = current;
+  current = trace;
+  try {
+    return f();
+  } finally {
+    current = previous;
+  }
+}
+
+/** Applies a primitive under the current trace. */
+export function bind<P>(primitive: Primitive<P>, args: readonly Value[], params: P): Value[] {
+  return current.process(primitive, args, params);
+}
+
+/** Applies a primitive that has one output. */
+export function bind1<P>(primitive: Primitive<P>, args: readonly Value[], params: P): Value {
+  return current.process(primitive, args, params)[0]!;
+}
+
+/** Applies a primitive without parameters that has one output. */
+export function apply(primitive: Primitive<null>, ...args: readonly Value[]): Value {
+  return current.process(primitive, args, null)[0]!;
+}
+
+/** A scalar constant. */
+export function scalar(value: number, dtype: DType): Tensor {
+  const data = makeArray(dtype, 1);
+  data[0] = dtype === "bool" ? Number(value !== 0) : value;
+  return new Tensor(new Aval([], dtype), data);
+}
+
+/** Makes a tensor around an array that the caller gives up; the array must not be written to afterwards. */
+export function adopt(data: TypedArray, shape: readonly number[], dtype: DType): Tensor {
+  if (sizeOf(shape) !== data.length) {
+    throw new RangeError(
+      `Cannot make a tensor of shape [${shape}]: the data has ${data.length} elements, ${sizeOf(shape)} are needed`,
+    );
+  }
+  return new Tensor(new Aval(shape, dtype), data);
+}
+
+/** Throws when a traced function returned a Promise. */
+export function checkSynchronous(result: unknown, transform: string): void {
+  if (result instanceof Promise) {
+    result.catch(() => undefined);
+    throw new TraceError(
+      `Cannot ${transform} a function that returns a Promise: tracing is synchronous, a function that returns values is needed; await before the call`,
+    );
+  }
+}

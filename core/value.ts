@@ -1,0 +1,188 @@
+/** Values: what user functions see. A `Tensor` holds numbers, a `Tracer` stands for one while a transform runs. */
+import type { Aval } from "./aval.ts";
+import { type DType, dtypeOf, type TypedArray } from "./dtype.ts";
+import { invariant, TraceError } from "./errors.ts";
+import { type Shape, sizeOf } from "./shape.ts";
+
+/** Anything that operations accept: a value, or a number that takes the other operand's element type. */
+export type Operand = Value | number;
+
+/** Nested lists of numbers or booleans. */
+export type Nested = number | boolean | readonly Nested[];
+
+export interface AxisOptions {
+  readonly axis?: number | readonly number[];
+  readonly keepDims?: boolean;
+}
+
+/** The operations that are methods too; each forwards to the free function of the same name. */
+export interface Methods {
+  add(y: Operand): Value;
+  sub(y: Operand): Value;
+  mul(y: Operand): Value;
+  div(y: Operand): Value;
+  pow(y: Operand): Value;
+  neg(): Value;
+  exp(): Value;
+  log(): Value;
+  sin(): Value;
+  cos(): Value;
+  tanh(): Value;
+  sqrt(): Value;
+  abs(): Value;
+  sigmoid(): Value;
+  relu(): Value;
+  maximum(y: Operand): Value;
+  minimum(y: Operand): Value;
+  equal(y: Operand): Value;
+  less(y: Operand): Value;
+  greater(y: Operand): Value;
+  sum(options?: AxisOptions): Value;
+  mean(options?: AxisOptions): Value;
+  max(options?: AxisOptions): Value;
+  min(options?: AxisOptions): Value;
+  reshape(shape: Shape): Value;
+  transpose(perm?: readonly number[]): Value;
+  broadcastTo(shape: Shape): Value;
+  matmul(y: Value): Value;
+  dot(y: Value): Value;
+  astype(dtype: DType): Value;
+  slice(starts: readonly number[], limits: readonly number[], strides?: readonly number[]): Value;
+  take(indices: Value, options?: { readonly axis?: number }): Value;
+}
+
+/** An immutable array value. Using one twice, storing it or dropping it are all legal. */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: installMethods supplies every member of Methods
+export abstract class Value {
+  abstract readonly aval: Aval;
+
+  get shape(): Shape {
+    return this.aval.shape;
+  }
+  get dtype(): DType {
+    return this.aval.dtype;
+  }
+  get ndim(): number {
+    return this.aval.shape.length;
+  }
+  get size(): number {
+    return this.aval.size;
+  }
+
+  /** The device that holds the elements. */
+  abstract readonly device: string;
+  /** A copy of the elements in row-major order. */
+  abstract data(): Promise<TypedArray>;
+  /** A copy of the elements, read at once. */
+  abstract dataSync(): TypedArray;
+
+  /**
+   * The one element of a value of size 1, as a number.
+   *
+   * @throws {RangeError} if the value has another size
+   */
+  item(): number {
+    if (this.size !== 1) {
+      throw new RangeError(
+        `Cannot read one item of ${this.aval}: it has ${this.size} elements, exactly one is needed`,
+      );
+    }
+    return this.dataSync()[0]!;
+  }
+
+  /** The elements as nested lists of numbers; a plain number for a scalar. */
+  toArray(): Nested {
+    const data = this.dataSync();
+    const nest = (axis: number, offset: number, size: number): Nested => {
+      if (axis === this.ndim) return data[offset]!;
+      const n = this.shape[axis]!;
+      const step = n === 0 ? 0 : size / n;
+      return Array.from({ length: n }, (_, i) => nest(axis + 1, offset + i * step, step));
+    };
+    return nest(0, 0, this.size);
+  }
+}
+
+export interface Value extends Methods {}
+
+/** Gives every value the methods of the table; called once, by ops.ts. */
+export function installMethods(methods: Methods & ThisType<Value>): void {
+  Object.assign(Value.prototype, methods);
+}
+
+let readStorage: (tensor: Tensor) => TypedArray;
+
+/** A value with elements. Frozen; its storage cannot be reached from outside the library. */
+export class Tensor extends Value {
+  readonly aval: Aval;
+  readonly #data: TypedArray;
+
+  static {
+    readStorage = (tensor) => tensor.#data;
+  }
+
+  constructor(aval: Aval, data: TypedArray) {
+    super();
+    invariant(data.length === sizeOf(aval.shape), `${aval} stored in ${data.length} elements`);
+    invariant(dtypeOf(data) === aval.dtype, `${aval} stored as ${dtypeOf(data)}`);
+    this.aval = aval;
+    this.#data = data;
+    Object.freeze(this);
+  }
+
+  get device(): string {
+    return "cpu";
+  }
+
+  async data(): Promise<TypedArray> {
+    return this.#data.slice();
+  }
+
+  dataSync(): TypedArray {
+    return this.#data.slice();
+  }
+
+  override toString(): string {
+    const shown = this.size <= 64 ? ` ${JSON.stringify(this.toArray())}` : "";
+    return `${this.aval}${shown}`;
+  }
+}
+
+// What console.log shows, in every runtime.
+Object.defineProperty(Value.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+  value(this: Value): string {
+    return this.toString();
+  },
+});
+
+/** The elements themselves, not a copy: for backends and eager evaluation only. */
+export function storage(tensor: Tensor): TypedArray {
+  return readStorage(tensor);
+}
+
+/** A value that a transform follows. Its elements are not known while the function is traced. */
+export abstract class Tracer extends Value {
+  abstract readonly trace: { readonly name: string };
+
+  get device(): string {
+    return "traced";
+  }
+
+  data(): Promise<TypedArray> {
+    return Promise.reject(this.#noElements());
+  }
+
+  dataSync(): TypedArray {
+    throw this.#noElements();
+  }
+
+  #noElements(): TraceError {
+    return new TraceError(
+      `Cannot read the elements of a traced ${this.aval}: it belongs to ${this.trace.name}, a value outside the transform is needed; return it instead, or use where() for a choice that depends on it`,
+    );
+  }
+
+  override toString(): string {
+    return `${this.trace.name} tracer ${this.aval}`;
+  }
+}

@@ -1,0 +1,380 @@
+/**
+ * What hub and workers compute: pure functions from register values to register values. The mathematics is that of
+ * optim/; sums over workers are taken in rank order.
+ */
+import { hessianOperator, type LinearOperator } from "../autodiff/operator.ts";
+import { valueAndGradientOf } from "../autodiff/vjp.ts";
+import { zerosLike } from "../core/create.ts";
+import { add, cast, div, mul } from "../core/ops.ts";
+import * as random from "../core/random.ts";
+import { adopt, scalar } from "../core/trace.ts";
+import type { Value } from "../core/value.ts";
+import { adam, adamw } from "../optim/adam.ts";
+import { augmentedGradient, consensusCandidate, dualUpdate, extrapolate, meanOf } from "../optim/admm.ts";
+import { type Fosi, type FosiState, fosi, installCurvature } from "../optim/fosi.ts";
+import {
+  coefficients,
+  combine,
+  dot,
+  exhausted,
+  extend,
+  norm,
+  type Ritz,
+  ritzPairs,
+  scaled,
+  startVector,
+  subtractProjection,
+} from "../optim/lanczos.ts";
+import { momentum, nesterov, sgd } from "../optim/momentum.ts";
+import type { GradientTransformation } from "../optim/transformation.ts";
+import type { Tridiagonal } from "../optim/tridiagonal.ts";
+import { columnsOf, orderOf, type Plan, type UpdatePlan } from "./plan.ts";
+import type { JobArgs } from "./protocol/types.ts";
+import type { Job, JobResult, Jobs, Values } from "./runtime/driver.ts";
+import type { RunSetup } from "./runtime/sequential.ts";
+import { configOf, isReplicated } from "./script.ts";
+
+/** Loss and metric sums over a batch. */
+export interface Scored {
+  /** Mean loss over the batch; a float scalar. */
+  readonly loss: Value;
+  /** Sums over the batch to report, for example how many were right; float scalars. */
+  readonly sums: readonly Value[];
+}
+
+/** What is trained, on flat parameter vectors. Every function must give the same bits for the same arguments. */
+export interface Problem<B = unknown> {
+  /** The parameters before the first step; [n]. */
+  readonly initial: Value;
+  score(theta: Value, batch: B): Scored;
+  /** The batch of one worker at one step, counted over the whole run. */
+  batch(rank: number, step: number): B;
+  /** The batch on which a worker measures curvature in a round. */
+  curvatureBatch(rank: number, round: number): B;
+  /** Numbers to report about the parameters, computed at the hub. */
+  evaluate?(theta: Value): readonly number[];
+}
+
+/** A run of a plan on a problem, for every runtime. */
+export function trainingSetup<B>(plan: Plan, problem: Problem<B>): RunSetup {
+  return {
+    config: configOf(plan),
+    jobs: { hub: hubJobs(plan, problem), worker: (rank) => workerJobs(plan, problem, rank) },
+    initial: { hub: { theta: problem.initial }, worker: () => workerInitial(plan, problem.initial) },
+  };
+}
+
+/** The durable registers of a worker before the first round. */
+export function workerInitial(plan: Plan, theta: Value): Values {
+  const optimizer = localOptimizer(plan).init(theta);
+  if (isReplicated(plan)) return { theta, optimizer, anchor: theta, push: zerosLike(theta) };
+  const absolute = plan.sync.k === "consensus" && !plan.sync.relative ? plan.sync.sigma : 0;
+  return { optimizer, dual: zerosLike(theta), sigma: scalar(absolute, "float64") };
+}
+
+// --- worker ------------------------------------------------------------------------------------------------------
+
+/** The computations of one worker. */
+export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
+  const optimizer = localOptimizer(plan);
+  const [start, end] = columnsOf(plan, rank);
+  const dtype = problem.initial.dtype;
+  const objective = (theta: Value, batch: B): Value => problem.score(theta, batch).loss;
+
+  const gradientAt = (theta: Value, step: number): { readonly gradient: Value; readonly notes: number[] } => {
+    const batch = problem.batch(rank, step);
+    const [[loss, sums], gradient] = valueAndGradientOf((x: Value) => {
+      const scored = problem.score(x, batch);
+      return [scored.loss, scored.sums] as const;
+    })(theta);
+    return { gradient, notes: checkFinite([loss.item(), ...sums.map((s) => s.item())], step) };
+  };
+  const stepOf = ({ round, iteration }: JobArgs): number => round * plan.localSteps + iteration;
+  const shifted = (gradient: Value, push: Value): Value =>
+    plan.sync.k === "published" ? add(gradient, mul(plan.sync.sigma, push)) : gradient;
+  const advance = (theta: Value, state: unknown, gradient: Value): readonly [Value, unknown] => {
+    const [update, next] = optimizer.step(gradient, state, theta);
+    return [add(theta, update), next];
+  };
+  /** Only worker 0 reports the replicated parameters; the others send nothing. */
+  const report = (theta: Value): Value => (rank === 0 ? theta : adopt(new Float32Array(0), [0], "float32"));
+
+  return {
+    // curvature
+    open: job(([theta], { round }) => ({
+      outs: [hessianOperator(objective, value(theta), problem.curvatureBatch(rank, round)), []],
+    })),
+    product: job(([operator, basis, v]) => {
+      const H = operator as LinearOperator;
+      const idle = plan.curvature?.reduce === "rank0" && rank !== 0;
+      const product = idle ? adopt(new Float32Array(0), [0], "float32") : H.apply(cast(value(v), H.dtype));
+      return { outs: [product, [...rows(basis), doubles(v).slice(start, end)]] };
+    }),
+    coefficients: job(([basis, w]) => ({ outs: [vector(coefficients(rows(basis), doubles(w)))] })),
+    orthogonalize: job(([basis, w, h]) => {
+      const rest = subtractProjection(rows(basis), doubles(h), doubles(w));
+      return { outs: [vector(rest), vector(coefficients(rows(basis), rest))] };
+    }),
+    subtract: job(([basis, w, h]) => ({
+      outs: [vector(subtractProjection(rows(basis), doubles(h), doubles(w)))],
+    })),
+    vectors: job(([basis, chosen]) => {
+      const [pairs, order] = value(chosen).shape as readonly [number, number];
+      const all = doubles(chosen);
+      const columns = new Float64Array(pairs * (end - start));
+      for (let j = 0; j < pairs; j++)
+        columns.set(combine(rows(basis), all.slice(j * order, (j + 1) * order)), j * (end - start));
+      return { outs: [cast(adopt(columns, [pairs, end - start], "float64"), dtype)] };
+    }),
+    install: job(([state, curvature]) => ({
+      outs: [optimizer.install(state, curvature as Curvature, 0), null, null],
+    })),
+    installDamped: job(([state, curvature, sigma]) => {
+      const next = nextSigma(plan, curvature as Curvature, value(sigma).item());
+      return {
+        outs: [optimizer.install(state, curvature as Curvature, next), null, null, scalar(next, "float64")],
+      };
+    }),
+
+    // replicas that step on the mean gradient
+    gradient: job(([theta, push], args) => {
+      const { gradient, notes } = gradientAt(value(theta), stepOf(args));
+      return { outs: [shifted(gradient, value(push))], notes };
+    }),
+    step: job(([theta, state, push, mean], args) => {
+      const [next, nextState] = advance(value(theta), state, value(mean));
+      const { gradient, notes } = gradientAt(next, stepOf(args) + 1);
+      return { outs: [next, nextState, shifted(gradient, value(push))], notes };
+    }),
+    last: job(([theta, state, mean, anchor, push]) => {
+      const [next, nextState] = advance(value(theta), state, value(mean));
+      return { outs: [next, nextState, anchor, push, report(value(next))] };
+    }),
+    lastExtrapolated: job(([theta, state, mean, anchor, push]) => {
+      const [next, nextState] = advance(value(theta), state, value(mean));
+      const moved = extrapolate({ theta: value(next), anchor: value(anchor), push: value(push) });
+      return { outs: [moved.theta, nextState, moved.theta, moved.push, report(moved.theta)] };
+    }),
+
+    // local steps around a consensus
+    local: job(([consensus, state, dual, sigma], { round }) => {
+      const z = value(consensus);
+      const pi = value(dual);
+      const penalty = value(sigma).item();
+      let theta = z;
+      let next = state;
+      const totals: number[] = [];
+      for (let i = 0; i < plan.localSteps; i++) {
+        const { gradient, notes } = gradientAt(theta, round * plan.localSteps + i);
+        notes.forEach((x, j) => {
+          totals[j] = (totals[j] ?? 0) + x;
+        });
+        const full =
+          penalty > 0
+            ? augmentedGradient({ gradient, dual: pi, local: theta, consensus: z, sigma: penalty })
+            : gradient;
+        [theta, next] = advance(theta, next, full);
+      }
+      const nextDual = penalty > 0 ? dualUpdate(pi, theta, z, penalty) : pi;
+      const candidate = penalty > 0 ? consensusCandidate(theta, nextDual, penalty) : theta;
+      // Means over the local steps for the loss, sums for the rest.
+      return {
+        outs: [next, nextDual, candidate],
+        notes: totals.map((x, j) => (j === 0 ? x / plan.localSteps : x)),
+      };
+    }),
+  };
+}
+
+/** Sigma after a refresh: in units of the largest eigenvalue where the plan says so. */
+function nextSigma({ sync }: Plan, curvature: Curvature, sigma: number): number {
+  if (sync.k !== "consensus" || !sync.relative) return sigma;
+  return sync.sigma * Math.max(...Array.from(curvature.values.dataSync(), Math.abs));
+}
+
+function checkFinite(notes: number[], step: number): number[] {
+  if (!notes.every(Number.isFinite)) {
+    throw new RangeError(
+      `Cannot continue at step ${step}: the loss is ${notes[0]}, a finite loss is needed; lower the learning rate`,
+    );
+  }
+  return notes;
+}
+
+// --- hub ---------------------------------------------------------------------------------------------------------
+
+/** The computations of the hub. */
+export function hubJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
+  const n = plan.parameters;
+  const order = orderOf(plan);
+  return {
+    start: job((_ins, { round }) => {
+      const key = random.foldIn(random.key(plan.seed), round);
+      return {
+        outs: [vector(startVector({ key }, n)), { diagonal: [], offDiagonal: [] } satisfies Tridiagonal],
+      };
+    }),
+    product: job(([v, ...products]) => {
+      const sources = plan.curvature?.reduce === "rank0" ? products.slice(0, 1) : products;
+      const w = doubles(meanOf(sources.map((p) => cast(value(p), "float64"))));
+      const shards = products.map((_, rank) => vector(w.slice(...columnsOf(plan, rank))));
+      return { outs: [dot(w, doubles(v)), ...shards] };
+    }),
+    sum: job((parts) => ({ outs: [parts.map(value).reduce((a, b) => add(a, b))] })),
+    next: job(([t, alpha, ...shards]) => {
+      const w = new Float64Array(n);
+      shards.forEach((shard, rank) => {
+        w.set(doubles(shard), columnsOf(plan, rank)[0]);
+      });
+      const beta = norm(w);
+      const extended = extend(t as Tridiagonal, alpha as number, beta);
+      const ended = exhausted(extended) || extended.diagonal.length >= order;
+      return { outs: [extended, vector(ended ? w : scaled(w, 1 / beta))], notes: [Number(ended)] };
+    }),
+    ritz: job(([t]) => {
+      const ritz = ritzPairs(t as Tridiagonal, plan.curvature!.k, plan.curvature!.l);
+      const steps = (t as Tridiagonal).diagonal.length;
+      const chosen = new Float64Array(ritz.rows.length * steps);
+      ritz.rows.forEach((row, j) => {
+        chosen.set(row, j * steps);
+      });
+      return { outs: [adopt(chosen, [ritz.rows.length, steps], "float64"), ritz] };
+    }),
+    curvature: job(([pairs, ...columns]) => {
+      const { values, residuals, largest } = pairs as Ritz;
+      const vectors = joinColumns(plan, columns.map(value), values.length);
+      const curvature: Curvature = {
+        values: vector(Float64Array.from(values)),
+        vectors,
+        largest: scalar(largest, "int32"),
+      };
+      return { outs: [curvature], notes: [...values, ...residuals] };
+    }),
+    mean: job((gradients) => ({ outs: [meanOf(gradients.map(value))] })),
+    takeFirst: job(([first]) => ({ outs: [first] })),
+    consensus: job(([z, ...candidates]) => {
+      const next = meanOf(candidates.map(value));
+      // Dual residual without sigma: how far the consensus moved.
+      const moved = add(next, mul(-1, value(z)));
+      return { outs: [next], notes: [norm(doubles(moved))] };
+    }),
+    evaluate: job(([theta]) => ({ outs: [], notes: problem.evaluate?.(value(theta)) ?? [] })),
+  };
+}
+
+/** The workers' columns side by side: [pairs, n]. */
+function joinColumns(plan: Plan, columns: readonly Value[], pairs: number): Value {
+  const first = columns[0]!;
+  const data =
+    first.dtype === "float64"
+      ? new Float64Array(pairs * plan.parameters)
+      : new Float32Array(pairs * plan.parameters);
+  columns.forEach((block, rank) => {
+    const [start, end] = columnsOf(plan, rank);
+    const elements = block.dataSync();
+    for (let j = 0; j < pairs; j++)
+      data.set(elements.subarray(j * (end - start), (j + 1) * (end - start)), j * plan.parameters + start);
+  });
+  return adopt(data, [pairs, plan.parameters], first.dtype);
+}
+
+// --- the local method --------------------------------------------------------------------------------------------
+
+/** A spectrum as it travels. */
+interface Curvature {
+  readonly values: Value;
+  readonly vectors: Value;
+  /** How many of the pairs are of the largest eigenvalues; i32[]. */
+  readonly largest: Value;
+}
+
+/** The method of a plan on flat vectors, with or without curvature. */
+interface LocalOptimizer {
+  init(theta: Value): unknown;
+  step(gradient: Value, state: unknown, theta: Value): readonly [update: Value, state: unknown];
+  /** The state with new curvature; `sigma` is the ADMM penalty whose Hessian is sigma I. */
+  install(state: unknown, curvature: Curvature, sigma: number): unknown;
+}
+
+function localOptimizer(plan: Plan): LocalOptimizer {
+  const base = baseOf(plan.update);
+  if (!plan.curvature) {
+    return {
+      init: (theta) => base.init(theta),
+      step: (gradient, state, theta) => base.update(gradient, state, theta, {}),
+      install: (state) => state,
+    };
+  }
+  const { k, l, alpha, beta, momentum: form, clip, damping } = plan.curvature;
+  const method: Fosi<unknown> = fosi(base, {
+    k,
+    l,
+    alpha,
+    beta,
+    momentum: form,
+    clip,
+    damping,
+    seed: plan.seed,
+  });
+  return {
+    init: (theta) => method.init(theta),
+    step: (gradient, state, theta) => method.step(gradient, state as FosiState<unknown>, theta),
+    install(state, curvature, sigma) {
+      const spectrum = {
+        values: curvature.values,
+        vectors: curvature.vectors,
+        largest: curvature.largest.item(),
+      };
+      const installed = installCurvature(state as FosiState<unknown>, spectrum, {
+        k,
+        l,
+        clip,
+        damping: damping + sigma,
+      });
+      return { ...installed, scale: div(installed.scale, penaltyFactor(plan.update, sigma)) };
+    },
+  };
+}
+
+/** A gradient method with step eta takes eta / (1 + sigma eta) on the augmented problem; Adam sets its own scale. */
+function penaltyFactor(update: UpdatePlan, sigma: number): number {
+  return update.name === "adam" || update.name === "adamw" ? 1 : 1 + sigma * update.learningRate;
+}
+
+/** The transformation that an update plan names, its state type forgotten. */
+export function baseOf(update: UpdatePlan): GradientTransformation<unknown> {
+  switch (update.name) {
+    case "sgd":
+      return forgetState(sgd(update.learningRate));
+    case "momentum":
+      return forgetState(momentum(update.learningRate, update.beta));
+    case "nesterov":
+      return forgetState(nesterov(update.learningRate, update.beta));
+    case "adam":
+      return forgetState(adam(update.learningRate, update));
+    case "adamw":
+      return forgetState(adamw(update.learningRate, update));
+    default:
+      return update satisfies never;
+  }
+}
+
+/** States travel through registers, where only the method that made one reads it. */
+function forgetState<S>(method: GradientTransformation<S>): GradientTransformation<unknown> {
+  return {
+    ...method,
+    update: (updates, state, params, extra) => method.update(updates, state as S, params, extra),
+  };
+}
+
+// --- register values ---------------------------------------------------------------------------------------------
+
+/** A synchronous job. */
+function job(f: (ins: readonly unknown[], args: JobArgs) => JobResult): Job {
+  return f;
+}
+
+const value = (register: unknown): Value => register as Value;
+const rows = (register: unknown): readonly Float64Array[] => register as readonly Float64Array[];
+const doubles = (register: unknown): Float64Array => (register as Value).dataSync() as Float64Array;
+const vector = (data: Float64Array): Value => adopt(data, [data.length], "float64");

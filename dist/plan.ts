@@ -1,0 +1,246 @@
+/**
+ * Plans: a distributed run as plain data. A plan names what workers compute, how they agree and what that costs; it
+ * prints itself, and every peer derives the same script from it.
+ */
+import { z } from "zod";
+import { PlanError } from "../core/errors.ts";
+import type { FosiMomentum } from "../optim/fosi.ts";
+import { lanczosOrder } from "../optim/lanczos.ts";
+import { type Config, protocolDefaults } from "./protocol/types.ts";
+
+/** The method of a local step. */
+export type UpdatePlan =
+  | { readonly name: "sgd"; readonly learningRate: number }
+  | { readonly name: "momentum" | "nesterov"; readonly learningRate: number; readonly beta: number }
+  | {
+      readonly name: "adam";
+      readonly learningRate: number;
+      readonly beta1: number;
+      readonly beta2: number;
+      readonly epsilon: number;
+    }
+  | {
+      readonly name: "adamw";
+      readonly learningRate: number;
+      readonly beta1: number;
+      readonly beta2: number;
+      readonly epsilon: number;
+      readonly weightDecay: number;
+    };
+
+/** FOSI over the local method, its curvature by sharded Lanczos. Periods are counted in rounds. */
+export interface CurvaturePlan {
+  readonly k: number;
+  readonly l: number;
+  /** Lanczos steps; null for `max(4 (k + l), 2 ln n)`. */
+  readonly order: number | null;
+  readonly period: number;
+  readonly warmup: number;
+  readonly alpha: number;
+  readonly beta: number;
+  readonly momentum: FosiMomentum;
+  readonly clip: number;
+  readonly damping: number;
+  /** Whose Hessian: the mean over all workers' batches, or worker 0's alone as in the published program. */
+  readonly reduce: "mean" | "rank0";
+}
+
+/**
+ * How workers agree.
+ *
+ * - `gradient`: all-reduce of gradients at every step; replicas stay bit-identical.
+ * - `published`: the same, and every `period` rounds the published ADMM extrapolation.
+ * - `consensus`: local steps, one all-reduce of parameters per round. `sigma` is in units of the largest eigenvalue of
+ *   the last curvature if `relative`; with sigma 0 it is plain averaging.
+ */
+export type SyncPlan =
+  | { readonly k: "gradient" }
+  | { readonly k: "published"; readonly sigma: number; readonly period: number }
+  | { readonly k: "consensus"; readonly sigma: number; readonly relative: boolean };
+
+/** A distributed run as plain data; made by `makePlan`. */
+export interface Plan {
+  readonly version: 1;
+  /** Number of worker processes P. */
+  readonly workers: number;
+  /** Number of parameters n. */
+  readonly parameters: number;
+  readonly rounds: number;
+  /** Optimizer steps per round. */
+  readonly localSteps: number;
+  readonly seed: number;
+  readonly update: UpdatePlan;
+  readonly curvature: CurvaturePlan | null;
+  readonly sync: SyncPlan;
+  /** Rounds between evaluations at the hub; 0 for none before the end. */
+  readonly evaluateEvery: number;
+  readonly limits: Pick<Config, "retryTicks" | "deadTicks" | "maxRestarts" | "maxQueue">;
+}
+
+type Optional<T, K extends keyof T> = Omit<T, K> & Partial<Pick<T, K>>;
+type Loose<T> = T extends { readonly learningRate: number }
+  ? Partial<T> & Pick<T, "learningRate" & keyof T> & Pick<T, "name" & keyof T>
+  : never;
+type LooseSync<T> = T extends { readonly k: string } ? Partial<T> & Pick<T, "k"> : never;
+
+/** What `makePlan` accepts: everything that has a default may be left out. */
+export type PlanInput = Optional<Omit<Plan, "update" | "curvature" | "sync" | "limits">, "evaluateEvery"> & {
+  readonly update: Loose<UpdatePlan>;
+  readonly curvature?: Partial<CurvaturePlan> | null;
+  readonly sync: LooseSync<SyncPlan>;
+  readonly limits?: Partial<Plan["limits"]>;
+};
+
+const count = (least: number) => z.int().min(least);
+const positive = z.number().positive();
+const fraction = z.number().min(0).lt(1);
+const adamFields = {
+  learningRate: positive,
+  beta1: fraction.default(0.9),
+  beta2: fraction.default(0.999),
+  epsilon: positive.default(1e-8),
+};
+
+/** What a plan must be. Unknown fields are refused. The types above are written out for declaration files; the compiler checks that they agree. */
+const planSchema: z.ZodType<Plan, unknown> = z
+  .strictObject({
+    version: z.literal(1),
+    workers: count(1).max(1024),
+    parameters: count(1),
+    rounds: count(1),
+    localSteps: count(1),
+    seed: count(0),
+    update: z.discriminatedUnion("name", [
+      z.strictObject({ name: z.literal("sgd"), learningRate: positive }),
+      z.strictObject({
+        name: z.enum(["momentum", "nesterov"]),
+        learningRate: positive,
+        beta: fraction.default(0.9),
+      }),
+      z.strictObject({ name: z.literal("adam"), ...adamFields }),
+      z.strictObject({
+        name: z.literal("adamw"),
+        ...adamFields,
+        weightDecay: z.number().min(0).default(0.01),
+      }),
+    ]),
+    curvature: z
+      .strictObject({
+        k: count(0).default(8),
+        l: count(0).default(0),
+        order: count(1).nullable().default(null),
+        period: count(1).default(20),
+        warmup: count(0).default(0),
+        alpha: positive.default(0.01),
+        beta: fraction.default(0.9),
+        momentum: z.enum(["none", "heavyBall", "nesterov", "average"]).default("average"),
+        clip: z.number().min(1).default(1),
+        damping: z.number().min(0).default(0),
+        reduce: z.enum(["mean", "rank0"]).default("mean"),
+      })
+      .nullable()
+      .default(null),
+    sync: z.discriminatedUnion("k", [
+      z.strictObject({ k: z.literal("gradient") }),
+      z.strictObject({
+        k: z.literal("published"),
+        sigma: positive.default(5e-9),
+        period: count(1).default(20),
+      }),
+      z.strictObject({
+        k: z.literal("consensus"),
+        sigma: z.number().min(0).default(0.2),
+        relative: z.boolean().default(true),
+      }),
+    ]),
+    evaluateEvery: count(0).default(0),
+    limits: z
+      .strictObject({
+        retryTicks: count(1).default(protocolDefaults.retryTicks),
+        deadTicks: count(2).default(protocolDefaults.deadTicks),
+        maxRestarts: count(0).default(protocolDefaults.maxRestarts),
+        maxQueue: count(1).default(protocolDefaults.maxQueue),
+      })
+      .prefault({}),
+  })
+  .superRefine(({ curvature, sync, parameters }, context) => {
+    const issue = (path: string[], message: string): void =>
+      context.addIssue({ code: "custom", path, message });
+    const pairs = curvature ? curvature.k + curvature.l : 1;
+    if (pairs < 1 || pairs > parameters) {
+      issue(
+        ["curvature", "k"],
+        `k + l is ${pairs}, an integer between 1 and the ${parameters} parameters is needed`,
+      );
+    }
+    if (curvature?.order && curvature.order < pairs) {
+      issue(["curvature", "order"], `order is ${curvature.order}, at least k + l = ${pairs} is needed`);
+    }
+    if (sync.k === "consensus" && sync.relative && sync.sigma > 0 && !curvature) {
+      issue(
+        ["sync", "relative"],
+        "sigma is in units of an eigenvalue, a curvature is needed; set relative to false",
+      );
+    }
+  });
+
+/**
+ * A checked plan with its defaults filled in, frozen.
+ *
+ * Shapes: plain JSON data.
+ * Units: periods in rounds, limits in ticks.
+ *
+ * @throws {PlanError} listing every field that is wrong, with its value's problem
+ * @example Two workers, Adam, gradients averaged at every step
+ * ```ts
+ * const plan = ct.dist.makePlan({
+ *   version: 1, workers: 2, parameters: 10, rounds: 3, localSteps: 5, seed: 0,
+ *   update: { name: "adam", learningRate: 1e-3 }, sync: { k: "gradient" },
+ * });
+ * assert(ct.dist.showPlan(plan).includes("2 workers"));
+ * ```
+ * @since 0.1.0
+ */
+export function makePlan(input: PlanInput): Plan {
+  const result = planSchema.safeParse(input);
+  if (result.success) return deepFreeze(result.data);
+  const problems = result.error.issues.map((issue) => `${issue.path.join(".") || "plan"}: ${issue.message}`);
+  throw new PlanError(`Cannot make a plan: ${problems.join("; ")}`, problems);
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value === "object" && value !== null) for (const part of Object.values(value)) deepFreeze(part);
+  return Object.freeze(value);
+}
+
+/** Lanczos steps of a plan. */
+export function orderOf({ curvature, parameters }: Plan): number {
+  if (!curvature) return 0;
+  return Math.min(parameters, curvature.order ?? lanczosOrder(curvature.k, curvature.l, parameters));
+}
+
+/** Whether the curvature is refreshed at the start of a round. */
+export function curvatureDueAt({ curvature }: Plan, round: number): boolean {
+  return (
+    curvature !== null && round >= curvature.warmup && (round - curvature.warmup) % curvature.period === 0
+  );
+}
+
+/** Whether a round ends with the published extrapolation. */
+export function extrapolatesAfter({ sync }: Plan, round: number): boolean {
+  return sync.k === "published" && (round + 1) % sync.period === 0;
+}
+
+/** Whether the hub evaluates after a round. */
+export function evaluatesAfter(plan: Plan, round: number): boolean {
+  return round + 1 === plan.rounds || (plan.evaluateEvery > 0 && (round + 1) % plan.evaluateEvery === 0);
+}
+
+/** The columns of the Lanczos basis that one worker keeps: ceil(n / P) each, the last ones fewer or none. */
+export function columnsOf(
+  { parameters, workers }: Pick<Plan, "parameters" | "workers">,
+  rank: number,
+): readonly [start: number, end: number] {
+  const width = Math.ceil(parameters / workers);
+  return [Math.min(parameters, rank * width), Math.min(parameters, (rank + 1) * width)];
+}

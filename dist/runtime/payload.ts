@@ -1,0 +1,64 @@
+/** Register values as the bodies of a frame: trees of tensors in safetensors format, and the empty value. */
+
+import { decode, encode } from "../../core/safetensors.ts";
+import type { Head } from "../protocol/types.ts";
+
+/** `undefined` has no bytes; `null` has this one. Safetensors have at least eight. */
+const NULL = new Uint8Array([0]);
+
+/**
+ * One value as a body.
+ *
+ * @throws {TreeError} if it is neither a tree of tensors nor empty
+ */
+export function encodeValue(value: unknown): Uint8Array<ArrayBuffer> {
+  if (value === undefined) return NULL.subarray(0, 0);
+  return value === null ? NULL : encode(value);
+}
+
+/**
+ * One body as a value.
+ *
+ * @throws {FormatError} if the bytes are not what `encodeValue` gives
+ */
+export function decodeValue(body: Uint8Array): unknown {
+  if (body.byteLength === 0) return undefined;
+  return body.byteLength === 1 && body[0] === 0 ? null : decode(body).tree;
+}
+
+/**
+ * The bodies of one message.
+ *
+ * @throws {TypeError} if a value cannot travel; names the message and the place of the value in it
+ * @throws {RangeError} if they are larger than `maxBytes` together
+ */
+export function encodeValues(
+  head: Head,
+  values: readonly unknown[],
+  maxBytes: number,
+  encodeOne: (value: unknown) => Uint8Array = encodeValue,
+): readonly Uint8Array[] {
+  const bodies = values.map((value, i) => {
+    try {
+      return encodeOne(value);
+    } catch (error) {
+      const what = error instanceof Error ? error.message : String(error);
+      throw new TypeError(
+        `Cannot send value ${i} of ${describe(head)}: only trees of tensors and empty values travel between processes. ${what}`,
+        { cause: error },
+      );
+    }
+  });
+  const bytes = bodies.reduce((sum, body) => sum + body.byteLength, 0);
+  if (bytes > maxBytes) {
+    throw new RangeError(
+      `Cannot send ${describe(head)}: its values have ${bytes} bytes, at most ${maxBytes} are accepted; raise maxFrameBytes`,
+    );
+  }
+  return bodies;
+}
+
+function describe(head: Head): string {
+  const phase = head.k === "ask" ? `phase ${head.phase}, iteration ${head.iteration}, ` : "";
+  return `"${head.k}" (${phase}round ${head.round}, attempt ${head.attempt}, question ${head.seq})`;
+}

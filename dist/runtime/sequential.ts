@@ -1,0 +1,106 @@
+/**
+ * A run without messages, saves or faults: plain loops over the script. It shares no code with the protocol's walk
+ * over a script, so that the two can be compared.
+ */
+
+import type { Phase, Script } from "../protocol/script.ts";
+import type { Config, JobArgs } from "../protocol/types.ts";
+import { type JobResult, type Jobs, runJob, type Values } from "./driver.ts";
+
+/** What a run needs beside its configuration. */
+export interface RunSetup {
+  readonly config: Config;
+  readonly jobs: { readonly hub: Jobs; readonly worker: (rank: number) => Jobs };
+  /** The durable registers before round 0. */
+  readonly initial: { readonly hub: Values; readonly worker: (rank: number) => Values };
+}
+
+/** The durable registers after the last round. */
+export interface RunValues {
+  readonly hub: Values;
+  readonly workers: readonly Values[];
+}
+
+/**
+ * The result that every schedule of messages and faults must reach, bit for bit. Jobs must be synchronous.
+ *
+ * @throws whatever a job throws
+ */
+export function runSequential({ config, jobs, initial }: RunSetup): RunValues {
+  const ranks = Array.from({ length: config.workers }, (_, rank) => rank);
+  let hub = new Map(Object.entries(initial.hub));
+  let workers = ranks.map((rank) => new Map(Object.entries(initial.worker(rank))));
+
+  function phase(p: Phase, round: number, iteration: number): readonly number[] {
+    const args: JobArgs = { round, phase: p.name, iteration, rank: null, workers: config.workers, notes: [] };
+    const replies = ranks.map((rank) => {
+      const own = workers[rank]!;
+      for (const name of p.send ?? []) {
+        const isScattered = name.endsWith("@*");
+        const plain = isScattered ? name.slice(0, -2) : name;
+        own.set(plain, hub.get(isScattered ? `${plain}@${rank}` : name));
+      }
+      const result =
+        p.worker && run(jobs.worker(rank), p.worker.fn, registers(own, p.worker.ins), { ...args, rank });
+      p.worker?.outs?.forEach((name, i) => {
+        own.set(name, result!.outs[i]);
+      });
+      return { values: registers(own, p.reply), notes: result?.notes ?? [] };
+    });
+    for (const rank of ranks) {
+      p.reply?.forEach((name, i) => {
+        hub.set(`${name}@${rank}`, replies[rank]!.values[i]);
+      });
+    }
+    const notes = replies.map((reply) => reply.notes);
+    const result = p.hub && run(jobs.hub, p.hub.fn, registers(hub, starred(p.hub.ins)), { ...args, notes });
+    for (const rank of ranks) for (const name of p.reply ?? []) hub.delete(`${name}@${rank}`);
+    starred(p.hub?.outs).forEach((name, i) => {
+      hub.set(name, result!.outs[i]);
+    });
+    return result?.notes ?? [];
+  }
+
+  function starred(names: readonly string[] = []): readonly string[] {
+    return names.flatMap((name) =>
+      name.endsWith("@*") ? ranks.map((rank) => `${name.slice(0, -1)}${rank}`) : [name],
+    );
+  }
+
+  for (let round = 0; round < config.rounds; round++) {
+    const script: Script = config.script(round);
+    for (const item of script) {
+      if (!("body" in item)) phase(item, round, 0);
+      else {
+        for (let iteration = 0; iteration < item.repeat; iteration++) {
+          let notes: readonly number[] = [];
+          for (const p of item.body) notes = phase(p, round, iteration);
+          if (item.until !== undefined && (notes[item.until] ?? 0) !== 0) break;
+        }
+      }
+    }
+    hub = only(hub, starred(config.durable.hub));
+    workers = workers.map((own) => only(own, config.durable.worker));
+  }
+  return { hub: Object.fromEntries(hub), workers: workers.map((own) => Object.fromEntries(own)) };
+}
+
+function registers(own: ReadonlyMap<string, unknown>, names: readonly string[] = []): readonly unknown[] {
+  return names.map((name) => own.get(name));
+}
+
+function only(own: ReadonlyMap<string, unknown>, names: readonly string[]): Map<string, unknown> {
+  return new Map(names.map((name) => [name, own.get(name)]));
+}
+
+function run(jobs: Jobs, fn: string, ins: readonly unknown[], args: JobArgs): JobResult {
+  return synchronous(runJob(jobs, fn, ins, args), fn);
+}
+
+/** The result itself; a promise is refused. */
+export function synchronous(result: JobResult | Promise<JobResult>, fn: string): JobResult {
+  if (result instanceof Promise) {
+    throw new TypeError(`Cannot compute "${fn}" here: it gave a promise, a synchronous function is needed`);
+  }
+  return result;
+}

@@ -1,0 +1,55 @@
+import { jvpLeaves } from "../../autodiff/jvp.ts";
+import { zeros } from "../../core/prims/movement.ts";
+import type { Value } from "../../core/value.ts";
+import type { SeededDraw } from "../support/arbitrary_tensor.ts";
+import { centralDifference } from "../support/host_oracle.ts";
+import { drawFunction, type Law } from "../support/laws.ts";
+import { assertClose, differences } from "../support/tolerance.ts";
+
+/**
+ * The directional derivative is what central differences in float64 say, and so is the directional derivative of the
+ * directional derivative. Outputs that are not floats have no tangent. A stopped derivative is zero by definition.
+ */
+export const jvp: Law = {
+  name: "jvp",
+  exempt: () => null,
+  check(primitive, draw) {
+    const { f, xs } = drawFunction(primitive, draw);
+    const stopped = primitive.traits.gradient === "stopped";
+    if (!stopped) return agreesWithDifferences((...ys) => f(...ys), xs, draw, 2);
+    const [, tangents] = jvpLeaves(
+      f,
+      xs,
+      xs.map((x) => draw.direction(x)),
+    );
+    if (tangents.some((dy) => dy !== null)) throw new Error("a stopped derivative is not zero");
+    return tangents.length;
+  },
+};
+
+/** Checks derivatives up to an order along random directions; returns the number of comparisons. */
+function agreesWithDifferences(
+  f: (...xs: Value[]) => Value[],
+  xs: readonly Value[],
+  draw: SeededDraw,
+  order: number,
+): number {
+  const vs = xs.map((x) => draw.direction(x));
+  const expected = centralDifference(f, xs, vs);
+  const [ys, tangents] = jvpLeaves(f, xs, vs);
+  ys.forEach((y, i) => {
+    const dy = tangents[i]!;
+    const difference = expected[i]!;
+    if (difference === null) {
+      if (dy !== null) throw new Error(`output ${i} is ${y.aval} and has a tangent, null is needed`);
+    } else {
+      assertClose(dy ?? zeros(y.aval), difference, `tangent of output ${i}`, differences);
+    }
+  });
+  if (order === 1) return ys.length;
+  const next = (...at: Value[]): Value[] => {
+    const [outs, dys] = jvpLeaves(f, at, vs);
+    return outs.map((y, i) => dys[i] ?? zeros(y.aval));
+  };
+  return ys.length + agreesWithDifferences(next, xs, draw, order - 1);
+}

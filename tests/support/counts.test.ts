@@ -1,0 +1,20 @@
+/** The counts that decide a verdict: read from real closing summaries, never guessed. */
+import { expect, test } from "bun:test";
+import { readCounts } from "../../tools/counts.ts";
+
+const ran = "Ran 4 tests across 1 file. [29.00ms]\n";
+
+test("reads passes, failures, skips and todos from the closing summary only", () => {
+  const log = `99 pass\n(fail) bad [0.23ms]\n\n 1 pass\n 1 skip\n 1 todo\n 1 fail\n 2 expect() calls\n${ran}`;
+  expect(readCounts(log, 1)).toEqual({ passed: 1, failed: 1, skipped: 2 });
+});
+
+test("a file that cannot be loaded is one failure", () => {
+  expect(readCounts(`\n 3 pass\n 1 fail\n 1 error\n${ran}`, 1)).toEqual({ passed: 3, failed: 1, skipped: 0 });
+});
+
+test("no summary, no tests, or a bad exit code is a failure", () => {
+  expect(readCounts("(pass) one\n", 137)).toEqual({ passed: 0, failed: 1, skipped: 0 });
+  expect(readCounts(`\n 0 pass\n 2 skip\n 0 fail\n${ran}`, 0)).toEqual({ passed: 0, failed: 1, skipped: 2 });
+  expect(readCounts(`\n 4 pass\n 0 fail\n${ran}`, 9)).toEqual({ passed: 4, failed: 1, skipped: 0 });
+});

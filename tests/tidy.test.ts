@@ -1,0 +1,489 @@
+/**
+ * Rules about the source text itself: who imports whom, which calls and forms are not used, what every public name
+ * brings along. Each check says how many things it examined, and fails if there were none.
+ *
+ * The data come first. To change a rule, change the data and say why in the change.
+ */
+import { expect, test } from "bun:test";
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import {
+  type Declaration,
+  declarationsOf,
+  filesUnder,
+  type Import,
+  importsOf,
+  lineAt,
+  only,
+  reexportsOf,
+} from "../tools/source.ts";
+
+// ---------------------------------------------------------------------------------------------------------- data
+
+/** May be missing or empty today; a check that finds nothing because of them says "pending". Empty at release. */
+const PENDING: readonly string[] = ["mod.ts", "core/prims/index.ts"];
+
+/** Every folder with TypeScript in it. */
+const FOLDERS: readonly string[] = "core autodiff optim dist cli bench examples docs tests tools".split(" ");
+
+interface Layer {
+  /** The files this row is about: the longest prefix wins. */
+  readonly from: string;
+  /** Prefixes of what they may import; their own `from` is always allowed. */
+  readonly may: readonly string[];
+  /** Packages and built-in modules they may import; a final `*` is any ending. */
+  readonly packages: readonly string[];
+}
+
+const CORE_BASE: readonly string[] = [
+  "aval",
+  "dtype",
+  "errors",
+  "primitive",
+  "shape",
+  "strided",
+  "tree",
+  "value",
+].map((name) => `core/${name}.ts`);
+/** All of core except the backends. */
+const CORE = "core/ except backends";
+const SYSTEM: readonly string[] = ["node:*", "bun:*", "bun"];
+
+/** core <- autodiff <- optim <- dist <- mod.ts <- the programs. */
+const LAYERS: readonly Layer[] = [
+  { from: "core/prims/", may: [...CORE_BASE, "core/trace.ts"], packages: [] },
+  {
+    from: "core/backends/",
+    may: [...CORE_BASE, "core/backend.ts", "core/program.ts", "core/memory.ts", "core/passes/"],
+    packages: SYSTEM,
+  },
+  { from: "core/", may: [CORE], packages: [] },
+  { from: "autodiff/", may: [CORE], packages: [] },
+  { from: "optim/", may: [CORE, "autodiff/"], packages: [] },
+  { from: "dist/protocol/", may: [], packages: [] },
+  { from: "dist/runtime/", may: [CORE, "autodiff/", "optim/", "dist/"], packages: [...SYSTEM, "zod"] },
+  { from: "dist/", may: [CORE, "autodiff/", "optim/", "dist/"], packages: ["zod", "node:zlib"] },
+  { from: "mod.ts", may: ["core/", "autodiff/", "optim/", "dist/"], packages: [] },
+  {
+    from: "cli/",
+    may: ["core/", "autodiff/", "optim/", "dist/", "mod.ts"],
+    packages: [...SYSTEM, "zod", "uplot"],
+  },
+  { from: "bench/", may: ["core/", "autodiff/", "optim/", "dist/", "mod.ts", "cli/data/"], packages: SYSTEM },
+  { from: "examples/", may: ["mod.ts", "cli/data/"], packages: SYSTEM },
+  { from: "docs/", may: [], packages: [] },
+  { from: "tools/", may: [], packages: SYSTEM },
+  { from: "tests/runtime/", may: ["mod.ts"], packages: [] },
+  { from: "tests/", may: [""], packages: [...SYSTEM, "fast-check", "zod"] },
+];
+
+/** Single imports that the table forbids, each with its reason. */
+const LAYER_EXCEPTIONS: readonly { readonly from: string; readonly to: string; readonly why: string }[] = [];
+
+/** Folders whose behaviour is decided by their arguments alone: no clock, no chance, no output, no host. */
+const PURE: readonly string[] = ["core/", "autodiff/", "optim/", "dist/protocol/"];
+const BANNED_CALLS: readonly RegExp[] = [
+  /\bDate\.now\b|\bnew Date\(\s*\)/g,
+  /\bMath\.random\b/g,
+  /\bperformance\.now\b/g,
+  /\bcrypto\.(?:random\w*|getRandomValues)\b/g,
+  /\b(?:setTimeout|setInterval|setImmediate)\b/g,
+  /\bconsole\.\w+/g,
+  /(?<![.\w])fetch\(/g,
+  /(?<![.\w])(?:Bun|Deno)\.\w+/g,
+  /(?<![.\w])process\.\w+/g,
+];
+/** Files in pure folders that meet the host, each with what it may use. */
+const CALL_EXCEPTIONS: readonly { readonly file: string; readonly calls: RegExp; readonly why: string }[] = [
+  {
+    file: "core/backends/",
+    calls: /^(?:performance\.now|Bun\.\w+|Deno\.\w+|process\.\w+|setTimeout)$/,
+    why: "devices belong to a host",
+  },
+];
+
+/** Forms no file uses. */
+const BANNED_FORMS: readonly { readonly what: string; readonly pattern: RegExp }[] = [
+  {
+    what: "an enum (use a union of strings)",
+    pattern: /^[ \t]*(?:export\s+)?(?:declare\s+)?(?:const\s+)?enum\s+\w+/gm,
+  },
+  {
+    what: "a namespace (use a module)",
+    pattern: /^[ \t]*(?:export\s+)?(?:declare\s+)?(?:namespace|module)\s+[\w.]+\s*\{/gm,
+  },
+  { what: "a default export (name it)", pattern: /^[ \t]*export\s+default\b/gm },
+  {
+    what: "a random comparator (draw keys, then sort)",
+    pattern: /\.(?:sort|toSorted)\(\s*\([^)]*\)\s*=>[^\n]*(?:random|rnd|rng)/gi,
+  },
+];
+const BANNED_NAMES: readonly string[] = ["utils.ts", "util.ts", "helpers.ts", "misc.ts", "common.ts"];
+
+/** Where a walk over the imports starts. The library must be reachable from what people import or run. */
+const ENTRIES_OF_LIBRARY: readonly RegExp[] = [/^mod\.ts$/, /^cli\/main\.ts$/];
+const ENTRIES: readonly RegExp[] = [
+  ...ENTRIES_OF_LIBRARY,
+  /\.test\.ts$/,
+  /^(?:examples|bench|docs)\/[^/]+\.ts$/,
+  /^tests\/(?:runtime|process)\/[^/]+\.ts$/,
+  /^tools\/check\.ts$/,
+];
+const LIBRARY: readonly string[] = ["core/", "autodiff/", "optim/", "dist/", "cli/"];
+
+/** No file is larger. */
+const LARGEST_BYTES = 200_000;
+const TEXT = /\.(?:ts|mjs|js|json|toml|md|txt|html|css|wgsl)$|^\.ci\/run$|^LICENSE$|^\.gitignore$/;
+
+/** Notes of unfinished work must name an issue: `(#12)` right after the word. */
+const UNFINISHED = new RegExp(`\\b(?:TO${""}DO|FIX${""}ME|XX${""}X)\\b(?!\\(#\\d+\\))`, "g");
+
+/** Paths of one machine; a default of an environment variable in a test or a loader may hold one. */
+const FOREIGN = new RegExp(`(?<![\\w.-])/${"work"}/|\\b${"shared"}/`, "g");
+const FOREIGN_ALLOWED = /\b(?:process\.env|Bun\.env|env)\b/;
+
+/** Own error classes use the format in full. A built-in error may be a cause inside another sentence: only its end counts. */
+const BUILT_IN_ERRORS: readonly string[] = ["Error", "TypeError", "RangeError", "SyntaxError"];
+const MESSAGE_FORMAT = /^(?:Cannot|Invariant broken) ?\S.*: .+|^Invariant broken: /s;
+const CONTRACTION = /\b(?:\w+n't|it's|that's|there's|you're|they're|we're|i'm|let's)\b/i;
+
+// --------------------------------------------------------------------------------------------------------- reading
+
+const root = join(import.meta.dir, "..");
+const all = filesUnder(root);
+const text = new Map<string, string>();
+const read = (file: string): string => {
+  let source = text.get(file);
+  if (source === undefined) {
+    source = readFileSync(join(root, file), "utf8");
+    text.set(file, source);
+  }
+  return source;
+};
+const sources = all.filter(
+  (file) => file.endsWith(".ts") && (file === "mod.ts" || FOLDERS.includes(file.split("/")[0]!)),
+);
+const imports = new Map<string, readonly Import[]>(
+  sources.map((file) => [file, importsOf(file, read(file))]),
+);
+const within = (file: string, prefixes: readonly string[]): boolean =>
+  prefixes.some((prefix) => file.startsWith(prefix));
+
+/** Prints how much was examined, and fails on findings or on nothing examined (unless the reason is pending). */
+function verdict(
+  examined: number,
+  things: string,
+  findings: readonly string[],
+  pending: readonly string[] = [],
+): void {
+  const waits = pending.filter((path) => PENDING.includes(path) && !existsSync(join(root, path)));
+  console.log(`tidy: ${examined} ${things}${waits.length > 0 ? `; pending: ${waits.join(", ")}` : ""}`);
+  if (findings.length > 0) throw new Error(`${findings.length} findings:\n  ${findings.join("\n  ")}`);
+  if (waits.length === 0) expect(examined).toBeGreaterThan(0);
+}
+
+// ---------------------------------------------------------------------------------------------------------- checks
+
+test("every import follows the layer table", () => {
+  let examined = 0;
+  const findings: string[] = [];
+  for (const [file, list] of imports) {
+    const layer = LAYERS.filter((row) => file.startsWith(row.from)).sort(
+      (a, b) => b.from.length - a.from.length,
+    )[0];
+    if (layer === undefined) findings.push(`${file}: belongs to no layer`);
+    else {
+      for (const one of list) {
+        examined++;
+        if (!allowed(file, layer, one))
+          findings.push(`${file}:${one.line} imports ${one.target}, which ${layer.from} may not`);
+      }
+    }
+  }
+  verdict(examined, "imports against the layer table", findings);
+});
+
+function allowed(file: string, layer: Layer, { specifier, target }: Import): boolean {
+  if (!specifier.startsWith(".")) {
+    return layer.packages.some((name) =>
+      name.endsWith("*") ? specifier.startsWith(name.slice(0, -1)) : specifier === name,
+    );
+  }
+  if (LAYER_EXCEPTIONS.some(({ from, to }) => from === file && to === target)) return true;
+  const own = layer.from === "core/backends/" ? `${file.split("/").slice(0, 3).join("/")}/` : layer.from;
+  if (target.startsWith(own) && !(own === "core/" && target.startsWith("core/backends/"))) return true;
+  return layer.may.some((prefix) =>
+    prefix === CORE
+      ? target.startsWith("core/") && !target.startsWith("core/backends/")
+      : target.startsWith(prefix),
+  );
+}
+
+test("every relative import has the name of an existing file, with its ending", () => {
+  const relatives = [...imports].flatMap(([file, list]) =>
+    list.filter((one) => one.specifier.startsWith(".")).map((one) => ({ file, ...one })),
+  );
+  const findings = relatives
+    .filter(({ target }) => !existsSync(join(root, target)) || !statSync(join(root, target)).isFile())
+    .map(({ file, line, specifier }) => `${file}:${line} imports ${specifier}, which does not exist`);
+  verdict(relatives.length, "relative imports", findings);
+});
+
+test("no cycle of imports at run time", () => {
+  const state = new Map<string, "open" | "done">();
+  const findings: string[] = [];
+  const visit = (file: string, path: readonly string[]): void => {
+    if (state.get(file) === "done") return;
+    if (state.get(file) === "open") {
+      findings.push([...path.slice(path.indexOf(file)), file].join(" -> "));
+      return;
+    }
+    state.set(file, "open");
+    for (const { target, typeOnly } of imports.get(file) ?? []) if (!typeOnly) visit(target, [...path, file]);
+    state.set(file, "done");
+  };
+  for (const file of imports.keys()) visit(file, []);
+  verdict(imports.size, "files in the graph of imports", findings);
+});
+
+test("pure folders call no clock, chance, output or host", () => {
+  const pure = sources.filter((file) => within(file, PURE));
+  const findings: string[] = [];
+  for (const file of pure) {
+    const code = only(read(file), "code");
+    const excused = CALL_EXCEPTIONS.filter((exception) => file.startsWith(exception.file));
+    for (const pattern of BANNED_CALLS) {
+      for (const match of code.matchAll(pattern)) {
+        if (excused.some(({ calls }) => calls.test(match[0]))) continue;
+        findings.push(`${file}:${lineAt(code, match.index)} uses ${match[0]}`);
+      }
+    }
+  }
+  verdict(pure.length, "files in pure folders", findings);
+});
+
+test("no enum, namespace, default export, random comparator or drawer file", () => {
+  const findings: string[] = [];
+  for (const file of sources) {
+    const code = only(read(file), "code");
+    for (const { what, pattern } of BANNED_FORMS) {
+      for (const match of code.matchAll(pattern))
+        findings.push(`${file}:${lineAt(code, match.index)} has ${what}`);
+    }
+    if (BANNED_NAMES.includes(basename(file)))
+      findings.push(`${file} is named after nothing (name it after what it does)`);
+    if (!/^[a-z0-9_]+(?:\.[a-z0-9_]+)*\.ts$/.test(basename(file)))
+      findings.push(`${file} is not in snake_case`);
+  }
+  verdict(sources.length, "TypeScript files for forms and names", findings);
+});
+
+test("every file is reachable from an entry point, the library from mod.ts or cli/main.ts", () => {
+  const reach = (entries: readonly RegExp[]): Set<string> => {
+    const seen = new Set<string>();
+    const waiting = sources.filter((file) => entries.some((entry) => entry.test(file)));
+    for (let file = waiting.pop(); file !== undefined; file = waiting.pop()) {
+      if (seen.has(file)) continue;
+      seen.add(file);
+      waiting.push(...(imports.get(file) ?? []).map(({ target }) => target));
+    }
+    return seen;
+  };
+  const fromAnywhere = reach(ENTRIES);
+  const fromLibrary = reach(ENTRIES_OF_LIBRARY);
+  const complete = ["mod.ts", "cli/main.ts"].every((file) => existsSync(join(root, file)));
+  const dead = sources.filter(
+    (file) => !(complete && within(file, LIBRARY) ? fromLibrary : fromAnywhere).has(file),
+  );
+  if (!complete) {
+    console.log(
+      `tidy: pending: mod.ts and cli/main.ts; until then ${dead.length} files are not reachable yet`,
+    );
+    expect(PENDING).toContain("mod.ts");
+    return;
+  }
+  verdict(
+    sources.length,
+    "files for reachability",
+    dead.map((file) => `${file} is not reachable`),
+  );
+});
+
+test("no unfinished note without an issue, no path of one machine", () => {
+  const files = all.filter((file) => TEXT.test(file) && basename(file) !== "package-lock.json");
+  const findings: string[] = [];
+  for (const file of files) {
+    const source = read(file);
+    for (const match of source.matchAll(UNFINISHED))
+      findings.push(`${file}:${lineAt(source, match.index)} has ${match[0]} without (#issue)`);
+    for (const match of source.matchAll(FOREIGN)) {
+      const line = lineAt(source, match.index);
+      const excused = file.startsWith("tests/") && FOREIGN_ALLOWED.test(source.split("\n")[line - 1]!);
+      if (!excused) findings.push(`${file}:${line} names the path ${match[0]}`);
+    }
+  }
+  verdict(files.length, "text files for notes and paths", findings);
+});
+
+test("no file is too large to be source", () => {
+  const large = all.filter((file) => statSync(join(root, file)).size > LARGEST_BYTES);
+  verdict(
+    all.length,
+    "files for size",
+    large.map(
+      (file) => `${file} has ${statSync(join(root, file)).size} bytes, at most ${LARGEST_BYTES} are allowed`,
+    ),
+  );
+});
+
+test("error messages have the one format", () => {
+  let examined = 0;
+  const findings: string[] = [];
+  for (const file of sources.filter((name) => within(name, LIBRARY))) {
+    for (const { kind, message, line } of messagesIn(read(file))) {
+      examined++;
+      const wrong = faultOf(kind, message);
+      if (wrong !== null) findings.push(`${file}:${line} ${kind} ${wrong}: ${message}`);
+    }
+  }
+  verdict(examined, "error messages", findings);
+});
+
+/** The literal messages given to `new SomethingError(...)`; an interpolation reads as `*`. */
+function messagesIn(source: string): { kind: string; message: string; line: number }[] {
+  const found: { kind: string; message: string; line: number }[] = [];
+  const code = only(source, "code");
+  for (const match of code.matchAll(/\bnew (\w*Error)\(/g)) {
+    const open = match.index + match[0].length;
+    let depth = 1;
+    let end = open;
+    for (; end < code.length && depth > 0; end++) {
+      if ("([{".includes(code[end]!)) depth++;
+      else if (")]}".includes(code[end]!)) depth--;
+    }
+    const longest = literalsIn(source.slice(open, end - 1)).sort((a, b) => b.length - a.length)[0];
+    if (longest?.includes(" "))
+      found.push({ kind: match[1]!, message: longest, line: lineAt(source, match.index) });
+  }
+  return found;
+}
+
+/** String and template literals of an argument list; literals joined by `+` are one. */
+function literalsIn(list: string): string[] {
+  const pattern = /"((?:[^"\\\n]|\\.)*)"|'((?:[^'\\\n]|\\.)*)'|`((?:[^`\\]|\\.)*)`/g;
+  const found: string[] = [];
+  let end = -1;
+  for (const match of list.matchAll(pattern)) {
+    const value = (match[1] ?? match[2] ?? match[3]!)
+      .replace(/\$\{(?:[^{}]|\{[^{}]*\})*\}/g, "*")
+      .replaceAll('\\"', '"');
+    const joined = end >= 0 && /^\s*\+\s*$/.test(list.slice(end, match.index));
+    if (joined) found[found.length - 1] += value;
+    else found.push(value);
+    end = match.index + match[0].length;
+  }
+  return found;
+}
+
+function faultOf(kind: string, message: string): string | null {
+  if (message.endsWith(".")) return "ends with a period";
+  if (CONTRACTION.test(message)) return "has a contraction";
+  if (BUILT_IN_ERRORS.includes(kind) || message.startsWith("*")) return null;
+  if (!/^[A-Z]/.test(message)) return "does not start with a capital";
+  return MESSAGE_FORMAT.test(message) ? null : 'is not "Cannot <verb> <object>: <what is>, <what is needed>"';
+}
+
+test("the check of error messages can fail", () => {
+  const bad = "throw new ShapeError('add', 'shapes do not fit ' + 'and so on.');";
+  expect(messagesIn(bad).map(({ kind, message }) => faultOf(kind, message))).toEqual(["ends with a period"]);
+  expect(faultOf("ShapeError", "Shapes differ")).not.toBeNull();
+  expect(faultOf("ShapeError", "Cannot add *: the shapes differ, equal shapes are needed")).toBeNull();
+});
+
+test("package.json and deno.json agree, and CHANGELOG.md has Unreleased", () => {
+  const npm = JSON.parse(read("package.json"));
+  const deno = JSON.parse(read("deno.json"));
+  expect(deno.version).toBe(npm.version);
+  expect(deno.exports).toBe(npm.exports["."]);
+  const pairs = Object.entries(deno.imports as Record<string, string>);
+  for (const [name, target] of pairs) expect(target).toBe(`npm:${name}@${npm.dependencies[name]}`);
+  expect(read("CHANGELOG.md")).toMatch(/^## \[Unreleased\]$/m);
+  expect(read("CHANGELOG.md")).toContain(npm.version);
+  verdict(2 + pairs.length, "entries shared by package.json and deno.json", []);
+});
+
+test("every primitive has a sentence of documentation and a domain", async () => {
+  const index = "core/prims/index.ts";
+  if (!existsSync(join(root, index))) return verdict(0, "primitives", [], [index]);
+  await import(join(root, index));
+  const { primitives } = (await import(
+    join(root, "core/primitive.ts")
+  )) as typeof import("../core/primitive.ts");
+  const findings = primitives().flatMap((primitive) => [
+    ...(/^\S.{7,}/.test(primitive.doc) ? [] : [`${primitive.name} has no doc`]),
+    ...(typeof primitive.domain === "function" ? [] : [`${primitive.name} has no domain`]),
+  ]);
+  verdict(primitives().length, "primitives", findings);
+});
+
+test("every public name has a docstring, an example where it is a value, and @since", () => {
+  if (!existsSync(join(root, "mod.ts"))) return verdict(0, "public names", [], ["mod.ts"]);
+  const findings: string[] = [];
+  const names = publicNames("mod.ts", new Set());
+  for (const { name, file, declaration, member } of names) {
+    const missing: string[] = [];
+    if (declaration === undefined) missing.push("declaration (is it exported where it is declared?)");
+    else if (declaration.doc === "") missing.push("docstring");
+    else if (!member) {
+      const isType = declaration.kind === "interface" || declaration.kind === "type";
+      if (!isType && !declaration.doc.includes("@example")) missing.push("@example");
+      if (!declaration.doc.includes("@since")) missing.push("@since");
+    }
+    if (missing.length > 0)
+      findings.push(`${file}:${declaration?.line ?? 1} ${name} has no ${missing.join(", no ")}`);
+  }
+  verdict(names.length, "public names", findings);
+});
+
+interface Public {
+  readonly name: string;
+  readonly file: string;
+  readonly declaration: Declaration | undefined;
+  /** Of a namespace such as `nn`: a docstring is enough. */
+  readonly member: boolean;
+}
+
+/** The names a file makes public, each with the declaration behind it, through any number of re-exports. */
+function publicNames(file: string, seen: Set<string>, member = false): Public[] {
+  if (seen.has(file) || !existsSync(join(root, file))) return [];
+  seen.add(file);
+  const source = read(file);
+  const found: Public[] = declarationsOf(source).map((declaration) => ({
+    name: declaration.name,
+    file,
+    declaration,
+    member,
+  }));
+  for (const { name, local, from } of reexportsOf(file, source)) {
+    if (local === "*") found.push(...publicNames(from, seen, member || name !== "*"));
+    else {
+      const origin = publicNames(from, new Set()).find((one) => one.name === local);
+      found.push({ name, file: origin?.file ?? from, declaration: origin?.declaration, member });
+    }
+  }
+  return found;
+}
+
+test("sizes, for information", () => {
+  const lines = (file: string): number => read(file).split("\n").length;
+  for (const folder of FOLDERS) {
+    const files = sources.filter((file) => file.startsWith(`${folder}/`));
+    const total = files.reduce((sum, file) => sum + lines(file), 0);
+    console.log(
+      `tidy: ${folder.padEnd(9)} ${String(files.length).padStart(4)} files ${String(total).padStart(7)} lines`,
+    );
+  }
+  const longest = [...sources].sort((a, b) => lines(b) - lines(a)).slice(0, 8);
+  console.log(`tidy: longest: ${longest.map((file) => `${file} ${lines(file)}`).join(", ")}`);
+  expect(new Set(sources.map(dirname)).size).toBeGreaterThan(0);
+});

@@ -1,0 +1,104 @@
+/**
+ * Everything that must hold before a change is done: types, lint and format, tests.
+ *
+ * Run by `npm test`; further arguments go to `bun test`. Every stage runs even if an earlier one fails. The last line
+ * is `N passed, N failed`, with `, N skipped` when tests were skipped. If `COTANGENT_DENO` holds the path of a Deno,
+ * the library is also type-checked and run there.
+ */
+import { join } from "node:path";
+import { type Counts, readCounts } from "./counts.ts";
+
+const root: string = join(import.meta.dir, "..");
+const TEST_TIMEOUT_MS = 120_000;
+
+interface Stage {
+  readonly name: string;
+  readonly command: readonly string[];
+  /** Counts from the output and the exit code; the default counts the stage as one check. */
+  readonly count?: (output: string, code: number) => Counts;
+}
+
+interface Outcome extends Counts {
+  readonly name: string;
+  readonly seconds: number;
+}
+
+const program = (path: string): string[] => [process.execPath, join(root, "node_modules", path)];
+
+function stages(): Stage[] {
+  const deno = process.env["COTANGENT_DENO"];
+  const list: Stage[] = [
+    { name: "types", command: [...program("typescript/bin/tsc"), "--noEmit"] },
+    { name: "lint", command: [...program("@biomejs/biome/bin/biome"), "check", "."] },
+    {
+      name: "test",
+      command: [process.execPath, "test", `--timeout=${TEST_TIMEOUT_MS}`, ...process.argv.slice(2)],
+      count: readCounts,
+    },
+  ];
+  if (deno !== undefined && deno !== "") {
+    const quiet = ["--no-lock", "--quiet"];
+    list.push(
+      { name: "deno check", command: [deno, "check", ...quiet, "mod.ts"] },
+      {
+        name: "deno run",
+        command: [deno, "run", ...quiet, "--no-prompt", "--allow-read", "tests/runtime/deno_smoke.ts"],
+      },
+    );
+  }
+  return list;
+}
+
+/** Copies a stream to a file descriptor as it comes, and returns its text. */
+async function pass(stream: ReadableStream<Uint8Array>, to: NodeJS.WriteStream): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of stream) {
+    to.write(chunk);
+    text += decoder.decode(chunk, { stream: true });
+  }
+  return text + decoder.decode();
+}
+
+async function run(stage: Stage): Promise<Outcome> {
+  console.log(`\n== ${stage.name}`);
+  const start = performance.now();
+  let code: number;
+  let output: string;
+  try {
+    const child = Bun.spawn([...stage.command], {
+      cwd: root,
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [, errors] = await Promise.all([
+      pass(child.stdout, process.stdout),
+      pass(child.stderr, process.stderr),
+    ]);
+    code = await child.exited;
+    output = errors;
+  } catch (error) {
+    console.error(`Cannot run stage "${stage.name}": ${String(error)}, a program that starts is needed`);
+    code = 127;
+    output = "";
+  }
+  const one = { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1, skipped: 0 };
+  const counts = stage.count === undefined ? one : stage.count(output, code);
+  return { name: stage.name, seconds: (performance.now() - start) / 1000, ...counts };
+}
+
+const outcomes: Outcome[] = [];
+for (const stage of stages()) outcomes.push(await run(stage));
+
+console.log("\n== summary");
+for (const { name, seconds, passed, failed } of outcomes) {
+  const verdict = failed === 0 ? "ok" : "FAILED";
+  console.log(
+    `${name.padEnd(11)} ${verdict.padEnd(7)} ${String(passed).padStart(5)} passed ${seconds.toFixed(1).padStart(7)} s`,
+  );
+}
+const sum = (key: keyof Counts): number => outcomes.reduce((total, outcome) => total + outcome[key], 0);
+const skipped = sum("skipped");
+console.log(`${sum("passed")} passed, ${sum("failed")} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`);
+process.exitCode = sum("failed") === 0 ? 0 : 1;

@@ -1,0 +1,53 @@
+/** Reads the closing summary of `bun test`. */
+
+/** How many checks passed, failed and were skipped. */
+export interface Counts {
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: number;
+}
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the escape character is what starts a colour code
+const COLOUR = /\u001b\[[0-9;]*m/g;
+const NONE: Counts = { passed: 0, failed: 0, skipped: 0 };
+
+/**
+ * Counts from the standard error of `bun test`, which ends in lines such as ` 12 pass`, ` 0 fail`, and
+ * `Ran 12 tests across 3 files. [1.20s]`.
+ *
+ * Todo tests count as skipped. A file that cannot be loaded is both a failure and an error in Bun's count; it is one here. Where no test ran, the summary is
+ * missing (the process died), or the exit code contradicts the counts, that is one more failure and a line says so.
+ *
+ * @example
+ * ```ts
+ * readCounts(" 2 pass\n 1 skip\n 0 fail\nRan 3 tests across 1 file. [9.00ms]\n", 0); // { passed: 2, failed: 0, skipped: 1 }
+ * ```
+ */
+export function readCounts(errors: string, code: number): Counts {
+  const lines = errors.replace(COLOUR, "").trimEnd().split("\n");
+  const last = lines.findLastIndex((line) => /^Ran \d+ tests? across \d+ files?\./.test(line));
+  if (last < 0) return failure(NONE, `no closing summary (exit code ${code}), one is needed`);
+  const words: Record<string, number> = {};
+  for (let i = last - 1; i >= 0; i--) {
+    const match = /^\s*(\d+) (pass|fail|skip|todo|errors?|filtered out|expect\(\) calls?|snapshots?.*)$/.exec(
+      lines[i]!,
+    );
+    if (match === null) break;
+    words[match[2]!.replace(/^error$/, "errors")] = Number(match[1]);
+  }
+  const counts: Counts = {
+    passed: words["pass"] ?? 0,
+    failed: Math.max(words["fail"] ?? 0, words["errors"] ?? 0),
+    skipped: (words["skip"] ?? 0) + (words["todo"] ?? 0),
+  };
+  if (counts.passed + counts.failed === 0) return failure(counts, "zero tests ran, at least one is needed");
+  if (code !== 0 && counts.failed === 0) {
+    return failure(counts, `the exit code is ${code} but no test failed, exit code 0 is needed`);
+  }
+  return counts;
+}
+
+function failure(counts: Counts, what: string): Counts {
+  console.error(`Cannot trust the result of bun test: ${what}`);
+  return { ...counts, failed: counts.failed + 1 };
+}
