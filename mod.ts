@@ -53,8 +53,8 @@ export * from "./core/ops.ts";
 export {
   type AnyPrimitive,
   type ArgSpec,
-  definePrimitive,
   type Draw,
+  definePrimitive,
   type HostArray,
   Lin,
   type Primitive,

@@ -3,10 +3,10 @@ import { LinearityError } from "../core/errors.ts";
 import { Lin, missingRule } from "../core/primitive.ts";
 import { add } from "../core/prims/elementwise.ts";
 import { zeros } from "../core/prims/movement.ts";
-import { type Program, Recorder, Var } from "../core/program.ts";
+import { deadCodeEliminated, evalProgram, type Program, Recorder, Var } from "../core/program.ts";
 import { currentTrace, withTrace } from "../core/trace.ts";
 import { checkSameStructure, flatten, unflatten } from "../core/tree.ts";
-import type { Value } from "../core/value.ts";
+import { storage, Tensor, type Value } from "../core/value.ts";
 import { checkLikePrimals } from "./jvp.ts";
 import { onLeaves } from "./leaves.ts";
 
@@ -31,12 +31,36 @@ export function transposeProgram(program: Program, cts: readonly (Value | null)[
     if (!prim.transpose) throw missingRule(prim, "transpose");
     const args = ins.map((atom) => (atom instanceof Var ? new Lin(atom.aval) : atom));
     const inCts = prim.transpose(outCts, args, params);
+    const whole = !outCts.includes(null);
     ins.forEach((atom, i) => {
+      if (!(atom instanceof Var)) return;
       const ct = inCts[i];
-      if (ct && atom instanceof Var) accumulate(atom, ct);
+      if (ct) accumulate(atom, ct);
+      else if (whole) throw notLinear(prim.name);
     });
   }
   return program.ins.map((v) => cotangents.get(v) ?? null);
+}
+
+function notLinear(name: string): LinearityError {
+  return new LinearityError(
+    `Cannot transpose a function that uses "${name}" of its argument: that is not linear, a linear function is needed; linearize it first`,
+  );
+}
+
+/** Throws LinearityError for a function with a constant term, where its numbers are known. */
+function checkZeroAtZero(program: Program): void {
+  const outs = evalProgram(
+    deadCodeEliminated(program),
+    program.ins.map((v) => zeros(v.aval)),
+  );
+  for (const y of outs) {
+    if (y instanceof Tensor && storage(y).some((element) => element !== 0)) {
+      throw new LinearityError(
+        `Cannot transpose a function whose value at zero is ${y}: a linear function is zero there, a linear function is needed; linearize it first`,
+      );
+    }
+  }
 }
 
 /**
@@ -67,14 +91,9 @@ export function linearTranspose<A extends readonly unknown[], R>(
   const inputs = xs.map((x) => recorder.input(x.aval));
   const leafwise = onLeaves(f, def, "linearTranspose");
   const outs = withTrace(recorder, () => leafwise.call(...inputs));
-  for (const eqn of recorder.eqns) {
-    if (!eqn.prim.transpose) {
-      throw new LinearityError(
-        `Cannot transpose a function that uses "${eqn.prim.name}" of its argument: that is not linear, a linear function is needed; linearize it first`,
-      );
-    }
-  }
+  for (const { prim } of recorder.eqns) if (!prim.transpose) throw notLinear(prim.name);
   const program = recorder.finish(inputs, outs);
+  checkZeroAtZero(program);
   return (ct) => {
     const [cts, ctDef] = flatten(ct);
     checkSameStructure(leafwise.outDef(), ctDef, "transpose with this cotangent");

@@ -101,11 +101,11 @@ interface AuxOptions<N> {
 export function valueAndGrad<A extends readonly unknown[], const N extends Argnums = 0>(
   f: (...args: A) => Value,
   ...options: Options<A, N, GradOptions<N>>
-): (...args: A) => [value: Value, grad: Selected<A, N>];
+): (...args: A) => [value: Value, grad: Selected<A, NoInfer<N>>];
 export function valueAndGrad<A extends readonly unknown[], X, const N extends Argnums = 0>(
   f: (...args: A) => readonly [Value, X],
   ...options: Options<A, N, AuxOptions<N>> & readonly unknown[]
-): (...args: A) => [valueAndAux: [Value, X], grad: Selected<A, N>];
+): (...args: A) => [valueAndAux: [Value, X], grad: Selected<A, NoInfer<N>>];
 export function valueAndGrad(
   f: (...args: readonly unknown[]) => unknown,
   ...[options]: readonly unknown[]
@@ -160,11 +160,11 @@ export function valueAndGrad(
 export function grad<A extends readonly unknown[], const N extends Argnums = 0>(
   f: (...args: A) => Value,
   ...options: Options<A, N, GradOptions<N>>
-): (...args: A) => Selected<A, N>;
+): (...args: A) => Selected<A, NoInfer<N>>;
 export function grad<A extends readonly unknown[], X, const N extends Argnums = 0>(
   f: (...args: A) => readonly [Value, X],
   ...options: Options<A, N, AuxOptions<N>> & readonly unknown[]
-): (...args: A) => [grad: Selected<A, N>, aux: X];
+): (...args: A) => [grad: Selected<A, NoInfer<N>>, aux: X];
 export function grad(
   f: (...args: readonly unknown[]) => unknown,
   ...[options]: readonly unknown[]

@@ -28,42 +28,149 @@ interface Flag {
 }
 
 const whole = (least: number): z.ZodType =>
-  z.coerce.number({ error: "a whole number is needed" }).int("a whole number is needed").min(least, `a whole number of at least ${least} is needed`);
-const positive: z.ZodType = z.coerce.number({ error: "a positive number is needed" }).positive("a positive number is needed");
-const oneOf = (names: readonly string[]): z.ZodType => z.enum(names as [string, ...string[]], { error: `one of ${names.join(", ")} is needed` });
+  z.coerce
+    .number({ error: "a whole number is needed" })
+    .int("a whole number is needed")
+    .min(least, `a whole number of at least ${least} is needed`);
+const positive: z.ZodType = z.coerce
+  .number({ error: "a positive number is needed" })
+  .positive("a positive number is needed");
+const oneOf = (names: readonly string[]): z.ZodType =>
+  z.enum(names as [string, ...string[]], { error: `one of ${names.join(", ")} is needed` });
 const text: z.ZodType = z.string().min(1, "some text is needed");
 
 /** The flags of `train`, in the order of the help text. */
 export const trainFlags: Readonly<Record<string, Flag>> = {
-  data: { value: dataNames.join("|"), help: "data set (default glyphs: images drawn by the program)", schema: oneOf(dataNames) },
-  "data-dir": { value: "DIR", help: "where the files of the data set are; without it they are downloaded into a cache", schema: text },
+  data: {
+    value: dataNames.join("|"),
+    help: "data set (default glyphs: images drawn by the program)",
+    schema: oneOf(dataNames),
+  },
+  "data-dir": {
+    value: "DIR",
+    help: "where the files of the data set are; without it they are downloaded into a cache",
+    schema: text,
+  },
   "data-file": { value: "NAME", help: "which set in DIR, for libsvm and csv", schema: text },
-  "label-column": { value: "NAME|N", help: "csv: column of the label, by name or position from 1 (default the last)", schema: text },
+  "label-column": {
+    value: "NAME|N",
+    help: "csv: column of the label, by name or position from 1 (default the last)",
+    schema: text,
+  },
   features: { value: "N", help: "libsvm: number of features (default the largest index)", schema: whole(1) },
   "train-limit": { value: "N", help: "use only the first N training examples", schema: whole(1) },
   "test-limit": { value: "N", help: "use only the first N test examples", schema: whole(1) },
   model: { value: modelNames.join("|"), help: "model (default mlp)", schema: oneOf(modelNames) },
-  hidden: { value: "N[,N...]", help: "hidden layer sizes of the mlp (default 64)", schema: z.string().regex(/^[1-9]\d*(,[1-9]\d*)*$/, "sizes such as 64 or 128,64 are needed") },
-  l2: { value: "X", help: "weight of the penalty (X/2)|p|² in the loss (default 0)", schema: z.coerce.number({ error: "a number of at least 0 is needed" }).min(0, "a number of at least 0 is needed") },
-  optimizer: { value: optimizerNames.join("|"), help: "method (default dho2)", schema: oneOf(optimizerNames) },
-  lr: { value: "X", help: "learning rate of the first-order part (default depends on the method)", schema: positive },
+  hidden: {
+    value: "N[,N...]",
+    help: "hidden layer sizes of the mlp (default 64)",
+    schema: z.string().regex(/^[1-9]\d*(,[1-9]\d*)*$/, "sizes such as 64 or 128,64 are needed"),
+  },
+  l2: {
+    value: "X",
+    help: "weight of the penalty (X/2)|p|² in the loss (default 0)",
+    schema: z.coerce
+      .number({ error: "a number of at least 0 is needed" })
+      .min(0, "a number of at least 0 is needed"),
+  },
+  optimizer: {
+    value: optimizerNames.join("|"),
+    help: "method (default dho2)",
+    schema: oneOf(optimizerNames),
+  },
+  lr: {
+    value: "X",
+    help: "learning rate of the first-order part (default depends on the method)",
+    schema: positive,
+  },
   alpha: { value: "X", help: "learning rate of the Newton part of fosi-* and dho2", schema: positive },
-  clip: { value: "X", help: "limit of FOSI's factor on the first-order step, at least 1", schema: z.coerce.number({ error: "a number of at least 1 is needed" }).min(1, "a number of at least 1 is needed") },
+  clip: {
+    value: "X",
+    help: "limit of FOSI's factor on the first-order step, at least 1",
+    schema: z.coerce
+      .number({ error: "a number of at least 1 is needed" })
+      .min(1, "a number of at least 1 is needed"),
+  },
   k: { value: "N", help: "largest eigenpairs that fosi-* and dho2 use (default 8)", schema: whole(1) },
-  "curvature-every": { value: "N", help: "steps between curvature refreshes (default 200)", schema: whole(1) },
-  "curvature-warmup": { value: "N", help: "steps before the first curvature (default 0 for dho2, else as curvature-every)", schema: whole(0) },
-  "curvature-batch": { value: "N", help: "examples per worker on which curvature is measured (default 256)", schema: whole(1) },
-  admm: { value: admmForms.join("|"), help: "how dho2's workers agree (default consensus)", schema: oneOf(admmForms) },
-  sigma: { value: "X", help: "ADMM penalty: consensus in units of the largest eigenvalue (0.2), published absolute (5e-9)", schema: z.coerce.number({ error: "a number of at least 0 is needed" }).min(0, "a number of at least 0 is needed") },
-  "local-steps": { value: "N", help: "steps per round: between agreements, saves and chances to stop (default 10)", schema: whole(1) },
-  workers: { value: "N", help: "worker processes (default 2)", schema: z.coerce.number({ error: "a whole number from 1 to 64 is needed" }).int("a whole number from 1 to 64 is needed").min(1, "a whole number from 1 to 64 is needed").max(64, "a whole number from 1 to 64 is needed") },
+  "curvature-every": {
+    value: "N",
+    help: "steps between curvature refreshes (default 200)",
+    schema: whole(1),
+  },
+  "curvature-warmup": {
+    value: "N",
+    help: "steps before the first curvature (default 0 for dho2, else as curvature-every)",
+    schema: whole(0),
+  },
+  "curvature-batch": {
+    value: "N",
+    help: "examples per worker on which curvature is measured (default 256)",
+    schema: whole(1),
+  },
+  admm: {
+    value: admmForms.join("|"),
+    help: "how dho2's workers agree (default consensus)",
+    schema: oneOf(admmForms),
+  },
+  sigma: {
+    value: "X",
+    help: "ADMM penalty: consensus in units of the largest eigenvalue (0.2), published absolute (5e-9)",
+    schema: z.coerce
+      .number({ error: "a number of at least 0 is needed" })
+      .min(0, "a number of at least 0 is needed"),
+  },
+  "local-steps": {
+    value: "N",
+    help: "steps per round: between agreements, saves and chances to stop (default 10)",
+    schema: whole(1),
+  },
+  workers: {
+    value: "N",
+    help: "worker processes (default 2)",
+    schema: z.coerce
+      .number({ error: "a whole number from 1 to 64 is needed" })
+      .int("a whole number from 1 to 64 is needed")
+      .min(1, "a whole number from 1 to 64 is needed")
+      .max(64, "a whole number from 1 to 64 is needed"),
+  },
   steps: { value: "N", help: "optimizer steps per worker, rounded up to whole rounds", schema: whole(1) },
-  epochs: { value: "N", help: "passes over the training data, instead of steps (default 10)", schema: positive },
-  batch: { value: "N|full", help: "examples per worker and step (default 64)", schema: z.union([z.literal("full"), z.coerce.number().int().min(1)], { error: "a whole number of at least 1, or full, is needed" }) },
-  "eval-every": { value: "N", help: "steps between evaluations on the test data (default: about 20 in all)", schema: whole(1) },
-  seed: { value: "N", help: "seed of data order, initial parameters and start vectors (default 0)", schema: whole(0) },
-  runtime: { value: runtimeNames.join("|"), help: "worker processes over sockets, or all in one process (default sockets)", schema: oneOf(runtimeNames) },
-  out: { value: "DIR", help: "where results go (default runs/<data>-<model>-<optimizer>, numbered)", schema: text },
+  epochs: {
+    value: "N",
+    help: "passes over the training data, instead of steps (default 10)",
+    schema: positive,
+  },
+  batch: {
+    value: "N|full",
+    help: "examples per worker and step (default 64)",
+    schema: z.union([z.literal("full"), z.coerce.number().int().min(1)], {
+      error: "a whole number of at least 1, or full, is needed",
+    }),
+  },
+  "eval-every": {
+    value: "N",
+    help: "steps between evaluations on the test data (default: about 20 in all)",
+    schema: whole(1),
+  },
+  seed: {
+    value: "N",
+    help: "seed of data order, initial parameters and start vectors (default 0)",
+    schema: whole(0),
+  },
+  runtime: {
+    value: runtimeNames.join("|"),
+    help: "worker processes over sockets, or all in one process (default sockets)",
+    schema: oneOf(runtimeNames),
+  },
+  port: {
+    value: "N",
+    help: "port on which the hub listens for its workers (default any free one)",
+    schema: whole(0),
+  },
+  out: {
+    value: "DIR",
+    help: "where results go (default runs/<data>-<model>-<optimizer>, numbered)",
+    schema: text,
+  },
   resume: { value: "DIR", help: "continue the run in DIR from its last complete round", schema: text },
 };
 
@@ -97,6 +204,7 @@ export interface TrainConfig {
   readonly evalEvery?: number | undefined;
   readonly seed: number;
   readonly runtime: (typeof runtimeNames)[number];
+  readonly port?: number | undefined;
 }
 
 /** A wrong command line or a file that does not fit; shown without a stack. */
@@ -131,13 +239,23 @@ export function parseTrainFlags(args: readonly string[]): TrainArguments {
   }
   if (problems.length > 0) throw new UsageError(problems.join("\n"));
   const { out, resume, hidden, ...rest } = values;
-  const camel = Object.fromEntries(Object.entries(rest).map(([name, value]) => [name.replace(/-(.)/g, (_, c: string) => c.toUpperCase()), value]));
+  const camel = Object.fromEntries(
+    Object.entries(rest).map(([name, value]) => [
+      name.replace(/-(.)/g, (_, c: string) => c.toUpperCase()),
+      value,
+    ]),
+  );
   const config = {
     ...defaults,
     ...camel,
     ...(hidden !== undefined && { hidden: String(hidden).split(",").map(Number) }),
   } as TrainConfig;
-  return { config, out: out as string | undefined, resume: resume as string | undefined, given: Object.keys(raw) };
+  return {
+    config,
+    out: out as string | undefined,
+    resume: resume as string | undefined,
+    given: Object.keys(raw),
+  };
 }
 
 const defaults: TrainConfig = {
@@ -159,19 +277,28 @@ const defaults: TrainConfig = {
 };
 
 /** `--name value` and `--name=value` pairs; an unknown flag, a missing value or a stray word is an error. */
-export function readFlags(args: readonly string[], flags: Readonly<Record<string, unknown>>): Record<string, string> {
+export function readFlags(
+  args: readonly string[],
+  flags: Readonly<Record<string, unknown>>,
+): Record<string, string> {
   const values: Record<string, string> = {};
   for (let i = 0; i < args.length; i++) {
     const word = args[i]!;
-    const [flag, inline] = word.includes("=") ? [word.slice(0, word.indexOf("=")), word.slice(word.indexOf("=") + 1)] : [word, undefined];
+    const [flag, inline] = word.includes("=")
+      ? [word.slice(0, word.indexOf("=")), word.slice(word.indexOf("=") + 1)]
+      : [word, undefined];
     const name = flag.startsWith("--") ? flag.slice(2) : undefined;
     if (name === undefined || !Object.hasOwn(flags, name)) {
       const near = name === undefined ? undefined : nearest(name, Object.keys(flags));
-      throw new UsageError(`Cannot use "${word}": it is not a flag${near ? `, did you mean --${near}?` : ""}; see --help for the flags`);
+      throw new UsageError(
+        `Cannot use "${word}": it is not a flag${near ? `, did you mean --${near}?` : ""}; see --help for the flags`,
+      );
     }
     const value = inline ?? args[++i];
     if (value === undefined || (inline === undefined && value.startsWith("--"))) {
-      throw new UsageError(`Cannot use --${name}: its value is missing, --${name} VALUE is needed; see --help`);
+      throw new UsageError(
+        `Cannot use --${name}: its value is missing, --${name} VALUE is needed; see --help`,
+      );
     }
     values[name] = value;
   }

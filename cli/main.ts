@@ -1,7 +1,7 @@
 #!/usr/bin/env bun
+import { trainFlags, UsageError } from "./config.ts";
 /** The command-line program. */
 import { DataError } from "./data/dataset.ts";
-import { trainFlags, UsageError } from "./config.ts";
 import { reportCommand, reportHelp } from "./report_command.ts";
 import { exitCodes, train } from "./train.ts";
 import { worker } from "./worker.ts";
@@ -13,7 +13,9 @@ interface Command {
 }
 
 /** The flags as aligned lines. */
-function flagLines(flags: Readonly<Record<string, { readonly value: string; readonly help: string }>>): string {
+function flagLines(
+  flags: Readonly<Record<string, { readonly value: string; readonly help: string }>>,
+): string {
   return Object.entries(flags)
     .map(([name, { value, help }]) => {
       const flag = `  --${name} ${value}`;
@@ -66,7 +68,10 @@ async function main(args: readonly string[]): Promise<number> {
     return name === undefined ? exitCodes.usage : exitCodes.done;
   }
   const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
-  if (!command) throw new UsageError(`Cannot run "${name}": it is not a command, one of ${Object.keys(commands).join(", ")} is needed`);
+  if (!command)
+    throw new UsageError(
+      `Cannot run "${name}": it is not a command, one of ${Object.keys(commands).join(", ")} is needed`,
+    );
   if (rest.includes("--help") || rest.includes("-h")) {
     process.stdout.write(`${command.help}\n`);
     return exitCodes.done;
@@ -77,7 +82,8 @@ async function main(args: readonly string[]): Promise<number> {
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  if (!(error instanceof UsageError || error instanceof DataError || error instanceof RangeError)) throw error;
+  if (!(error instanceof UsageError || error instanceof DataError || error instanceof RangeError))
+    throw error;
   process.stderr.write(`${error.message}\n`);
   process.exitCode = error instanceof UsageError ? exitCodes.usage : exitCodes.failed;
 }

@@ -19,7 +19,9 @@ export async function openData(config: TrainConfig, say: (text: string) => void)
     onProgress({ url, receivedBytes, totalBytes }) {
       if (receivedBytes - reported < 4e6 && receivedBytes !== totalBytes) return;
       reported = receivedBytes === totalBytes ? 0 : receivedBytes;
-      say(`downloading ${url}: ${bytesText(receivedBytes)}${totalBytes === undefined ? "" : ` of ${bytesText(totalBytes)}`}`);
+      say(
+        `downloading ${url}: ${bytesText(receivedBytes)}${totalBytes === undefined ? "" : ` of ${bytesText(totalBytes)}`}`,
+      );
     },
   });
 }

@@ -6,7 +6,11 @@ import type { OptimizerName, TrainConfig } from "./config.ts";
 interface Method {
   readonly base: PlanInput["update"]["name"];
   readonly lr: number;
-  readonly curvature?: { readonly alpha: number; readonly clip: number; readonly momentum: "none" | "heavyBall" | "nesterov" | "average" };
+  readonly curvature?: {
+    readonly alpha: number;
+    readonly clip: number;
+    readonly momentum: "none" | "heavyBall" | "nesterov" | "average";
+  };
 }
 
 const methods: Readonly<Record<OptimizerName, Method>> = {
@@ -56,11 +60,17 @@ export function planOf(config: TrainConfig, trainCount: number, parameters: numb
           ...(config.clip !== undefined && { clip: config.clip }),
           k: Math.min(config.k, parameters),
           period,
-          warmup: config.curvatureWarmup === undefined ? (isDho2 ? 0 : period) : Math.round(config.curvatureWarmup / localSteps),
+          warmup:
+            config.curvatureWarmup === undefined
+              ? isDho2
+                ? 0
+                : period
+              : Math.round(config.curvatureWarmup / localSteps),
         }
       : null,
     sync: syncOf(config, period),
-    evaluateEvery: config.evalEvery === undefined ? Math.max(1, Math.ceil(rounds / 20)) : inRounds(config.evalEvery),
+    evaluateEvery:
+      config.evalEvery === undefined ? Math.max(1, Math.ceil(rounds / 20)) : inRounds(config.evalEvery),
     limits: { retryTicks: 50, deadTicks: 1200, maxRestarts: 3 },
   });
 }

@@ -1,9 +1,10 @@
 /** A data set and a model as a problem for `dist`: flat parameters in, losses and counts out. */
-import { adopt } from "../core/trace.ts";
+
 import * as nn from "../core/nn.ts";
 import { add, argmax, cast, equal, greater, mul, reshape, sum } from "../core/ops.ts";
 import * as random from "../core/random.ts";
 import { ravel } from "../core/ravel.ts";
+import { adopt } from "../core/trace.ts";
 import type { Value } from "../core/value.ts";
 import type { Problem, Scored } from "../dist/jobs.ts";
 import type { TrainConfig } from "./config.ts";
@@ -47,7 +48,9 @@ function imageShape({ exampleShape, name }: Dataset): readonly [number, number, 
   const [a, b, c] = exampleShape;
   if (exampleShape.length === 3) return [a!, b!, c!];
   if (exampleShape.length === 2) return [1, a!, b!];
-  throw new RangeError(`Cannot train a cnn on ${name}: its examples have the shape [${exampleShape}], images are needed; use --model mlp`);
+  throw new RangeError(
+    `Cannot train a cnn on ${name}: its examples have the shape [${exampleShape}], images are needed; use --model mlp`,
+  );
 }
 
 /** The problem of a run. The same configuration and data give the same bits in every process. */
@@ -64,7 +67,10 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
     if (isBinary) {
       const logit = reshape(logits, [-1]);
       const right = equal(cast(greater(logit, 0), "int32"), y);
-      return { loss: add(nn.sigmoidBinaryCrossEntropy(logit, cast(y, "float32")), penalty), sums: [sum(cast(right, "float32"))] };
+      return {
+        loss: add(nn.sigmoidBinaryCrossEntropy(logit, cast(y, "float32")), penalty),
+        sums: [sum(cast(right, "float32"))],
+      };
     }
     const right = equal(argmax(logits, { axis: -1 }), y);
     return { loss: add(nn.softmaxCrossEntropy(logits, y), penalty), sums: [sum(cast(right, "float32"))] };
@@ -76,7 +82,8 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
     unravel,
     score,
     batch: (rank, step) => batches(rank, step),
-    curvatureBatch: (rank) => examples(data, data.train, range(shard(data.train.count, rank, config.workers), config.curvatureBatch)),
+    curvatureBatch: (rank) =>
+      examples(data, data.train, range(shard(data.train.count, rank, config.workers), config.curvatureBatch)),
     evaluate(theta) {
       let [loss, right] = [0, 0];
       const { count } = data.test;

@@ -28,14 +28,31 @@ interface Plot {
  * @throws {UsageError} if a directory is not that of a finished or stopped run
  */
 export async function writeReport(path: string, directories: readonly string[]): Promise<void> {
-  const runs = directories.map((directory): Run => ({ name: directory, summary: readSummary(directory), metrics: readMetrics(directory) }));
+  const runs = directories.map(
+    (directory): Run => ({
+      name: directory,
+      summary: readSummary(directory),
+      metrics: readMetrics(directory),
+    }),
+  );
   await writeWhole(path, page(runs, plotsOf(runs)));
 }
 
 function plotsOf(runs: readonly Run[]): Plot[] {
-  const label = (run: Run): string => (runs.length === 1 ? run.summary.optimizer : `${run.summary.optimizer} (${run.name})`);
-  const curve = (title: string, yLabel: string, logarithmic: boolean, pick: (metric: Metric) => number | undefined): Plot => {
-    const series = runs.map((run) => ({ name: label(run), points: smooth(run.metrics.flatMap((m) => (pick(m) === undefined ? [] : [[m.step, pick(m)!] as const]))) }));
+  const label = (run: Run): string =>
+    runs.length === 1 ? run.summary.optimizer : `${run.summary.optimizer} (${run.name})`;
+  const curve = (
+    title: string,
+    yLabel: string,
+    logarithmic: boolean,
+    pick: (metric: Metric) => number | undefined,
+  ): Plot => {
+    const series = runs.map((run) => ({
+      name: label(run),
+      points: smooth(
+        run.metrics.flatMap((m) => (pick(m) === undefined ? [] : [[m.step, pick(m)!] as const])),
+      ),
+    }));
     return align({ title, xLabel: "step", yLabel, logarithmic }, series);
   };
   const plots = [
@@ -49,10 +66,22 @@ function plotsOf(runs: readonly Run[]): Plot[] {
     const count = Math.max(...refreshes.map((m) => m.eigenvalues!.length));
     const series = Array.from({ length: count }, (_, i) => ({
       name: `eigenvalue ${i + 1}`,
-      points: refreshes.flatMap((m) => (m.eigenvalues!.length > i ? [[m.step, m.eigenvalues!.at(-1 - i)!] as const] : [])),
+      points: refreshes.flatMap((m) =>
+        m.eigenvalues!.length > i ? [[m.step, m.eigenvalues!.at(-1 - i)!] as const] : [],
+      ),
     }));
     const positive = series.every(({ points }) => points.every(([, value]) => value > 0));
-    plots.push(align({ title: `Largest Hessian eigenvalues: ${label(run)}`, xLabel: "step", yLabel: "Ritz value", logarithmic: positive }, series));
+    plots.push(
+      align(
+        {
+          title: `Largest Hessian eigenvalues: ${label(run)}`,
+          xLabel: "step",
+          yLabel: "Ritz value",
+          logarithmic: positive,
+        },
+        series,
+      ),
+    );
   }
   return plots.filter((plot) => plot.x.length > 0);
 }
@@ -70,7 +99,10 @@ function smooth(points: readonly Point[]): readonly Point[] {
 }
 
 /** Puts curves with their own x on one common list of x. */
-function align(frame: Omit<Plot, "x" | "curves">, series: readonly { readonly name: string; readonly points: readonly Point[] }[]): Plot {
+function align(
+  frame: Omit<Plot, "x" | "curves">,
+  series: readonly { readonly name: string; readonly points: readonly Point[] }[],
+): Plot {
   const x = [...new Set(series.flatMap(({ points }) => points.map(([at]) => at)))].sort((a, b) => a - b);
   const curves = series.map(({ name, points }) => {
     const values = new Map(points);
@@ -146,7 +178,13 @@ function table(runs: readonly Run[]): string {
     ["peak memory", (s) => bytesText(s.peakMemoryBytes)],
     ["seed", (s) => String(s.seed)],
   ];
-  const head = runs.length === 1 ? "" : `<tr><th></th>${runs.map((run) => `<th>${escapeHtml(run.name)}</th>`).join("")}</tr>`;
-  const body = rows.map(([name, text]) => `<tr><th>${name}</th>${runs.map((run) => `<td>${escapeHtml(text(run.summary))}</td>`).join("")}</tr>`);
+  const head =
+    runs.length === 1
+      ? ""
+      : `<tr><th></th>${runs.map((run) => `<th>${escapeHtml(run.name)}</th>`).join("")}</tr>`;
+  const body = rows.map(
+    ([name, text]) =>
+      `<tr><th>${name}</th>${runs.map((run) => `<td>${escapeHtml(text(run.summary))}</td>`).join("")}</tr>`,
+  );
   return `<table>${head}${body.join("")}</table>`;
 }

@@ -15,8 +15,10 @@ export async function reportCommand(args: readonly string[]): Promise<number> {
   const directories = at < 0 ? args : args.toSpliced(at, 2);
   if (out === undefined) throw new UsageError("Cannot use --out: its value is missing, --out FILE is needed");
   const flag = directories.find((word) => word.startsWith("-"));
-  if (flag !== undefined) throw new UsageError(`Cannot use "${flag}": it is not a flag of report, only --out is`);
-  if (directories.length === 0) throw new UsageError("Cannot report: no run directory is given, at least one is needed");
+  if (flag !== undefined)
+    throw new UsageError(`Cannot use "${flag}": it is not a flag of report, only --out is`);
+  if (directories.length === 0)
+    throw new UsageError("Cannot report: no run directory is given, at least one is needed");
   await writeReport(out, directories);
   process.stdout.write(`${out}\n`);
   return 0;

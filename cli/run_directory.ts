@@ -55,7 +55,9 @@ export const fileNames = {
 export function createRunDirectory(out: string | undefined, config: TrainConfig): string {
   if (out !== undefined) {
     if (existsSync(out) && readdirSync(out).length > 0) {
-      throw new UsageError(`Cannot use --out ${out}: the directory is not empty, a new or empty one is needed; use --resume ${out} to continue a run`);
+      throw new UsageError(
+        `Cannot use --out ${out}: the directory is not empty, a new or empty one is needed; use --resume ${out} to continue a run`,
+      );
     }
     mkdirSync(out, { recursive: true });
     return out;
@@ -92,7 +94,9 @@ function readJson(path: string, verb: string): unknown {
     return JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
     const what = existsSync(path) ? `${path} is not JSON` : `${path} does not exist`;
-    throw new UsageError(`${verb}: ${what}, the directory of an earlier run is needed (${error instanceof Error ? error.message : error})`);
+    throw new UsageError(
+      `${verb}: ${what}, the directory of an earlier run is needed (${error instanceof Error ? error.message : error})`,
+    );
   }
 }
 
@@ -114,9 +118,15 @@ export function readMetrics(directory: string, round: number = Number.POSITIVE_I
 
 /** Replaces the metrics: at the start of a resumed run, those of rounds that will run again are dropped. */
 export async function writeMetrics(directory: string, metrics: readonly Metric[]): Promise<void> {
-  await writeWhole(join(directory, fileNames.metrics), metrics.map((metric) => `${JSON.stringify(metric)}\n`).join(""));
+  await writeWhole(
+    join(directory, fileNames.metrics),
+    metrics.map((metric) => `${JSON.stringify(metric)}\n`).join(""),
+  );
 }
 
 export async function appendMetrics(directory: string, metrics: readonly Metric[]): Promise<void> {
-  await appendFile(join(directory, fileNames.metrics), metrics.map((metric) => `${JSON.stringify(metric)}\n`).join(""));
+  await appendFile(
+    join(directory, fileNames.metrics),
+    metrics.map((metric) => `${JSON.stringify(metric)}\n`).join(""),
+  );
 }

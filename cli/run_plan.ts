@@ -1,5 +1,6 @@
 /** Runs a plan in this process or on worker processes: the same functions, the same bits. */
 import type { Value } from "../core/value.ts";
+import { runSockets, spawnBun } from "../dist/runtime/bun.ts";
 import type { Progress, Store } from "../dist/runtime/driver.ts";
 import { runLocal } from "../dist/runtime/local.ts";
 import type { RunSetup } from "../dist/runtime/sequential.ts";
@@ -12,7 +13,8 @@ export interface RunPlanOptions {
   readonly directory: string;
   readonly store: Store;
   readonly signal: AbortSignal;
-  readonly onProgress: (progress: Progress, bytesSent: number) => void;
+  /** `bytes` have gone through sockets so far, in both directions. */
+  readonly onProgress: (progress: Progress, bytes: number) => void;
   readonly onNotice: (text: string) => void;
 }
 
@@ -20,17 +22,54 @@ export interface PlanResult {
   readonly reason: "finished" | "stopped";
   readonly round: number;
   readonly theta: Value;
-  /** Largest memory of the hub plus those of the workers. */
+  /** Largest memory of this process and of each worker process, added. */
   readonly peakMemoryBytes: number;
 }
 
+/** Milliseconds per protocol tick: dead after 1200 ticks without a sign of life, 4 minutes. */
+const tickMs = 200;
+
+/**
+ * Runs a plan to its end.
+ *
+ * @throws {RunError} when it cannot go on; what is saved stays in the store
+ */
 export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
-  const { setup, store, signal, onProgress } = options;
-  const result = await runLocal({ ...setup, store, signal, onProgress: (progress) => onProgress(progress, 0) });
-  return { reason: result.reason, round: result.round, theta: result.hub["theta"] as Value, peakMemoryBytes: ownPeakBytes() };
+  const { setup, config, directory, store, signal, onProgress, onNotice } = options;
+  if (config.runtime === "local") {
+    const result = await runLocal({
+      ...setup,
+      store,
+      signal,
+      onProgress: (progress) => onProgress(progress, 0),
+    });
+    return { ...outcome(result), peakMemoryBytes: ownPeakBytes() };
+  }
+  const main = new URL("./main.ts", import.meta.url).pathname;
+  const result = await runSockets({
+    ...setup,
+    store,
+    signal,
+    tickMs,
+    ...(config.port !== undefined && { port: config.port }),
+    onProgress: (progress, traffic) => onProgress(progress, traffic.bytesSent + traffic.bytesReceived),
+    onNotice,
+    spawn: (rank, address) =>
+      spawnBun(main, ["worker", "--run", directory, "--rank", String(rank)], { address }),
+  });
+  const workers = result.workerPeakBytes.reduce((sum, bytes) => sum + bytes, 0);
+  return { ...outcome(result), peakMemoryBytes: ownPeakBytes() + workers };
+}
+
+function outcome(result: {
+  readonly reason: "finished" | "stopped";
+  readonly round: number;
+  readonly hub: Readonly<Record<string, unknown>>;
+}): Omit<PlanResult, "peakMemoryBytes"> {
+  return { reason: result.reason, round: result.round, theta: result.hub["theta"] as Value };
 }
 
 /** The largest memory this process has had. */
-export function ownPeakBytes(): number {
+function ownPeakBytes(): number {
   return process.resourceUsage().maxRSS * 1024;
 }

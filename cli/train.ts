@@ -4,14 +4,14 @@ import * as io from "../core/io.ts";
 import type { Value } from "../core/value.ts";
 import { trainingSetup } from "../dist/jobs.ts";
 import { curvatureDueAt, type Plan } from "../dist/plan.ts";
-import { fileStore } from "../dist/runtime/file_store.ts";
 import type { Progress, Store } from "../dist/runtime/driver.ts";
+import { fileStore } from "../dist/runtime/file_store.ts";
 import { RunError } from "../dist/runtime/local.ts";
 import { parseTrainFlags, type TrainConfig, UsageError } from "./config.ts";
 import { openData } from "./open_data.ts";
 import { batchSize, planOf } from "./plan.ts";
 import { problemOf, type TrainingProblem } from "./problem.ts";
-import { bytesText, progressLine, progressText, type ProgressLine, secondsText } from "./progress_line.ts";
+import { bytesText, type ProgressLine, progressLine, progressText, secondsText } from "./progress_line.ts";
 import { writeReport } from "./report.ts";
 import {
   appendMetrics,
@@ -39,14 +39,21 @@ export async function train(args: readonly string[]): Promise<number> {
   const store = fileStore(join(directory, fileNames.state));
   const firstRound = Math.max(0, ...(await store.rounds("hub")));
   if (isResumed && firstRound >= plan.rounds) {
-    throw new UsageError(`Cannot resume ${directory}: all ${firstRound * plan.localSteps} steps are done, more --steps or --epochs are needed`);
+    throw new UsageError(
+      `Cannot resume ${directory}: all ${firstRound * plan.localSteps} steps are done, more --steps or --epochs are needed`,
+    );
   }
   await writeJson(directory, fileNames.config, config);
   await io.writeWhole(join(directory, fileNames.plan), `${JSON.stringify(plan, null, 2)}\n`);
 
-  line.note(`${data.name}: ${data.train.count} training and ${data.test.count} test examples of ${data.classes} classes`);
-  line.note(`${config.model}: ${problem.parameters} parameters; ${config.optimizer} on ${config.workers} ${config.runtime === "local" ? "workers in this process" : "worker processes"}; cpu, reference kernels`);
-  if (isResumed) line.note(`resuming at step ${firstRound * plan.localSteps} of ${plan.rounds * plan.localSteps}`);
+  line.note(
+    `${data.name}: ${data.train.count} training and ${data.test.count} test examples of ${data.classes} classes`,
+  );
+  line.note(
+    `${config.model}: ${problem.parameters} parameters; ${config.optimizer} on ${config.workers} ${config.runtime === "local" ? "workers in this process" : "worker processes"}; cpu, reference kernels`,
+  );
+  if (isResumed)
+    line.note(`resuming at step ${firstRound * plan.localSteps} of ${plan.rounds * plan.localSteps}`);
 
   const recorder = await openRecorder(directory, plan, config, data.train.count, firstRound, line);
   const interrupt = interruption(line);
@@ -63,7 +70,16 @@ export async function train(args: readonly string[]): Promise<number> {
     await recorder.flush();
     line.end();
     const theta = result.theta;
-    const summary = await finish(directory, config, plan, problem, recorder, theta, result, result.reason === "finished");
+    const summary = await finish(
+      directory,
+      config,
+      plan,
+      problem,
+      recorder,
+      theta,
+      result,
+      result.reason === "finished",
+    );
     printSummary(summary, directory, plan);
     return result.reason === "finished" ? exitCodes.done : exitCodes.interrupted;
   } catch (error) {
@@ -73,7 +89,9 @@ export async function train(args: readonly string[]): Promise<number> {
     const saved = await saveNewest(directory, problem, store);
     process.stderr.write(`${error.message}\n`);
     if (saved !== null) {
-      process.stderr.write(`The run is safe up to step ${saved * plan.localSteps}: continue it with --resume ${directory}\n`);
+      process.stderr.write(
+        `The run is safe up to step ${saved * plan.localSteps}: continue it with --resume ${directory}\n`,
+      );
     }
     return exitCodes.failed;
   } finally {
@@ -82,16 +100,35 @@ export async function train(args: readonly string[]): Promise<number> {
 }
 
 /** A new run, or an earlier one with its own configuration. */
-function openRun(args: readonly string[]): { readonly config: TrainConfig; readonly directory: string; readonly isResumed: boolean } {
+function openRun(args: readonly string[]): {
+  readonly config: TrainConfig;
+  readonly directory: string;
+  readonly isResumed: boolean;
+} {
   const { config, out, resume, given } = parseTrainFlags(args);
   if (resume === undefined) return { config, directory: createRunDirectory(out, config), isResumed: false };
-  const fixed = given.find((name) => !["resume", "steps", "epochs", "runtime"].includes(name));
+  const fixed = given.find((name) => !["resume", "steps", "epochs", "runtime", "port"].includes(name));
   if (fixed !== undefined) {
-    throw new UsageError(`Cannot use --${fixed} with --resume: a resumed run keeps its configuration, only --steps, --epochs and --runtime may change`);
+    throw new UsageError(
+      `Cannot use --${fixed} with --resume: a resumed run keeps its configuration, only --steps, --epochs, --runtime and --port may change`,
+    );
   }
   const earlier = readConfig(resume);
-  const length = given.includes("steps") ? { steps: config.steps } : given.includes("epochs") ? { epochs: config.epochs, steps: undefined } : {};
-  return { config: { ...earlier, ...length, ...(given.includes("runtime") && { runtime: config.runtime }) }, directory: resume, isResumed: true };
+  const length = given.includes("steps")
+    ? { steps: config.steps }
+    : given.includes("epochs")
+      ? { epochs: config.epochs, steps: undefined }
+      : {};
+  return {
+    config: {
+      ...earlier,
+      ...length,
+      ...(given.includes("runtime") && { runtime: config.runtime }),
+      port: config.port,
+    },
+    directory: resume,
+    isResumed: true,
+  };
 }
 
 /** Ctrl-C: the first lets the round finish, the second ends at once. */
@@ -147,7 +184,14 @@ async function openRecorder(
   const add = (round: number, step: number, steps: number, notes: readonly (readonly number[])[]): void => {
     const loss = notes.reduce((sum, own) => sum + own[0]!, 0) / notes.length;
     const right = notes.reduce((sum, own) => sum + (own[1] ?? 0), 0);
-    pending.push({ step, round, loss, accuracy: right / (perStep * steps), seconds: seconds(), bytesSent: bytes });
+    pending.push({
+      step,
+      round,
+      loss,
+      accuracy: right / (perStep * steps),
+      seconds: seconds(),
+      bytesSent: bytes,
+    });
   };
   return {
     metrics,
@@ -166,7 +210,15 @@ async function openRecorder(
         metrics.push(...pending);
         const lines = pending;
         written = written.then(() => appendMetrics(directory, lines));
-        if (last) show(line, plan, last, lastCurvature, seconds() - secondsBefore, last.step - firstRound * plan.localSteps);
+        if (last)
+          show(
+            line,
+            plan,
+            last,
+            lastCurvature,
+            seconds() - secondsBefore,
+            last.step - firstRound * plan.localSteps,
+          );
         pending = [];
         extra = {};
         return;
@@ -192,7 +244,14 @@ function lastCurvatureBefore(plan: Plan, round: number): number | null {
   return null;
 }
 
-function show(line: ProgressLine, plan: Plan, metric: Metric, lastCurvature: number | null, seconds: number, stepsDone: number): void {
+function show(
+  line: ProgressLine,
+  plan: Plan,
+  metric: Metric,
+  lastCurvature: number | null,
+  seconds: number,
+  stepsDone: number,
+): void {
   const stepsPerSecond = stepsDone / Math.max(seconds, 1e-9);
   const steps = plan.rounds * plan.localSteps;
   line.show(
@@ -220,7 +279,9 @@ async function finish(
   run: { readonly round: number; readonly peakMemoryBytes: number },
   complete: boolean,
 ): Promise<Summary> {
-  await io.save(join(directory, fileNames.checkpoint), problem.unravel(theta), { step: String(run.round * plan.localSteps) });
+  await io.save(join(directory, fileNames.checkpoint), problem.unravel(theta), {
+    step: String(run.round * plan.localSteps),
+  });
   const [, testAccuracy] = problem.evaluate(theta);
   const summary: Summary = {
     task: config.data,

@@ -1,8 +1,35 @@
-/** `cotangent worker`: one worker process of a run. */
-import { UsageError, readFlags } from "./config.ts";
+/** `cotangent worker`: one worker process of a run; train starts it and tells it by environment where the hub is. */
+import { join } from "node:path";
+import { workerJobs } from "../dist/jobs.ts";
+import { addressFromEnvironment, serveWorker } from "../dist/runtime/bun.ts";
+import { fileStore } from "../dist/runtime/file_store.ts";
+import { configOf } from "../dist/script.ts";
+import { readFlags, UsageError } from "./config.ts";
+import { openData } from "./open_data.ts";
+import { planOf } from "./plan.ts";
+import { problemOf } from "./problem.ts";
+import { fileNames, readConfig } from "./run_directory.ts";
 
+/** Serves one rank until the hub says stop; returns the exit code. */
 export async function worker(args: readonly string[]): Promise<number> {
-  const { run, rank } = readFlags(args, { run: true, rank: true });
-  if (run === undefined || rank === undefined) throw new UsageError("Cannot run a worker: --run and --rank are needed");
-  return 0;
+  const flags = readFlags(args, { run: true, rank: true });
+  const directory = flags["run"];
+  const rank = Number(flags["rank"]);
+  if (directory === undefined || !Number.isInteger(rank)) {
+    throw new UsageError(
+      "Cannot run a worker: --run DIR and --rank N are needed; train starts workers by itself",
+    );
+  }
+  const config = readConfig(directory);
+  const data = await openData(config, () => {});
+  const problem = problemOf(config, data);
+  const plan = planOf(config, data.train.count, problem.parameters);
+  const ending = await serveWorker({
+    rank,
+    address: addressFromEnvironment(),
+    config: configOf(plan),
+    jobs: workerJobs(plan, problem, rank),
+    store: fileStore(join(directory, fileNames.state)),
+  });
+  return ending.reason === "failed" ? 1 : 0;
 }

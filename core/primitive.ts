@@ -6,7 +6,7 @@
  */
 import type { Aval } from "./aval.ts";
 import type { DType, TypedArray } from "./dtype.ts";
-import { RuleError } from "./errors.ts";
+import { RuleError, ShapeError } from "./errors.ts";
 import type { Shape } from "./shape.ts";
 import type { Value } from "./value.ts";
 
@@ -65,6 +65,8 @@ export interface Primitive<P> {
   readonly name: string;
   /** One sentence: what it computes. */
   readonly doc: string;
+  /** How many arguments it has; absent where any number is allowed. */
+  readonly arity?: number;
   /** The only place that validates arguments; throws ShapeError or DTypeError. */
   shape(args: readonly Aval[], params: P): Aval[];
   /** Outputs and their tangents; a `null` tangent is a symbolic zero. Not called when every tangent is null. */
@@ -108,7 +110,21 @@ export function definePrimitive<P>(record: Primitive<P>): Primitive<P> {
       `Cannot define primitive "${record.name}": the name is taken, a new name is needed`,
     );
   }
-  const frozen = Object.freeze({ ...record, traits: Object.freeze({ ...record.traits }) });
+  const { name, arity, shape } = record;
+  const checked = (args: readonly Aval[], params: P): Aval[] => {
+    if (args.length !== arity) {
+      throw new ShapeError(
+        name,
+        `Cannot ${name} ${args.join(", ")}: there are ${args.length} arguments, ${arity} are needed`,
+      );
+    }
+    return shape(args, params);
+  };
+  const frozen = Object.freeze({
+    ...record,
+    shape: arity === undefined ? shape : checked,
+    traits: Object.freeze({ ...record.traits }),
+  });
   registered.set(record.name, frozen);
   return frozen;
 }

@@ -5,7 +5,7 @@
 import type { Aval } from "./aval.ts";
 import { invariant } from "./errors.ts";
 import type { AnyPrimitive } from "./primitive.ts";
-import { bind, currentTrace, type Trace, withTrace } from "./trace.ts";
+import { bind, checkAlive, currentTrace, type Trace, withTrace } from "./trace.ts";
 import { Tensor, Tracer, type Value } from "./value.ts";
 
 /** A name for the result of an equation or an input; identity is what distinguishes variables. */
@@ -73,8 +73,10 @@ export class Recorder implements Trace {
     return x instanceof StageTracer && x.trace === this;
   }
 
-  atom(x: Value): Atom {
-    return this.owns(x) ? x.variable : x;
+  atom(x: Value, use: string): Atom {
+    if (this.owns(x)) return x.variable;
+    checkAlive(x, use);
+    return x;
   }
 
   process(prim: AnyPrimitive, args: readonly Value[], params: unknown): Value[] {
@@ -86,12 +88,16 @@ export class Recorder implements Trace {
       params,
     );
     const outs = avals.map((aval) => new Var(aval));
-    this.eqns.push({ prim, ins: args.map((x) => this.atom(x)), outs, params });
+    this.eqns.push({ prim, ins: args.map((x) => this.atom(x, prim.name)), outs, params });
     return outs.map((v) => new StageTracer(this, v));
   }
 
   finish(ins: readonly StageTracer[], outs: readonly (Value | null)[]): Program {
-    return { ins: ins.map((x) => x.variable), eqns: this.eqns, outs: outs.map((x) => x && this.atom(x)) };
+    return {
+      ins: ins.map((x) => x.variable),
+      eqns: this.eqns,
+      outs: outs.map((x) => x && this.atom(x, "return")),
+    };
   }
 }
 

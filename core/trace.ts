@@ -9,7 +9,7 @@ import { type DType, makeArray, type TypedArray } from "./dtype.ts";
 import { TraceError } from "./errors.ts";
 import type { AnyPrimitive, HostArray, Primitive } from "./primitive.ts";
 import { sizeOf } from "./shape.ts";
-import { storage, Tensor, type Value } from "./value.ts";
+import { storage, Tensor, Tracer, type Value } from "./value.ts";
 
 /** Interprets primitives. `process` is called with this trace no longer current: it chooses where rules run. */
 export interface Trace {
@@ -23,9 +23,7 @@ const evalTrace: Trace = {
   process(primitive, args, params) {
     const hosts = args.map((x): HostArray => {
       if (x instanceof Tensor) return { aval: x.aval, data: storage(x) };
-      throw new TraceError(
-        `Cannot ${primitive.name} ${x}: the transform that made it has ended, a value returned from the transformed function is needed`,
-      );
+      throw escaped(primitive.name, x);
     });
     const outs = primitive.shape(
       hosts.map((h) => h.aval),
@@ -37,19 +35,34 @@ const evalTrace: Trace = {
 };
 
 let current: Trace = evalTrace;
+/** Every trace whose function runs now, outermost first: only their tracers stand for something. */
+const running: Trace[] = [];
 
 /** The trace that operations go to now. */
 export function currentTrace(): Trace {
   return current;
 }
 
+/** Throws TraceError for a tracer whose transform has ended: it stands for nothing any more. */
+export function checkAlive(x: Value, use: string): void {
+  if (x instanceof Tracer && !running.some((trace) => trace === x.trace)) throw escaped(use, x);
+}
+
+function escaped(use: string, x: Value): TraceError {
+  return new TraceError(
+    `Cannot ${use} ${x}: the transform that made it has ended, a value returned from the transformed function is needed`,
+  );
+}
+
 /** Runs `f` with `trace` current and returns its value; the previous trace is restored even when `f` throws. */
 export function withTrace<T>(trace: Trace, f: () => T): T {
   const previous = current;
   current = trace;
+  running.push(trace);
   try {
     return f();
   } finally {
+    running.pop();
     current = previous;
   }
 }

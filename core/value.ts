@@ -25,30 +25,43 @@ export interface Methods {
   neg(): Value;
   exp(): Value;
   log(): Value;
+  expm1(): Value;
+  log1p(): Value;
   sin(): Value;
   cos(): Value;
   tanh(): Value;
   sqrt(): Value;
   abs(): Value;
+  sign(): Value;
+  clip(low: Operand, high: Operand): Value;
   sigmoid(): Value;
   relu(): Value;
   maximum(y: Operand): Value;
   minimum(y: Operand): Value;
   equal(y: Operand): Value;
+  notEqual(y: Operand): Value;
   less(y: Operand): Value;
+  lessEqual(y: Operand): Value;
   greater(y: Operand): Value;
+  greaterEqual(y: Operand): Value;
   sum(options?: AxisOptions): Value;
   mean(options?: AxisOptions): Value;
   max(options?: AxisOptions): Value;
   min(options?: AxisOptions): Value;
+  prod(options?: AxisOptions): Value;
+  norm(options?: AxisOptions): Value;
+  argmax(options?: { readonly axis?: number; readonly keepDims?: boolean }): Value;
+  softmax(options?: { readonly axis?: number | readonly number[] }): Value;
   reshape(shape: Shape): Value;
   transpose(perm?: readonly number[]): Value;
   broadcastTo(shape: Shape): Value;
+  expandDims(axis: number | readonly number[]): Value;
+  squeeze(axis?: number | readonly number[]): Value;
   matmul(y: Value): Value;
   dot(y: Value): Value;
   astype(dtype: DType): Value;
   slice(starts: readonly number[], limits: readonly number[], strides?: readonly number[]): Value;
-  take(indices: Value, options?: { readonly axis?: number }): Value;
+  take(indices: Operand, options?: { readonly axis?: number }): Value;
 }
 
 /** An immutable array value. Using one twice, storing it or dropping it are all legal. */

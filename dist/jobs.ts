@@ -69,7 +69,7 @@ export function workerInitial(plan: Plan, theta: Value): Values {
   const optimizer = localOptimizer(plan).init(theta);
   if (isReplicated(plan)) return { theta, optimizer, anchor: theta, push: zerosLike(theta) };
   const absolute = plan.sync.k === "consensus" && !plan.sync.relative ? plan.sync.sigma : 0;
-  return { optimizer, dual: zerosLike(theta), sigma: scalar(absolute, "float64") };
+  return { optimizer, dual: zerosLike(theta), local: theta, sigma: scalar(absolute, "float64") };
 }
 
 // --- worker ------------------------------------------------------------------------------------------------------
@@ -157,10 +157,10 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
     }),
 
     // local steps around a consensus
-    local: job(([consensus, state, dual, sigma], { round }) => {
+    local: job(([consensus, state, dual, local, sigma], { round }) => {
       const z = value(consensus);
-      const pi = value(dual);
       const penalty = value(sigma).item();
+      const pi = penalty > 0 ? dualUpdate(value(dual), value(local), z, penalty) : value(dual);
       let theta = z;
       let next = state;
       const totals: number[] = [];
@@ -175,11 +175,10 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
             : gradient;
         [theta, next] = advance(theta, next, full);
       }
-      const nextDual = penalty > 0 ? dualUpdate(pi, theta, z, penalty) : pi;
-      const candidate = penalty > 0 ? consensusCandidate(theta, nextDual, penalty) : theta;
+      const candidate = penalty > 0 ? consensusCandidate(theta, pi, penalty) : theta;
       // Means over the local steps for the loss, sums for the rest.
       return {
-        outs: [next, nextDual, candidate],
+        outs: [next, pi, theta, candidate],
         notes: totals.map((x, j) => (j === 0 ? x / plan.localSteps : x)),
       };
     }),

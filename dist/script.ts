@@ -19,7 +19,7 @@ export function configOf(plan: Plan): Config {
     script: (round) => roundScript(plan, round),
     durable: {
       hub: ["theta"],
-      worker: isReplicated(plan) ? ["theta", "optimizer", "anchor", "push"] : ["optimizer", "dual", "sigma"],
+      worker: isReplicated(plan) ? ["theta", "optimizer", "anchor", "push"] : ["optimizer", "dual", "local", "sigma"],
     },
     ...plan.limits,
   };
@@ -151,8 +151,8 @@ function consensusPhases(): Script {
       send: ["theta"],
       worker: {
         fn: "local",
-        ins: ["theta", "optimizer", "dual", "sigma"],
-        outs: ["optimizer", "dual", "candidate"],
+        ins: ["theta", "optimizer", "dual", "local", "sigma"],
+        outs: ["optimizer", "dual", "local", "candidate"],
       },
       reply: ["candidate"],
       hub: { fn: "consensus", ins: ["theta", "candidate@*"], outs: ["theta"] },

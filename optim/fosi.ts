@@ -251,9 +251,10 @@ export function installCurvature<B>(
     rates[row] = 1 / (Math.abs(value) + damping);
     vectors.set(rows.subarray(i * n, (i + 1) * n), row * n);
   });
-  const top = Math.abs(values.at(-1)!);
-  const kth = Math.abs(values.slice(l).find((value) => value !== 0) ?? 1);
-  const scale = Math.min(Math.max(top / kth, 1), clip);
+  // |lambda_1| / |lambda_k|; without pairs of the largest there is nothing to compare.
+  const ofLargest = Array.from(values.slice(l), Math.abs).filter((value) => value > 0);
+  const ratio = ofLargest.length > 0 ? ofLargest.at(-1)! / ofLargest[0]! : 1;
+  const scale = Math.min(Math.max(ratio, 1), clip);
   return {
     ...state,
     values: adopt(values, [k + l], "float64"),

@@ -12,7 +12,7 @@ export {
   chain,
   type GradientTransformation,
   type NoExtra,
-  scaleByLearningRate,
   type StateOf,
+  scaleByLearningRate,
 } from "./transformation.ts";
 export { type Eigen, type Tridiagonal, tridiagonalEigen } from "./tridiagonal.ts";

@@ -830,8 +830,8 @@ export function silu(x: Operand): Value {
  * @since 0.1.0
  */
 export function softplus(x: Operand): Value {
-  // log(1 + e^x) = m + log1p(e^(x - m) + e^-m - 1) for any m; m = max(x, 0) without derivative cannot overflow, and the
-  // derivatives of every order are those of the formula, at 0 too
+  // log(1 + e^x) = m + log1p(e^(x - m) + e^-m - 1) for any m, so m needs no derivative; m = max(x, 0) cannot overflow,
+  // and the derivatives of every order are those of the formula, at 0 too
   const m = stopGradient(maximum(x, 0));
   return add(m, log1p(add(exp(sub(x, m)), expm1(neg(m)))));
 }

@@ -103,4 +103,43 @@ installMethods({
   take(indices, options) {
     return indexing.take(this, indices, options);
   },
+  expm1() {
+    return math.expm1(this);
+  },
+  log1p() {
+    return math.log1p(this);
+  },
+  sign() {
+    return math.sign(this);
+  },
+  clip(low, high) {
+    return math.clip(this, low, high);
+  },
+  notEqual(y) {
+    return math.notEqual(this, y);
+  },
+  lessEqual(y) {
+    return math.lessEqual(this, y);
+  },
+  greaterEqual(y) {
+    return math.greaterEqual(this, y);
+  },
+  prod(options) {
+    return reduce.prod(this, options);
+  },
+  norm(options) {
+    return reduce.norm(this, options);
+  },
+  argmax(options) {
+    return reduce.argmax(this, options);
+  },
+  softmax(options) {
+    return reduce.softmax(this, options);
+  },
+  expandDims(axis) {
+    return shape.expandDims(this, axis);
+  },
+  squeeze(axis) {
+    return shape.squeeze(this, axis);
+  },
 });

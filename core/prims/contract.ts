@@ -7,7 +7,7 @@ import { copyView } from "../strided.ts";
 import { bind1 } from "../trace.ts";
 import type { Value } from "../value.ts";
 import { add } from "./elementwise.ts";
-import { batchFirst, checkNumeric, moveAxis, permute } from "./movement.ts";
+import { batchFirst, checkAxes, checkNumeric, moveAxis, permute } from "./movement.ts";
 
 /** Axes to sum over and axes to keep together, as pairs of lists: one for each operand. */
 export interface DotParams {
@@ -24,6 +24,7 @@ export const dotP: Primitive<DotParams> = definePrimitive({
   name: "dot",
   doc: "Sums products over the contracted axes; the result has the batch axes, then the free axes of x, then those of y.",
   traits: {},
+  arity: 2,
   shape([x, y], { contract, batch }) {
     checkNumeric("dot", x!);
     if (x!.dtype !== y!.dtype)
@@ -41,6 +42,9 @@ export const dotP: Primitive<DotParams> = definePrimitive({
         );
       }
     };
+    [x!, y!].forEach((v, i) => {
+      checkAxes("dot", v, [...contract[i]!, ...batch[i]!]);
+    });
     check("contracted", contract);
     check("batch", batch);
     const free = [x!, y!].map((v, i) => freeAxes(v.ndim, contract[i]!, batch[i]!).map((a) => v.shape[a]!));

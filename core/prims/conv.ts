@@ -100,6 +100,7 @@ function member(result: Role, name: string, doc: string): Primitive<ConvMemberPa
     name,
     doc,
     traits: {},
+    arity: 2,
     shape: (args, params) => [resultAval(name, result, args, params)],
     jvp([a, b], [da, db], params) {
       const parts = [

@@ -76,6 +76,7 @@ export function elementwise(record: ElementwiseRecord): Primitive<null> {
     name,
     doc: record.doc,
     traits: { elementwise: true, ...record.traits },
+    arity: accepts.length,
     shape(args) {
       checkArguments(name, accepts, args);
       const last = args.at(-1)!;
@@ -97,12 +98,6 @@ export function elementwise(record: ElementwiseRecord): Primitive<null> {
 
 function checkArguments(name: string, accepts: readonly Accepts[], args: readonly Aval[]): void {
   const listed = args.join(", ");
-  if (args.length !== accepts.length) {
-    throw new ShapeError(
-      name,
-      `Cannot ${name} ${listed}: there are ${args.length} arguments, ${accepts.length} are needed`,
-    );
-  }
   args.forEach((x, i) => {
     const kind = accepts[i]!;
     if (!accepted[kind](x.dtype)) {
@@ -641,6 +636,7 @@ export const castP: Primitive<{ readonly dtype: DType }> = definePrimitive({
   name: "cast",
   doc: "The nearest elements of another element type: floats truncate towards integers and saturate, bool is 'not zero'.",
   traits: { elementwise: true },
+  arity: 1,
   shape: ([x], { dtype }) => [new Aval(x!.shape, dtype)],
   jvp: ([x], [dx], params) => [
     [bind1(castP, [x!], params)],
@@ -666,6 +662,7 @@ export const stopGradientP: Primitive<null> = definePrimitive({
   name: "stopGradient",
   doc: "The value itself, with derivative zero.",
   traits: { elementwise: true, gradient: "stopped" },
+  arity: 1,
   shape: ([x]) => [x!],
   jvp: ([x]) => [[apply(stopGradientP, x!)], [null]],
   batch: ([x], [dim]) => [[apply(stopGradientP, x!)], [dim!]],

@@ -34,10 +34,11 @@ function checkIndices(
     throw new DTypeError(op, `Cannot ${op} ${call}: the indices are ${indices}, int32 is needed; cast first`);
   }
   const fits =
+    Number.isInteger(batchDims) &&
     batchDims >= 0 &&
     batchDims <= indices.ndim &&
     batchDims <= axis &&
-    axis < shape.length &&
+    axis in shape &&
     sameShape(shape.slice(0, batchDims), indices.shape.slice(0, batchDims));
   if (!fits) {
     throw new ShapeError(
@@ -72,6 +73,7 @@ export const gatherP: Primitive<GatherParams> = definePrimitive({
   name: "gather",
   doc: "Reads slices of a value at int32 indices along an axis, which the axes of the indices replace.",
   traits: {},
+  arity: 2,
   shape([x, indices], params) {
     const { axis, batchDims } = params;
     checkIndices("gather", indices!, x!.shape, params, `from ${x}`);
@@ -150,6 +152,7 @@ export const scatterAddP: Primitive<ScatterAddParams> = definePrimitive({
   name: "scatterAdd",
   doc: "Adds slices to zeros at int32 indices along an axis of the given size, in row-major order; float32 accumulates in float64.",
   traits: {},
+  arity: 2,
   shape([indices, updates], params) {
     const { axis, batchDims, size } = params;
     checkNumeric("scatterAdd", updates!);

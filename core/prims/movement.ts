@@ -31,6 +31,7 @@ export function linear<P>(record: LinearRecord<P>): Primitive<P> {
   const primitive: Primitive<P> = definePrimitive({
     ...rest,
     traits: {},
+    arity: 1,
     jvp: ([x], [dx], params) => [
       [bind1(primitive, [x!], params)],
       [dx ? bind1(primitive, [dx], params) : null],
@@ -104,6 +105,7 @@ export const sumP: Primitive<{ readonly axes: readonly number[] }> = linear({
   doc: "Adds the elements along axes, which disappear; float32 accumulates in float64.",
   shape([x], { axes }) {
     checkNumeric("sum", x!);
+    checkAxes("sum", x!, axes);
     return [x!.withShape(withoutAxes(x!.shape, axes))];
   },
   transpose: (ct, x, { axes }) =>
@@ -135,6 +137,16 @@ export function reducedView(data: View["data"], shape: Shape, axes: readonly num
 
 export function sumAxes(x: Value, axes: readonly number[]): Value {
   return axes.length === 0 ? x : bind1(sumP, [x], { axes });
+}
+
+/** Throws ShapeError unless the axes are distinct axes of the value. */
+export function checkAxes(op: string, x: Aval, axes: readonly number[]): void {
+  if (!axes.every((a) => a in x.shape) || new Set(axes).size !== axes.length) {
+    throw new ShapeError(
+      op,
+      `Cannot ${op} ${x}: axes are [${axes}], distinct axes of [${range(x.ndim)}] are needed`,
+    );
+  }
 }
 
 /** Throws DTypeError for bool, which has no arithmetic. */
@@ -246,7 +258,10 @@ export function batchFirst(x: Value, dim: number | null, size: number): Value {
 export const flipP: Primitive<{ readonly axes: readonly number[] }> = linear({
   name: "flip",
   doc: "Reverses the order of the elements along axes.",
-  shape: ([x]) => [x!],
+  shape([x], { axes }) {
+    checkAxes("flip", x!, axes);
+    return [x!];
+  },
   transpose: (ct, _x, params) => bind1(flipP, [ct], params),
   batch: (x, dim, _size, { axes }) => [bind1(flipP, [moveAxis(x, dim, 0)], { axes: shifted(axes) }), 0],
   cpu([x], [out], { axes }) {
@@ -353,6 +368,7 @@ export const padP: Primitive<PadParams> = definePrimitive({
   name: "pad",
   doc: "Surrounds a value with a constant: low and high elements at the ends of each axis, interior ones between neighbours.",
   traits: {},
+  arity: 1,
   shape([x], { low, high, interior }) {
     const fits = [low, high, interior].every(
       (list) => list.length === x!.ndim && list.every((n) => Number.isInteger(n) && n >= 0),
@@ -434,7 +450,7 @@ export const concatP: Primitive<{ readonly axis: number }> = definePrimitive({
       if (
         x.dtype !== first.dtype ||
         x.ndim !== first.ndim ||
-        axis >= x.ndim ||
+        !(axis in x.shape) ||
         !x.shape.every((n, a) => a === axis || n === first.shape[a])
       ) {
         throw new ShapeError(

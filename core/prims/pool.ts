@@ -215,6 +215,7 @@ export const maxPoolP: Primitive<PoolParams> = definePrimitive({
   name: "maxPool",
   doc: "The largest element of each window over the last axes; padding is never chosen.",
   traits: {},
+  arity: 1,
   shape: ([x], params) => [x!.withShape(maxShape("maxPool", x!, params))],
   // d max(window) = dx at the first maximum
   jvp: ([x], [dx], params) => [
@@ -248,6 +249,7 @@ export const maxPoolIndexP: Primitive<PoolParams> = definePrimitive({
   name: "maxPoolIndex",
   doc: "Where the first maximum of each window is: its row-major index among the pooled axes.",
   traits: {},
+  arity: 1,
   shape: ([x], params) => [new Aval(maxShape("maxPoolIndex", x!, params), "int32")],
   jvp: ([x], _dxs, params) => [[maxPoolIndex(x!, params)], [null]],
   batch: ([x], [dim], _size, params) => [[maxPoolIndex(moveAxis(x!, dim!, 0), params)], [0]],
@@ -292,6 +294,7 @@ export const poolGatherP: Primitive<{ readonly axes: number }> = definePrimitive
   name: "poolGather",
   doc: "Elements at row-major indices among the last axes; 0 where an index is outside.",
   traits: {},
+  arity: 2,
   shape: ([x, index], { axes }) => [
     x!.withShape([...checkIndexed("poolGather", x!, index!, axes), ...trailing(index!.shape, axes)]),
   ],
@@ -340,6 +343,7 @@ export const poolScatterP: Primitive<{ readonly sizes: Shape }> = definePrimitiv
   name: "poolScatter",
   doc: "Adds elements into zeros at row-major indices among the last axes; those outside are dropped.",
   traits: {},
+  arity: 2,
   shape: ([y, index], { sizes }) => {
     const lead = checkIndexed("poolScatter", y!, index!, sizes.length);
     if (!sameShape(y!.shape, index!.shape)) {

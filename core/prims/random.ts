@@ -86,6 +86,7 @@ export const randomBitsP: Primitive<RandomBitsParams> = definePrimitive({
   name: "randomBits",
   doc: "Independent random uint32 for each key and each element of a shape: threefry2x32 of the element's row-major position.",
   traits: {},
+  arity: 1,
   shape([key], { shape, words }) {
     checkKey("randomBits", key!);
     checkShape(shape, "randomBits");
@@ -126,6 +127,7 @@ export const foldInP: Primitive<null> = definePrimitive({
   name: "foldIn",
   doc: "The key that threefry2x32 makes of a key and 32 bits of data, one for each leading position.",
   traits: {},
+  arity: 2,
   shape([key, data]) {
     checkKey("foldIn", key!);
     if (data!.dtype !== "uint32" && data!.dtype !== "int32") {

@@ -10,6 +10,7 @@ import type { Value } from "../value.ts";
 import { add, cast, div, equal, mul } from "./elementwise.ts";
 import {
   broadcast,
+  checkAxes,
   checkNumeric,
   concat,
   host,
@@ -30,16 +31,6 @@ export interface AxesParams {
 const shifted = (axes: readonly number[]): number[] => axes.map((a) => a + 1);
 const keptAxes = (ndim: number, axes: readonly number[]): number[] =>
   range(ndim).filter((a) => !axes.includes(a));
-
-/** Throws ShapeError unless the axes are distinct axes of the value. */
-function checkAxes(op: string, x: Aval, axes: readonly number[]): void {
-  if (!axes.every((a) => a in x.shape) || new Set(axes).size !== axes.length) {
-    throw new ShapeError(
-      op,
-      `Cannot ${op} ${x}: axes are [${axes}], distinct axes of [${range(x.ndim)}] are needed`,
-    );
-  }
-}
 
 function checkNotEmpty(op: string, x: Aval, axes: readonly number[]): void {
   const empty = axes.find((a) => x.shape[a] === 0);
@@ -67,6 +58,7 @@ function extremum({ name, doc, start, fold }: Extremum): Primitive<AxesParams> {
     name,
     doc,
     traits: {},
+    arity: 1,
     shape([x], { axes }) {
       checkNumeric(name, x!);
       checkAxes(name, x!, axes);
@@ -133,6 +125,7 @@ export const reduceProdP: Primitive<AxesParams> = definePrimitive({
   name: "reduceProd",
   doc: "The product of the elements along axes, which disappear; 1 where there are none. float32 accumulates in float64.",
   traits: {},
+  arity: 1,
   shape([x], { axes }) {
     checkNumeric("reduceProd", x!);
     checkAxes("reduceProd", x!, axes);
@@ -202,6 +195,7 @@ function argExtremum(name: string, doc: string, sign: 1 | -1): Primitive<{ reado
     name,
     doc,
     traits: {},
+    arity: 1,
     shape([x], { axis }) {
       checkAxes(name, x!, [axis]);
       checkNotEmpty(name, x!, [axis]);

@@ -41,7 +41,7 @@ export interface SocketOptions {
   readonly store?: Store;
   /** Starts the process of a rank; it must call `serveWorker` with this rank and address. */
   readonly spawn: (rank: number, address: Address) => WorkerProcess | Promise<WorkerProcess>;
-  readonly onProgress?: (progress: Progress) => void;
+  readonly onProgress?: (progress: Progress, traffic: Traffic) => void;
   /** What a person should hear of: lost processes and connections, strangers that were sent away. */
   readonly onNotice?: (text: string) => void;
   /** Aborting it finishes the round and stops. */
@@ -61,6 +61,9 @@ export interface SocketOptions {
   readonly connectMs?: number;
   readonly graceMs?: number;
 }
+
+/** Bytes that have gone through the hub's connections so far. */
+export type Traffic = Pick<SocketResult, "bytesSent" | "bytesReceived">;
 
 /** The end of a run over sockets. Bytes are counted at the hub; lists are by rank. */
 export interface SocketResult extends RunResult {
@@ -127,7 +130,9 @@ export async function runSockets(options: SocketOptions): Promise<SocketResult> 
     },
     maxQueue: Math.max(config.maxQueue, 8 * config.workers),
     onRestart: (rank) => seats[rank]?.restart(),
-    ...(onProgress === undefined ? {} : { onProgress }),
+    ...(onProgress === undefined
+      ? {}
+      : { onProgress: (progress: Progress) => onProgress(progress, add(seats.map((seat) => seat.totals()))) }),
   });
   // The reason is looked at below; until then nobody listens.
   hub.done.catch(() => {});
@@ -160,7 +165,11 @@ export async function runSockets(options: SocketOptions): Promise<SocketResult> 
     hub.post({ k: "tick" });
     // At the end nobody is waited for as long as in a round.
     stoppingTicks = hub.state().mode === "stopping" ? stoppingTicks + 1 : 0;
-    if (stoppingTicks >= ticksOf(STOP_MS)) for (const rank of ranks) hub.post({ k: "down", peer: rank });
+    if (stoppingTicks === 0) return;
+    for (const rank of ranks) {
+      const isLate = stoppingTicks >= ticksOf(STOP_MS);
+      if (isLate || seats[rank]!.isGone()) hub.post({ k: "down", peer: rank });
+    }
   }, tickMs);
   const stop = (): void => hub.post({ k: "stop" });
   if (signal?.aborted) stop();

@@ -126,7 +126,10 @@ function lineOf(socket: Bun.Socket<Line>, maxQueueBytes: number): Line {
     while (isOpen && queue.length > 0) {
       const chunk = queue[0]!;
       const count = socket.write(chunk);
-      if (count < 0) return closed("the other side closed it");
+      if (count < 0) {
+        closed("the other side closed it");
+        return;
+      }
       bytesSent += count;
       pendingBytes -= count;
       if (count < chunk.byteLength) {

@@ -29,6 +29,11 @@ export function fileStore(folder: string): Store {
 
   const pathOf = (name: string, round: number): string => join(folder, `${name}.${round}.safetensors`);
 
+  async function filesOf(name: string): Promise<readonly string[]> {
+    const files = await readdir(folder).catch(() => []);
+    return files.filter((file) => file.startsWith(`${name}.`));
+  }
+
   async function load(path: string): Promise<Saved | null> {
     const bytes = await readFile(path).catch(() => null);
     return bytes === null ? null : decodeSave(bytes);
@@ -58,6 +63,10 @@ export function fileStore(folder: string): Store {
         await file.close();
       }
       await rename(draft, path);
+      // What interrupted processes have left.
+      for (const file of await filesOf(name)) {
+        if (file.endsWith(".draft")) await rm(join(folder, file), { force: true });
+      }
       // The rename itself is durable only when the folder is.
       const own = await open(folder, "r");
       try {
@@ -70,12 +79,9 @@ export function fileStore(folder: string): Store {
     },
     get: (name, round) => load(pathOf(name, round)),
     async rounds(name) {
-      const files = await readdir(folder).catch(() => []);
       const result: number[] = [];
-      for (const file of files) {
-        const digits = file.startsWith(`${name}.`)
-          ? /^(\d+)\.safetensors$/.exec(file.slice(name.length + 1))
-          : null;
+      for (const file of await filesOf(name)) {
+        const digits = /^(\d+)\.safetensors$/.exec(file.slice(name.length + 1));
         if (digits !== null && (await isWhole(join(folder, file)))) result.push(Number(digits[1]));
       }
       return result.sort((a, b) => a - b);

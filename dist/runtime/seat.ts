@@ -39,6 +39,8 @@ export interface Seat {
   /** Delivers a question, unless it is under way on this connection already. */
   ask(head: Head, values: readonly unknown[]): void;
   tick(): void;
+  /** Whether its process is lost and no other has been asked for. */
+  readonly isGone: () => boolean;
   /** Waits up to `patienceMs` for the process to end by itself, then ends it. */
   end(patienceMs: number): Promise<void>;
   readonly totals: () => SeatTotals;
@@ -84,6 +86,8 @@ export function openSeat(options: SeatOptions): Seat {
   let hasLeft = false;
   let isEnding = false;
   let lastLoss = "";
+  /** Why the connection was lost; told when the process turns out to live. */
+  let untold: string | null = null;
   let peakBytes = 0;
   const past = { bytesSent: 0, bytesReceived: 0, payloadBytesSent: 0, payloadBytesReceived: 0 };
 
@@ -106,8 +110,14 @@ export function openSeat(options: SeatOptions): Seat {
     if (own !== life || isDown || hasLeft || isEnding) return;
     isDown = true;
     lastLoss = what;
+    untold = null;
     onNotice(`worker ${rank} ${what}`);
     onDown();
+  }
+
+  function tellLoss(): void {
+    if (untold !== null) onNotice(`worker ${rank} has lost its connection: ${untold}`);
+    untold = null;
   }
 
   function leave(why: string): void {
@@ -125,8 +135,6 @@ export function openSeat(options: SeatOptions): Seat {
       const peak = head["peakBytes"];
       if (typeof peak === "number" && peak > peakBytes) peakBytes = peak;
       if (head["k"] === "pong") return;
-      // Who says hello may have forgotten the question.
-      if (head["k"] === "hello") asked = null;
       if (head["k"] === "bye") hasLeft = true;
     }
     let values: readonly unknown[];
@@ -142,7 +150,12 @@ export function openSeat(options: SeatOptions): Seat {
 
   return {
     restart() {
+      if (life > 0 && !isDown) {
+        lastLoss = "has shown no sign of life";
+        onNotice(`worker ${rank} ${lastLoss}`);
+      }
       leave("its process is started again");
+      untold = null;
       life++;
       token = crypto.randomUUID();
       hasConnected = false;
@@ -159,13 +172,14 @@ export function openSeat(options: SeatOptions): Seat {
     token: () => token,
     take(next) {
       leave("a newer connection replaces it");
+      tellLoss();
       connection = next;
       hasConnected = true;
       absentTicks = 0;
       next.onClose((why) => {
         if (connection !== next) return;
         leave(why);
-        if (!hasLeft && !isDown && !isEnding) onNotice(`worker ${rank} has lost its connection: ${why}`);
+        if (!hasLeft && !isDown && !isEnding) untold = why;
       });
       next.listen(limits, (frame) => received(next, frame));
     },
@@ -196,11 +210,13 @@ export function openSeat(options: SeatOptions): Seat {
     tick() {
       if (connection !== null || isDown || hasLeft) return;
       absentTicks++;
+      if (absentTicks > 1) tellLoss();
       const limit = hasConnected ? options.graceTicks : options.connectTicks;
       if (absentTicks >= limit) {
         gone(life, `has had no connection for ${absentTicks} ticks${child === null ? "" : quote(child)}`);
       }
     },
+    isGone: () => isDown,
     async end(patienceMs) {
       isEnding = true;
       await starting;

@@ -1,6 +1,6 @@
 /** One worker in this process: it connects to its hub, and again when the connection is lost. */
 
-import { isRecord } from "../protocol/head.ts";
+import { clipReason, isRecord } from "../protocol/head.ts";
 import type { Config, Head } from "../protocol/types.ts";
 import { workerInit, workerStep } from "../protocol/worker.ts";
 import { type Frame, wireDefaults } from "../wire.ts";
@@ -72,7 +72,13 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
           // The same answer would fail again: the run has to end, with this reason.
           const { round, attempt, seq } = head;
           send(
-            { k: "error", round, attempt, seq, reason: `Worker ${rank}: ${(error as Error).message}` },
+            {
+              k: "error",
+              round,
+              attempt,
+              seq,
+              reason: clipReason(`Worker ${rank}: ${(error as Error).message}`),
+            },
             [],
           );
         }
@@ -107,12 +113,15 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
     line.listen({}, ({ head }: Frame) => {
       const { k, reason, maxFrameBytes: limit } = isRecord(head) ? head : {};
       if (k === "refused") refusal = typeof reason === "string" ? reason : "no reason was given";
-      if (k !== "welcome" || typeof limit !== "number") return line.close("the hub has not welcomed it");
+      if (k !== "welcome" || typeof limit !== "number") {
+        line.close("the hub has not welcomed it");
+        return;
+      }
       wasWelcome = true;
       maxFrameBytes = limit;
       connection = line;
       line.listen({ maxBodyBytes: limit }, (frame) => received(line, frame));
-      void worker.start();
+      worker.start().catch(broken.reject);
     });
     line.send({ k: "join", rank, token: address.token }, []);
     const why = await closed;
@@ -120,17 +129,23 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
   }
 
   function received(line: Connection, { head, bodies }: Frame): void {
-    if (isRecord(head) && head["k"] === "ping") return send({ k: "pong" }, []);
+    if (isRecord(head) && head["k"] === "ping") {
+      send({ k: "pong" }, []);
+      return;
+    }
     let values: readonly unknown[];
     try {
       values = bodies.map(decodeValue);
     } catch (error) {
-      return line.close(error instanceof Error ? error.message : String(error));
+      line.close(error instanceof Error ? error.message : String(error));
+      return;
     }
     worker.receive("hub", head, values);
   }
 
-  const ended = worker.done.then((ending) => ({ ending }));
+  /** Rejects when the store cannot be read. */
+  const broken = Promise.withResolvers<never>();
+  const ended = Promise.race([broken.promise, worker.done]).then((ending) => ({ ending }));
   // It is looked at in the loop; until then nobody listens.
   ended.catch(() => {});
   const ignore = (): void => {};

@@ -4,7 +4,7 @@ import type { Value } from "../../core/value.ts";
 import type { SeededDraw } from "../support/arbitrary_tensor.ts";
 import { centralDifference } from "../support/host_oracle.ts";
 import { drawFunction, type Law } from "../support/laws.ts";
-import { assertClose, differences } from "../support/tolerance.ts";
+import { assertClose, differenceStep, differences, type Tolerance } from "../support/tolerance.ts";
 
 /**
  * The directional derivative is what central differences in float64 say, and so is the directional derivative of the
@@ -27,6 +27,11 @@ export const jvp: Law = {
   },
 };
 
+const rounded: Tolerance = {
+  relative: 1e-4,
+  reason: "outputs rounded to float32 differ by 1e-7 over a step of 1/64",
+};
+
 /** Checks derivatives up to an order along random directions; returns the number of comparisons. */
 function agreesWithDifferences(
   f: (...xs: Value[]) => Value[],
@@ -35,7 +40,9 @@ function agreesWithDifferences(
   order: number,
 ): number {
   const vs = xs.map((x) => draw.direction(x));
-  const expected = centralDifference(f, xs, vs);
+  // A float32 output of float64 inputs, as of cast, is a staircase: larger steps, of fewer digits.
+  const coarse = f(...xs).some((y) => y.dtype === "float32");
+  const expected = centralDifference(f, xs, vs, coarse ? 2 ** -6 : differenceStep);
   const [ys, tangents] = jvpLeaves(f, xs, vs);
   ys.forEach((y, i) => {
     const dy = tangents[i]!;
@@ -43,7 +50,7 @@ function agreesWithDifferences(
     if (difference === null) {
       if (dy !== null) throw new Error(`output ${i} is ${y.aval} and has a tangent, null is needed`);
     } else {
-      assertClose(dy ?? zeros(y.aval), difference, `tangent of output ${i}`, differences);
+      assertClose(dy ?? zeros(y.aval), difference, `tangent of output ${i}`, coarse ? rounded : differences);
     }
   });
   if (order === 1) return ys.length;

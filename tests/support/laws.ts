@@ -19,7 +19,7 @@ export interface Law {
 }
 
 /** Draws per law and primitive; `FC_RUNS` wins. */
-const RUNS = 12;
+const RUNS = 40;
 
 /** A drawn call as a function of its float arguments alone, in float64. */
 export interface Drawn extends Call {

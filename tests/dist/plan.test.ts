@@ -1,0 +1,225 @@
+import { expect, test } from "bun:test";
+import fc from "fast-check";
+import { PlanError } from "../../core/errors.ts";
+import { trainingSetup } from "../../dist/jobs.ts";
+import {
+  columnsOf,
+  curvatureDueAt,
+  evaluatesAfter,
+  extrapolatesAfter,
+  makePlan,
+  orderOf,
+  type Plan,
+  type PlanInput,
+} from "../../dist/plan.ts";
+import { planCost, showPlan } from "../../dist/plan_cost.ts";
+import { checkScript, slots } from "../../dist/protocol/script.ts";
+import { configOf, roundScript } from "../../dist/script.ts";
+import { prop } from "../support/prop.ts";
+import { countRun } from "./counting.ts";
+import { logisticProblem, planOf } from "./training_problems.ts";
+
+const least: PlanInput = {
+  version: 1,
+  workers: 2,
+  parameters: 100,
+  rounds: 4,
+  localSteps: 3,
+  seed: 0,
+  update: { name: "adam", learningRate: 1e-3 },
+  sync: { k: "gradient" },
+};
+
+test("defaults are filled in, a plan survives JSON, and nothing in it can be changed", () => {
+  const plan = makePlan({ ...least, curvature: {}, sync: { k: "published" } });
+  expect(plan.update).toEqual({ name: "adam", learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 });
+  expect(plan.sync).toEqual({ k: "published", sigma: 5e-9, period: 20 });
+  expect(plan.curvature).toMatchObject({ k: 8, l: 0, order: null, period: 20, warmup: 0, reduce: "mean" });
+  expect(plan.evaluateEvery).toBe(0);
+  expect(makePlan(JSON.parse(JSON.stringify(plan)) as PlanInput)).toEqual(plan);
+  expect(() => Object.assign(plan.update, { learningRate: 1 })).toThrow(TypeError);
+  expect(makePlan(least).curvature).toBeNull();
+});
+
+test.each([
+  ["workers", { workers: 0 }],
+  ["parameters", { parameters: 1.5 }],
+  ["rounds", { rounds: 0 }],
+  ["localSteps", { localSteps: -1 }],
+  ["seed", { seed: -1 }],
+  ["version", { version: 2 }],
+  ["update.learningRate", { update: { name: "sgd", learningRate: 0 } }],
+  ["update.learningRate", { update: { name: "sgd", learningRate: Number.NaN } }],
+  ["update.beta", { update: { name: "momentum", learningRate: 1, beta: 1 } }],
+  ["update.name", { update: { name: "magic", learningRate: 1 } }],
+  ["sync.k", { sync: { k: "gossip" } }],
+  ["sync.sigma", { sync: { k: "consensus", sigma: -1 } }],
+  ["curvature.k", { curvature: { k: 101 } }],
+  ["curvature.k", { curvature: { k: 0 } }],
+  ["curvature.order", { curvature: { k: 8, order: 7 } }],
+  ["sync.relative", { sync: { k: "consensus" } }],
+  ["limits.deadTicks", { limits: { deadTicks: 1 } }],
+  ["plan", { speed: "fast" }],
+])("a wrong %s is refused by its path", (path, change) => {
+  try {
+    makePlan({ ...least, ...change } as PlanInput);
+  } catch (error) {
+    expect(error).toBeInstanceOf(PlanError);
+    const { message, problems } = error as PlanError;
+    expect(message).toMatch(/^Cannot make a plan: /);
+    expect(problems.map((problem) => problem.split(":")[0])).toEqual([path]);
+    return;
+  }
+  throw new Error(`Cannot pass: a plan with a wrong ${path} was accepted`);
+});
+
+test("every wrong field is named at once", () => {
+  const build = () => makePlan({ ...least, workers: 0, rounds: 0 });
+  expect(build).toThrow(/workers: .*; rounds: /);
+});
+
+test("what is due when: curvature, extrapolation, evaluation", () => {
+  const rounds = [0, 1, 2, 3, 4, 5, 6, 7];
+  const plan = planOf({
+    ...least,
+    rounds: 8,
+    evaluateEvery: 3,
+    curvature: { warmup: 2, period: 3 },
+    sync: { k: "published", period: 4 },
+  });
+  const when = (due: (plan: Plan, round: number) => boolean): number[] => rounds.filter((r) => due(plan, r));
+  expect(when(curvatureDueAt)).toEqual([2, 5]);
+  expect(when(extrapolatesAfter)).toEqual([3, 7]);
+  expect(when(evaluatesAfter)).toEqual([2, 5, 7]);
+  expect(orderOf(plan)).toBe(32);
+  expect(orderOf(planOf({ ...least, parameters: 10, curvature: { k: 8 } }))).toBe(10);
+});
+
+prop(
+  "the columns of all workers cover the parameters once, in order, with at most ceil(n / P) each",
+  fc.integer({ min: 1, max: 200 }),
+  fc.integer({ min: 1, max: 20 }),
+  (parameters, workers) => {
+    let end = 0;
+    for (let rank = 0; rank < workers; rank++) {
+      const [from, to] = columnsOf({ parameters, workers }, rank);
+      expect(from).toBe(end);
+      expect(to - from).toBeLessThanOrEqual(Math.ceil(parameters / workers));
+      end = to;
+    }
+    expect(end).toBe(parameters);
+  },
+);
+
+const syncs: readonly PlanInput["sync"][] = [
+  { k: "gradient" },
+  { k: "published", period: 2 },
+  { k: "consensus" },
+  { k: "consensus", sigma: 0, relative: false },
+];
+const curvatures: readonly PlanInput["curvature"][] = [
+  null,
+  { k: 2, l: 1, order: 6, period: 2 },
+  { k: 2, order: 5, period: 3, warmup: 1, reduce: "rank0" },
+];
+
+/** Plans of every form; a relative sigma needs a curvature. */
+const plans = [1, 3, 5].flatMap((workers) =>
+  syncs.flatMap((sync) =>
+    curvatures
+      .filter((curvature) => curvature || sync.k !== "consensus" || sync.relative === false)
+      .map((curvature) =>
+        planOf({
+          workers,
+          parameters: 13,
+          rounds: 3,
+          localSteps: workers === 5 ? 1 : 3,
+          update: { name: "adam", learningRate: 0.01 },
+          sync,
+          curvature,
+          evaluateEvery: workers === 3 ? 2 : 0,
+        } as Omit<PlanInput, "version" | "seed">),
+      ),
+  ),
+);
+
+test("every script of every form is one that the protocol accepts", () => {
+  for (const plan of plans)
+    for (let round = 0; round < plan.rounds; round++)
+      expect(checkScript(roundScript(plan, round), plan.workers, configOf(plan).durable)).toBeNull();
+});
+
+test("what is sent is what the plan says: questions and payload bytes of every phase", async () => {
+  for (const plan of plans) {
+    // More rows than parameters: the Krylov space is not exhausted before the last step.
+    const sent = await countRun(trainingSetup(plan, logisticProblem(13, plan.workers, 16)));
+    const cost = planCost(plan, { dtype: "float64" });
+    const expected = cost.phases
+      .filter((phase) => phase.questions > 0)
+      .map(({ name, rounds, questions, bytesToWorkers, bytesToHub }) => [
+        name,
+        {
+          asks: rounds * questions * plan.workers,
+          answers: rounds * questions * plan.workers,
+          bytesToWorkers: rounds * bytesToWorkers,
+          bytesToHub: rounds * bytesToHub,
+        },
+      ]);
+    expect(Object.fromEntries(sent)).toEqual(Object.fromEntries(expected));
+    const [toWorkers, toHub] = [0, 0].map((_, i) =>
+      [...sent.values()].reduce((s, x) => s + (i === 0 ? x.bytesToWorkers : x.bytesToHub), 0),
+    );
+    expect([cost.bytesToWorkers, cost.bytesToHub]).toEqual([toWorkers!, toHub!]);
+  }
+});
+
+test("the cost of sharded Lanczos in closed form", () => {
+  // m steps of four questions; P workers, n parameters of b bytes, K pairs.
+  const [P, n, m, K, b] = [4, 1000, 32, 8, 4];
+  const plan = planOf({ ...least, workers: P, parameters: n, rounds: 41, curvature: { k: K, order: m } });
+  const { phases, basisBytes, products } = planCost(plan);
+  const byName = new Map(phases.map((phase) => [phase.name, phase]));
+  const names = ["product", "coefficients", "orthogonalize", "next"];
+  for (const name of names) expect(byName.get(name)!.questions).toBe(m);
+  const sum = (of: "bytesToWorkers" | "bytesToHub"): number =>
+    names.reduce((s, name) => s + byName.get(name)![of], 0);
+  const triangle = (m * (m + 1)) / 2;
+  expect(sum("bytesToWorkers")).toBe(m * 8 * n * P + m * 8 * n + 2 * 8 * triangle * P);
+  expect(sum("bytesToHub")).toBe(m * b * n * P + m * 8 * n + 2 * 8 * triangle * P);
+  expect(byName.get("install")!.bytesToWorkers).toBe(P * (8 * K + K * n * b + 4));
+  expect(basisBytes).toBe(8 * m * Math.ceil(n / P));
+  expect(products).toBe(3 * m);
+  expect(phases.map((phase) => phase.rounds)).toEqual([3, 3, 3, 3, 3, 3, 3, 3, 41, 41, 41, 1]);
+  // Twice the workers: half the basis at each.
+  expect(planCost(planOf({ ...plan, workers: 2 * P } as PlanInput)).basisBytes).toBe(basisBytes / 2);
+});
+
+test("a plan as text", () => {
+  const plan = planOf({
+    ...least,
+    parameters: 1000,
+    curvature: { k: 2, order: 8, period: 2 },
+    sync: { k: "published", period: 2 },
+  });
+  const lines = showPlan(plan).split("\n");
+  expect(lines.slice(0, 8)).toEqual([
+    "2 workers, 1000 parameters, 4 rounds of 3 steps, seed 0",
+    "update      adam, learningRate 0.001, beta1 0.9, beta2 0.999, epsilon 1e-8",
+    "curvature   every 2 rounds from round 0, 8 products, k 2, l 0, alpha 0.01, beta 0.9, momentum average, clip 1, damping 0, reduce mean, basis at most 32.0 kB per worker",
+    "agreement   mean gradient at every step, extrapolation every 2 rounds with sigma 5e-9",
+    "evaluation  at the end",
+    "limits      retryTicks 20, deadTicks 600, maxRestarts 3, maxQueue 1024",
+    "",
+    "float32 payload of all workers together, in each round that has the phase",
+  ]);
+  const table = lines.slice(8).map((line) => line.trim().split(/ {2,}/));
+  expect(table[0]).toEqual(["phase", "rounds", "questions", "to workers", "to hub"]);
+  expect(table).toContainEqual(["step", "4", "2", "16.0 kB", "16.0 kB"]);
+  expect(table).toContainEqual(["ritz", "2", "0", "0 B", "0 B"]);
+  const { questions } = planCost(plan);
+  expect(table.at(-1)!.slice(0, 3)).toEqual(["whole run", "4", String(questions)]);
+  // Every phase of every round is in the table.
+  const names = new Set([0, 1, 2, 3].flatMap((r) => slots(roundScript(plan, r)).map((s) => s.phase.name)));
+  expect(table.slice(1, -1).map((row) => row[0]!)).toEqual([...names]);
+  for (const other of plans) expect(showPlan(other)).not.toMatch(/undefined|NaN|\[object/);
+});
