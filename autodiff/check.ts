@@ -7,6 +7,11 @@ import { storage, Tensor, type Value } from "../core/value.ts";
 import { jvp } from "./jvp.ts";
 import { vjp } from "./vjp.ts";
 
+/**
+ * What to check, and how closely.
+ *
+ * @since 0.1.0
+ */
 export interface CheckGradsOptions {
   /** Order of derivatives to check; order 2 checks the derivative function with the same checker. Default 2. */
   readonly order?: number;

@@ -119,7 +119,11 @@ export function jacfwd<P, A extends readonly unknown[], R>(
   };
 }
 
-/** A tree like `R` with a tree like `P` in place of each leaf. */
+/**
+ * A tree like `R` with a tree like `P` in place of each leaf.
+ *
+ * @since 0.1.0
+ */
 export type Jacobian<R, P> = R extends Value ? P : { [K in keyof R]: Jacobian<R[K], P> };
 
 /**

@@ -104,7 +104,7 @@ export function linearizeLeaves(f: (...xs: Value[]) => readonly Value[], xs: rea
  */
 export function linearize<A extends readonly unknown[], R>(
   f: (...args: A) => R,
-  ...primals: A
+  ...primals: NoInfer<A>
 ): [value: R, push: (...tangents: A) => R] {
   const [xs, def] = flatten(primals);
   const leafwise = onLeaves(f, def, "linearize");

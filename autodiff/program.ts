@@ -4,7 +4,11 @@ import { type Program, show, stage } from "../core/program.ts";
 import { flatten, unflatten } from "../core/tree.ts";
 import { onLeaves } from "./leaves.ts";
 
-/** A recorded function: its program and its text. */
+/**
+ * A recorded function: its program and its text.
+ *
+ * @since 0.1.0
+ */
 export interface Staged {
   readonly program: Program;
   toString(): string;

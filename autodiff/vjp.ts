@@ -33,7 +33,7 @@ import { transposeProgram } from "./transpose.ts";
  */
 export function vjp<A extends readonly unknown[], R>(
   f: (...args: A) => R,
-  ...primals: A
+  ...primals: NoInfer<A>
 ): [value: R, pullback: (ct: R) => A] {
   const [xs, def] = flatten(primals);
   const leafwise = onLeaves(f, def, "vjp");

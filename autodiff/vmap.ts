@@ -72,6 +72,11 @@ export function vmapLeaves(
   });
 }
 
+/**
+ * Which axes are mapped.
+ *
+ * @since 0.1.0
+ */
 export interface VmapOptions {
   /** The mapped axis of each argument, `null` for an argument that all examples share; one number serves all. */
   readonly inAxes?: number | readonly (number | null)[];

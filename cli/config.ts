@@ -114,7 +114,7 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
   },
   sigma: {
     value: "X",
-    help: "ADMM penalty: consensus in units of the largest eigenvalue (0.2), published absolute (5e-9)",
+    help: "ADMM penalty: consensus in units of the largest eigenvalue (0.005), published absolute (5e-9)",
     schema: z.coerce
       .number({ error: "a number of at least 0 is needed" })
       .min(0, "a number of at least 0 is needed"),
@@ -136,7 +136,7 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
   steps: { value: "N", help: "optimizer steps per worker, rounded up to whole rounds", schema: whole(1) },
   epochs: {
     value: "N",
-    help: "passes over the training data, instead of steps (default 10)",
+    help: "passes over the training data, instead of steps (default 15)",
     schema: positive,
   },
   batch: {
@@ -164,7 +164,11 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
   port: {
     value: "N",
     help: "port on which the hub listens for its workers (default any free one)",
-    schema: whole(0),
+    schema: z.coerce
+      .number({ error: "a whole number from 0 to 65535 is needed" })
+      .int("a whole number from 0 to 65535 is needed")
+      .min(0, "a whole number from 0 to 65535 is needed")
+      .max(65535, "a whole number from 0 to 65535 is needed"),
   },
   out: {
     value: "DIR",
@@ -237,6 +241,9 @@ export function parseTrainFlags(args: readonly string[]): TrainArguments {
   if (raw["steps"] !== undefined && raw["epochs"] !== undefined) {
     problems.push("Cannot use --steps with --epochs: both say how long to train, one of them is needed");
   }
+  if (values["admm"] === "published" && values["sigma"] === 0) {
+    problems.push("Cannot use --sigma 0 with --admm published: it is a divisor, a positive number is needed");
+  }
   if (problems.length > 0) throw new UsageError(problems.join("\n"));
   const { out, resume, hidden, ...rest } = values;
   const camel = Object.fromEntries(
@@ -270,7 +277,7 @@ const defaults: TrainConfig = {
   admm: "consensus",
   localSteps: 10,
   workers: 2,
-  epochs: 10,
+  epochs: 15,
   batch: 64,
   seed: 0,
   runtime: "sockets",
@@ -295,7 +302,7 @@ export function readFlags(
       );
     }
     const value = inline ?? args[++i];
-    if (value === undefined || (inline === undefined && value.startsWith("--"))) {
+    if (value === undefined || value.trim() === "" || (inline === undefined && value.startsWith("--"))) {
       throw new UsageError(
         `Cannot use --${name}: its value is missing, --${name} VALUE is needed; see --help`,
       );
@@ -305,13 +312,25 @@ export function readFlags(
   return values;
 }
 
-/** The known name that shares the longest beginning with a wrong one, if they share enough. */
+/** The known name with the fewest letters to change, if they are few enough to be a slip. */
 function nearest(name: string, names: readonly string[]): string | undefined {
-  const shared = (other: string): number => {
-    let i = 0;
-    while (i < Math.min(name.length, other.length) && name[i] === other[i]) i++;
-    return i;
-  };
-  const best = [...names].sort((a, b) => shared(b) - shared(a))[0];
-  return best !== undefined && shared(best) >= 3 ? best : undefined;
+  const best = names.toSorted((a, b) => edits(name, a) - edits(name, b))[0];
+  return best !== undefined && edits(name, best) <= Math.max(1, Math.floor(best.length / 3))
+    ? best
+    : undefined;
+}
+
+/** Letters to insert, remove or replace to make `b` of `a`. */
+function edits(a: string, b: string): number {
+  // row[j] is the distance from the part of a read so far to the first j letters of b.
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = row[j - 1]! + Number(a[i - 1] !== b[j - 1]);
+      next.push(Math.min(replaced, row[j]! + 1, next[j - 1]! + 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bun
-import { trainFlags, UsageError } from "./config.ts";
 /** The command-line program. */
+import { trainFlags, UsageError } from "./config.ts";
 import { DataError } from "./data/dataset.ts";
 import { reportCommand, reportHelp } from "./report_command.ts";
 import { exitCodes, train } from "./train.ts";
@@ -61,6 +61,11 @@ ${Object.entries(commands)
 
 cotangent COMMAND --help explains a command.`;
 
+/** What the system refuses: a full disk, a file that may not be written, a port in use. */
+function isSystemError(error: unknown): error is Error {
+  return error instanceof Error && "syscall" in error && "code" in error;
+}
+
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...rest] = args;
   if (name === undefined || name === "--help" || name === "-h" || name === "help") {
@@ -82,7 +87,10 @@ async function main(args: readonly string[]): Promise<number> {
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  if (!(error instanceof UsageError || error instanceof DataError || error instanceof RangeError))
+  if (
+    !(error instanceof UsageError || error instanceof DataError || error instanceof RangeError) &&
+    !isSystemError(error)
+  )
     throw error;
   process.stderr.write(`${error.message}\n`);
   process.exitCode = error instanceof UsageError ? exitCodes.usage : exitCodes.failed;

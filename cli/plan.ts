@@ -26,8 +26,11 @@ const methods: Readonly<Record<OptimizerName, Method>> = {
   dho2: { base: "adam", lr: 2.8e-3, curvature: { alpha: 0.028, clip: 1, momentum: "average" } },
 };
 
-/** Real milliseconds per protocol tick in the socket runtime. */
-export const tickMs = 100;
+/**
+ * ADMM penalty in units of the largest eigenvalue. Small: a few noisy local steps can follow only a weak pull, and
+ * shards of shuffled data disagree little (docs/benchmarks.md has the sweep).
+ */
+const consensusSigma = 0.005;
 
 /** The examples of one step of one worker. */
 export function batchSize(config: TrainConfig, trainCount: number): number {
@@ -78,5 +81,5 @@ export function planOf(config: TrainConfig, trainCount: number, parameters: numb
 function syncOf({ optimizer, admm, sigma }: TrainConfig, period: number): PlanInput["sync"] {
   if (optimizer !== "dho2" || admm === "off") return { k: "gradient" };
   if (admm === "published") return { k: "published", period, ...(sigma !== undefined && { sigma }) };
-  return { k: "consensus", ...(sigma !== undefined && { sigma }) };
+  return { k: "consensus", sigma: sigma ?? consensusSigma };
 }

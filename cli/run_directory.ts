@@ -1,7 +1,6 @@
 /** What a run leaves behind: one directory, every file written whole. */
-import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
-import { appendFile } from "node:fs/promises";
-import { join } from "node:path";
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { writeWhole } from "../core/io.ts";
 import { type TrainConfig, UsageError } from "./config.ts";
 
@@ -51,23 +50,55 @@ export const fileNames = {
   state: "state",
 } as const;
 
-/** A new directory for a run: the wanted one, which must be empty, or the first free numbered one. */
+/**
+ * Looks at the place where a new run is to go, before anything takes time; makes nothing.
+ *
+ * @throws {UsageError} if there is something already
+ */
+export function checkOut(out: string): void {
+  if (!existsSync(out)) return;
+  if (!statSync(out).isDirectory())
+    throw new UsageError(`Cannot use --out ${out}: it is a file, a directory is needed`);
+  if (readdirSync(out).length === 0) return;
+  throw new UsageError(
+    `Cannot use --out ${out}: the directory is not empty, a new or empty one is needed; use --resume ${out} to continue a run`,
+  );
+}
+
+/**
+ * A new directory for a run: the wanted one, which must be empty, or the first free numbered one.
+ *
+ * @throws {UsageError} if it cannot be made
+ */
 export function createRunDirectory(out: string | undefined, config: TrainConfig): string {
-  if (out !== undefined) {
-    if (existsSync(out) && readdirSync(out).length > 0) {
-      throw new UsageError(
-        `Cannot use --out ${out}: the directory is not empty, a new or empty one is needed; use --resume ${out} to continue a run`,
-      );
+  const base = out ?? join("runs", `${config.data}-${config.model}-${config.optimizer}`);
+  try {
+    if (out !== undefined) {
+      checkOut(out);
+      mkdirSync(out, { recursive: true });
+      return out;
     }
-    mkdirSync(out, { recursive: true });
-    return out;
+    mkdirSync(dirname(base), { recursive: true });
+    for (let i = 1; ; i++) {
+      const path = i === 1 ? base : `${base}-${i}`;
+      if (isMade(path)) return path;
+    }
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    throw new UsageError(
+      `Cannot make the directory ${base}: ${error instanceof Error ? error.message : error}, a place to write is needed; --out DIR names another`,
+    );
   }
-  const base = join("runs", `${config.data}-${config.model}-${config.optimizer}`);
-  for (let i = 1; ; i++) {
-    const path = i === 1 ? base : `${base}-${i}`;
-    if (existsSync(path)) continue;
-    mkdirSync(path, { recursive: true });
-    return path;
+}
+
+/** Makes a directory, unless it exists; of several programs that try at once, one succeeds. */
+function isMade(path: string): boolean {
+  try {
+    mkdirSync(path);
+    return true;
+  } catch (error) {
+    if ((error as { readonly code?: unknown }).code === "EEXIST") return false;
+    throw error;
   }
 }
 
@@ -124,8 +155,9 @@ export async function writeMetrics(directory: string, metrics: readonly Metric[]
   );
 }
 
-export async function appendMetrics(directory: string, metrics: readonly Metric[]): Promise<void> {
-  await appendFile(
+/** Adds the metrics of a round; they are in the file when this returns. */
+export function appendMetrics(directory: string, metrics: readonly Metric[]): void {
+  appendFileSync(
     join(directory, fileNames.metrics),
     metrics.map((metric) => `${JSON.stringify(metric)}\n`).join(""),
   );

@@ -1,10 +1,10 @@
 /** Runs a plan in this process or on worker processes: the same functions, the same bits. */
 import type { Value } from "../core/value.ts";
-import { runSockets, spawnBun } from "../dist/runtime/bun.ts";
+import { runSockets, spawnBun, type WorkerProcess } from "../dist/runtime/bun.ts";
 import type { Progress, Store } from "../dist/runtime/driver.ts";
 import { runLocal } from "../dist/runtime/local.ts";
 import type { RunSetup } from "../dist/runtime/sequential.ts";
-import type { TrainConfig } from "./config.ts";
+import { type TrainConfig, UsageError } from "./config.ts";
 
 export interface RunPlanOptions {
   readonly setup: RunSetup;
@@ -46,19 +46,35 @@ export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
     return { ...outcome(result), peakMemoryBytes: ownPeakBytes() };
   }
   const main = new URL("./main.ts", import.meta.url).pathname;
-  const result = await runSockets({
-    ...setup,
-    store,
-    signal,
-    tickMs,
-    ...(config.port !== undefined && { port: config.port }),
-    onProgress: (progress, traffic) => onProgress(progress, traffic.bytesSent + traffic.bytesReceived),
-    onNotice,
-    spawn: (rank, address) =>
-      spawnBun(main, ["worker", "--run", directory, "--rank", String(rank)], { address }),
-  });
-  const workers = result.workerPeakBytes.reduce((sum, bytes) => sum + bytes, 0);
-  return { ...outcome(result), peakMemoryBytes: ownPeakBytes() + workers };
+  const processes = new Map<number, WorkerProcess>();
+  // A second Ctrl-C ends this process at once: its workers go with it.
+  const endWorkers = (): void => {
+    for (const { kill } of processes.values()) kill("SIGKILL");
+  };
+  process.on("exit", endWorkers);
+  try {
+    const result = await runSockets({
+      ...setup,
+      store,
+      signal,
+      tickMs,
+      ...(config.port !== undefined && { port: config.port }),
+      onProgress: (progress, traffic) => onProgress(progress, traffic.bytesSent + traffic.bytesReceived),
+      onNotice,
+      spawn(rank, address) {
+        const child = spawnBun(main, ["worker", "--run", directory, "--rank", String(rank)], { address });
+        processes.set(rank, child);
+        return child;
+      },
+    });
+    const workers = result.workerPeakBytes.reduce((sum, bytes) => sum + bytes, 0);
+    return { ...outcome(result), peakMemoryBytes: ownPeakBytes() + workers };
+  } catch (error) {
+    if (!(error instanceof Error && "code" in error && error.code === "EADDRINUSE")) throw error;
+    throw new UsageError(`Cannot use --port ${config.port}: it is in use, a free one or 0 is needed`);
+  } finally {
+    process.off("exit", endWorkers);
+  }
 }
 
 function outcome(result: {

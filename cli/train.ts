@@ -1,12 +1,14 @@
 /** `cotangent train`: loads data, runs the plan, shows how it goes, leaves a run directory behind. */
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import * as io from "../core/io.ts";
 import type { Value } from "../core/value.ts";
 import { trainingSetup } from "../dist/jobs.ts";
 import { curvatureDueAt, type Plan } from "../dist/plan.ts";
+import { showPlan } from "../dist/plan_cost.ts";
 import type { Progress, Store } from "../dist/runtime/driver.ts";
 import { fileStore } from "../dist/runtime/file_store.ts";
 import { RunError } from "../dist/runtime/local.ts";
+import { roundScript } from "../dist/script.ts";
 import { parseTrainFlags, type TrainConfig, UsageError } from "./config.ts";
 import { openData } from "./open_data.ts";
 import { batchSize, planOf } from "./plan.ts";
@@ -15,6 +17,7 @@ import { bytesText, type ProgressLine, progressLine, progressText, secondsText }
 import { writeReport } from "./report.ts";
 import {
   appendMetrics,
+  checkOut,
   createRunDirectory,
   fileNames,
   type Metric,
@@ -31,26 +34,36 @@ export const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130 } as c
 
 /** Runs `train` and returns the exit code. */
 export async function train(args: readonly string[]): Promise<number> {
-  const { config, directory, isResumed } = openRun(args);
+  const { config: wanted, out, resumed } = openRun(args);
   const line = progressLine(process.stderr);
-  const data = await openData(config, (text) => line.note(text));
-  const problem = problemOf(config, data);
-  const plan = planOf(config, data.train.count, problem.parameters);
+  const data = await openData(wanted, (text) => line.note(text));
+  if (data.train.count < wanted.workers) {
+    throw new UsageError(
+      `Cannot use --workers ${wanted.workers}: there are ${data.train.count} training examples, at least one for each worker is needed`,
+    );
+  }
+  const problem = problemOf(wanted, data);
+  const plan = planOf(wanted, data.train.count, problem.parameters);
+  // A short run has shorter rounds; when it is resumed for more steps they must be counted in the same rounds.
+  const config: TrainConfig = { ...wanted, localSteps: plan.localSteps };
+  const isResumed = resumed !== undefined;
+  // From here on it can be expected to go well, so something may be left behind.
+  const directory = resumed ?? createRunDirectory(out, config);
   const store = fileStore(join(directory, fileNames.state));
   const firstRound = Math.max(0, ...(await store.rounds("hub")));
   if (isResumed && firstRound >= plan.rounds) {
     throw new UsageError(
-      `Cannot resume ${directory}: all ${firstRound * plan.localSteps} steps are done, more --steps or --epochs are needed`,
+      `Cannot resume ${directory}: ${firstRound * plan.localSteps} steps are done and ${plan.rounds * plan.localSteps} were asked for, more --steps or --epochs are needed`,
     );
   }
   await writeJson(directory, fileNames.config, config);
-  await io.writeWhole(join(directory, fileNames.plan), `${JSON.stringify(plan, null, 2)}\n`);
+  await io.writeWhole(join(directory, fileNames.plan), `${showPlan(plan)}\n`);
 
   line.note(
     `${data.name}: ${data.train.count} training and ${data.test.count} test examples of ${data.classes} classes`,
   );
   line.note(
-    `${config.model}: ${problem.parameters} parameters; ${config.optimizer} on ${config.workers} ${config.runtime === "local" ? "workers in this process" : "worker processes"}; cpu, reference kernels`,
+    `${config.model}: ${problem.parameters} parameters; ${config.optimizer} on ${workersText(config)}; cpu, reference kernels`,
   );
   if (isResumed)
     line.note(`resuming at step ${firstRound * plan.localSteps} of ${plan.rounds * plan.localSteps}`);
@@ -67,8 +80,13 @@ export async function train(args: readonly string[]): Promise<number> {
       onProgress: (progress, bytes) => recorder.take(progress, bytes),
       onNotice: (text) => line.note(text),
     });
-    await recorder.flush();
     line.end();
+    if (recorder.metrics.length === 0) {
+      process.stdout.write(
+        `stopped before the first round was complete: continue with --resume ${directory}\n`,
+      );
+      return exitCodes.interrupted;
+    }
     const theta = result.theta;
     const summary = await finish(
       directory,
@@ -85,7 +103,6 @@ export async function train(args: readonly string[]): Promise<number> {
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
     line.end();
-    await recorder.flush();
     const saved = await saveNewest(directory, problem, store);
     process.stderr.write(`${error.message}\n`);
     if (saved !== null) {
@@ -99,14 +116,26 @@ export async function train(args: readonly string[]): Promise<number> {
   }
 }
 
-/** A new run, or an earlier one with its own configuration. */
+function workersText({ workers, runtime }: TrainConfig): string {
+  const plural = workers === 1 ? "" : "s";
+  return runtime === "local"
+    ? `${workers} worker${plural} in this process`
+    : `${workers} worker process${plural && "es"}`;
+}
+
+/** A new run and where to put it, or an earlier one with its own configuration. */
 function openRun(args: readonly string[]): {
   readonly config: TrainConfig;
-  readonly directory: string;
-  readonly isResumed: boolean;
+  readonly out: string | undefined;
+  readonly resumed: string | undefined;
 } {
   const { config, out, resume, given } = parseTrainFlags(args);
-  if (resume === undefined) return { config, directory: createRunDirectory(out, config), isResumed: false };
+  if (resume === undefined) {
+    if (out !== undefined) checkOut(out);
+    // The run may be resumed from elsewhere.
+    const dataDir = config.dataDir === undefined ? undefined : resolve(config.dataDir);
+    return { config: { ...config, dataDir }, out, resumed: undefined };
+  }
   const fixed = given.find((name) => !["resume", "steps", "epochs", "runtime", "port"].includes(name));
   if (fixed !== undefined) {
     throw new UsageError(
@@ -126,8 +155,8 @@ function openRun(args: readonly string[]): {
       ...(given.includes("runtime") && { runtime: config.runtime }),
       port: config.port,
     },
-    directory: resume,
-    isResumed: true,
+    out: undefined,
+    resumed: resume,
   };
 }
 
@@ -152,13 +181,15 @@ function interruption(line: ProgressLine): { readonly signal: AbortSignal; relea
 
 interface Recorder {
   take(progress: Progress, bytesSent: number): void;
-  flush(): Promise<void>;
   readonly metrics: readonly Metric[];
   seconds(): number;
   bytes(): number;
 }
 
-/** Collects metrics of the current attempt; a round's are kept when it is complete. */
+/**
+ * Collects metrics of the current attempt. Those of a round are written just before the round is saved: whenever the
+ * program is killed, the file has at least the rounds that a resumed run will not repeat.
+ */
 async function openRecorder(
   directory: string,
   plan: Plan,
@@ -179,7 +210,6 @@ async function openRecorder(
   let extra: Partial<Metric> = {};
   let bytes = bytesBefore;
   let lastCurvature = lastCurvatureBefore(plan, firstRound);
-  let written: Promise<void> = Promise.resolve();
 
   const add = (round: number, step: number, steps: number, notes: readonly (readonly number[])[]): void => {
     const loss = notes.reduce((sum, own) => sum + own[0]!, 0) / notes.length;
@@ -206,10 +236,7 @@ async function openRecorder(
       }
       if (progress.k === "completed") {
         const last = pending.at(-1);
-        if (last) pending[pending.length - 1] = { ...last, ...extra };
         metrics.push(...pending);
-        const lines = pending;
-        written = written.then(() => appendMetrics(directory, lines));
         if (last)
           show(
             line,
@@ -234,9 +261,18 @@ async function openRecorder(
         extra = { ...extra, eigenvalues: hub.slice(0, hub.length / 2), residuals: hub.slice(hub.length / 2) };
       }
       if (phase === "evaluate") extra = { ...extra, testLoss: hub[0]!, testAccuracy: hub[1]! };
+      if (phase === lastPhase(plan, round)) {
+        pending.push({ ...pending.pop()!, ...extra });
+        appendMetrics(directory, pending);
+      }
     },
-    flush: () => written,
   };
+}
+
+/** The phase after which a round is saved; it is never one of a loop. */
+function lastPhase(plan: Plan, round: number): string | undefined {
+  const item = roundScript(plan, round).at(-1);
+  return item && "name" in item ? item.name : undefined;
 }
 
 function lastCurvatureBefore(plan: Plan, round: number): number | null {

@@ -20,6 +20,8 @@ export async function worker(args: readonly string[]): Promise<number> {
       "Cannot run a worker: --run DIR and --rank N are needed; train starts workers by itself",
     );
   }
+  // Ctrl-C reaches the worker too, perhaps before it serves; what is to happen then is train's to say.
+  process.on("SIGINT", () => {});
   const config = readConfig(directory);
   const data = await openData(config, () => {});
   const problem = problemOf(config, data);
@@ -30,6 +32,8 @@ export async function worker(args: readonly string[]): Promise<number> {
     config: configOf(plan),
     jobs: workerJobs(plan, problem, rank),
     store: fileStore(join(directory, fileNames.state)),
+    // The hub is on this machine: if nobody listens there any more, it has been killed.
+    deadlineMs: 5000,
   });
   return ending.reason === "failed" ? 1 : 0;
 }

@@ -1,7 +1,18 @@
 import { type DType, shortName } from "./dtype.ts";
 import { type Shape, sameShape, sizeOf } from "./shape.ts";
 
-/** Abstract value: what is known of a tensor without its elements. Prints as `f32[64,10]`. */
+/**
+ * Abstract value: what is known of a tensor without its elements. Prints as `f32[64,10]`.
+ *
+ * Shapes: itself.
+ *
+ * @example Prints as programs do
+ * ```ts
+ * assert(String(ct.ones([2, 3]).aval) === "f32[2,3]");
+ * assert(ct.ones([2]).aval.equals(new ct.Aval([2], "float32")));
+ * ```
+ * @since 0.1.0
+ */
 export class Aval {
   readonly shape: Shape;
   readonly dtype: DType;
@@ -9,6 +20,7 @@ export class Aval {
   constructor(shape: Shape, dtype: DType) {
     this.shape = Object.isFrozen(shape) ? shape : Object.freeze([...shape]);
     this.dtype = dtype;
+    Object.freeze(this);
   }
 
   get ndim(): number {

@@ -4,14 +4,24 @@ import { type DType, dtypeOf, isDType, makeArray, type TypedArray } from "./dtyp
 import { DTypeError, ShapeError } from "./errors.ts";
 import { broadcast } from "./prims/movement.ts";
 import { checkShape, type Shape, sizeOf } from "./shape.ts";
-import { adopt, scalar } from "./trace.ts";
+import { adopt } from "./trace.ts";
 import type { Nested, Tensor, Value } from "./value.ts";
 
+/**
+ * The element type of a new value.
+ *
+ * @since 0.1.0
+ */
 export interface CreateOptions {
   /** Element type; default float32, or that of the typed array. */
   readonly dtype?: DType;
 }
 
+/**
+ * The element type and shape of a new tensor.
+ *
+ * @since 0.1.0
+ */
 export interface TensorOptions extends CreateOptions {
   /** For flat typed arrays: the shape; default one axis. */
   readonly shape?: Shape;
@@ -36,7 +46,8 @@ export interface TensorOptions extends CreateOptions {
 export function tensor(data: Nested | TypedArray, options: TensorOptions = {}): Tensor {
   if (ArrayBuffer.isView(data)) {
     const source = data as TypedArray;
-    const dtype = checkDType(options.dtype ?? dtypeOf(source));
+    const own = dtypeOf(source);
+    const dtype = checkDType(options.dtype ?? own);
     return make(source, options.shape ?? [source.length], dtype);
   }
   const shape = nestedShape(data);
@@ -131,6 +142,7 @@ export function adoptArray(data: TypedArray, shape: Shape = [data.length]): Tens
  * Units: none.
  *
  * @throws {ShapeError} if a size is not a non-negative integer
+ * @throws {DTypeError} if `value` is no number of an integer type
  * @example Sevens
  * ```ts
  * assertClose(ct.full([2], 7), [7, 7]);
@@ -138,7 +150,7 @@ export function adoptArray(data: TypedArray, shape: Shape = [data.length]): Tens
  * @since 0.1.0
  */
 export function full(shape: Shape, value: number, options: CreateOptions = {}): Value {
-  return broadcast(scalar(value, checkDType(options.dtype ?? "float32")), shape, []);
+  return broadcast(make([value], [], checkDType(options.dtype ?? "float32")), shape, []);
 }
 
 /**
@@ -282,7 +294,18 @@ export function eye(n: number, columns: number = n, options: CreateOptions = {})
   return adopt(data, [n, columns], dtype);
 }
 
-/** The abstract value of a shape and an element type: for evalShape and makeProgram. */
+/**
+ * The abstract value of a shape and an element type: what the `shape` rule of a primitive returns.
+ *
+ * Shapes: `shape`.
+ * Units: none.
+ *
+ * @example A shape without numbers
+ * ```ts
+ * assert(String(ct.aval([2, 3], "int32")) === "i32[2,3]");
+ * ```
+ * @since 0.1.0
+ */
 export function aval(shape: Shape, dtype: DType = "float32"): Aval {
   return new Aval(shape, dtype);
 }

@@ -1,9 +1,18 @@
 /** Element types and the host arrays that store them. */
+import { DTypeError } from "./errors.ts";
 
-/** The element type of a tensor. Programs print the short names f32, f64, i32, u32, bool. */
+/**
+ * The element type of a tensor. Programs print the short names f32, f64, i32, u32, bool.
+ *
+ * @since 0.1.0
+ */
 export type DType = "float32" | "float64" | "int32" | "uint32" | "bool";
 
-/** Host storage of any tensor; `bool` is one byte per element, 0 or 1. */
+/**
+ * Host storage of any tensor; `bool` is one byte per element, 0 or 1.
+ *
+ * @since 0.1.0
+ */
 export type TypedArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint8Array;
 
 interface DTypeInfo {
@@ -21,7 +30,15 @@ const table: Readonly<Record<DType, DTypeInfo>> = {
   bool: { short: "bool", bytes: 1, float: false, make: (size) => new Uint8Array(size) },
 };
 
-/** Every element type, in the order of the documentation. */
+/**
+ * Every element type, in the order of the documentation.
+ *
+ * @example Zeros of every type
+ * ```ts
+ * assert(ct.dtypes.every((dtype) => ct.zeros([1], { dtype }).dtype === dtype));
+ * ```
+ * @since 0.1.0
+ */
 export const dtypes: readonly DType[] = Object.keys(table) as DType[];
 
 /** Short name as programs print it: `f32` for `float32`. */
@@ -49,11 +66,20 @@ export function isDType(name: unknown): name is DType {
   return typeof name === "string" && Object.hasOwn(table, name);
 }
 
-/** The element type whose storage the typed array is; `Uint8Array` is read as `bool`. */
+/**
+ * The element type whose storage the typed array is; `Uint8Array` is read as `bool`.
+ *
+ * @throws {DTypeError} for arrays that store no element type, such as `Int16Array`
+ */
 export function dtypeOf(data: TypedArray): DType {
   if (data instanceof Float32Array) return "float32";
   if (data instanceof Float64Array) return "float64";
   if (data instanceof Int32Array) return "int32";
   if (data instanceof Uint32Array) return "uint32";
-  return "bool";
+  if (data instanceof Uint8Array) return "bool";
+  const { name } = (data as object).constructor;
+  throw new DTypeError(
+    "dtypeOf",
+    `Cannot store elements in ${name}: it belongs to no element type, a Float32Array, Float64Array, Int32Array, Uint32Array or Uint8Array is needed`,
+  );
 }

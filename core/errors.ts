@@ -3,7 +3,16 @@
  * `Cannot <verb> <object>: <what is>, <what is needed>`, and structured fields for programs and tests.
  */
 
-/** Shapes that do not fit the operation; `op` names it. See docs/errors.md#shape. */
+/**
+ * Shapes that do not fit the operation; `op` names it. See docs/errors.md#shape.
+ *
+ * @example Its field
+ * ```ts
+ * const error = assertThrows(() => ct.add(ct.ones([2]), ct.ones([3])), ct.ShapeError);
+ * assert(error.op === "add");
+ * ```
+ * @since 0.1.0
+ */
 export class ShapeError extends RangeError {
   override readonly name = "ShapeError";
   readonly op: string;
@@ -13,7 +22,16 @@ export class ShapeError extends RangeError {
   }
 }
 
-/** An element type that does not fit the operation. See docs/errors.md#dtype. */
+/**
+ * An element type that does not fit the operation. See docs/errors.md#dtype.
+ *
+ * @example No promotion in silence
+ * ```ts
+ * const counts = ct.tensor([1, 2], { dtype: "int32" });
+ * assertThrows(() => ct.add(counts, ct.ones([2])), ct.DTypeError);
+ * ```
+ * @since 0.1.0
+ */
 export class DTypeError extends TypeError {
   override readonly name = "DTypeError";
   readonly op: string;
@@ -23,7 +41,16 @@ export class DTypeError extends TypeError {
   }
 }
 
-/** A value that is not a tree of tensors, or two trees that differ; `path` says where. See docs/errors.md#tree. */
+/**
+ * A value that is not a tree of tensors, or two trees that differ; `path` says where. See docs/errors.md#tree.
+ *
+ * @example Its field
+ * ```ts
+ * const error = assertThrows(() => ct.tree.map((x) => x, { w: "text" }), ct.TreeError);
+ * assert(error.path.includes("w"));
+ * ```
+ * @since 0.1.0
+ */
 export class TreeError extends TypeError {
   override readonly name = "TreeError";
   readonly path: string;
@@ -33,7 +60,15 @@ export class TreeError extends TypeError {
   }
 }
 
-/** A traced value used where it has no meaning. See docs/errors.md#trace. */
+/**
+ * A traced value used where it has no meaning. See docs/errors.md#trace.
+ *
+ * @example Reading a traced value
+ * ```ts
+ * assertThrows(() => ct.grad((x: ct.Value) => x.mul(x.item()))(ct.tensor(2)), ct.TraceError);
+ * ```
+ * @since 0.1.0
+ */
 export class TraceError extends TypeError {
   override readonly name = "TraceError";
   constructor(message: string) {
@@ -41,7 +76,17 @@ export class TraceError extends TypeError {
   }
 }
 
-/** A primitive lacks the rule that a transform needs. See docs/errors.md#rule. */
+/**
+ * A primitive lacks the rule that a transform needs. See docs/errors.md#rule.
+ *
+ * @example A name is taken
+ * ```ts
+ * const sine = ct.primitives().find(({ name }) => name === "sin")!;
+ * const error = assertThrows(() => ct.definePrimitive(sine), ct.RuleError);
+ * assert(error.primitive === "sin" && error.rule === "name");
+ * ```
+ * @since 0.1.0
+ */
 export class RuleError extends TypeError {
   override readonly name = "RuleError";
   readonly primitive: string;
@@ -53,7 +98,15 @@ export class RuleError extends TypeError {
   }
 }
 
-/** A function that should be linear is not. See docs/errors.md#linearity. */
+/**
+ * A function that should be linear is not. See docs/errors.md#linearity.
+ *
+ * @example A square is not linear
+ * ```ts
+ * assertThrows(() => ct.linearTranspose((x: ct.Value) => x.mul(x), ct.ones([2]))(ct.ones([2])), ct.LinearityError);
+ * ```
+ * @since 0.1.0
+ */
 export class LinearityError extends TypeError {
   override readonly name = "LinearityError";
   constructor(message: string) {
@@ -61,7 +114,16 @@ export class LinearityError extends TypeError {
   }
 }
 
-/** Bytes that are not what they should be. See docs/errors.md#format. */
+/**
+ * Bytes that are not what they should be. See docs/errors.md#format.
+ *
+ * @example A file that is cut off
+ * ```ts
+ * const bytes = ct.io.encode({ w: ct.ones([4]) });
+ * assertThrows(() => ct.io.decode(bytes.slice(0, -1)), ct.FormatError);
+ * ```
+ * @since 0.1.0
+ */
 export class FormatError extends RangeError {
   override readonly name = "FormatError";
   constructor(message: string) {
@@ -69,7 +131,18 @@ export class FormatError extends RangeError {
   }
 }
 
-/** A plan that cannot be run; `problems` lists what is wrong, field by field. See docs/errors.md#plan. */
+/**
+ * A plan that cannot be run; `problems` lists what is wrong, field by field. See docs/errors.md#plan.
+ *
+ * @example Every field that is wrong
+ * ```ts
+ * const input = { version: 1, workers: 0, parameters: 0, rounds: 1, localSteps: 1, seed: 0 } as const;
+ * const rest = { update: { name: "sgd", learningRate: 0.1 }, sync: { k: "gradient" } } as const;
+ * const error = assertThrows(() => ct.dist.makePlan({ ...input, ...rest }), ct.PlanError);
+ * assert(error.problems.some((problem) => problem.startsWith("workers")));
+ * ```
+ * @since 0.1.0
+ */
 export class PlanError extends RangeError {
   override readonly name = "PlanError";
   readonly problems: readonly string[];
@@ -79,7 +152,17 @@ export class PlanError extends RangeError {
   }
 }
 
-/** A numerical check failed; fields hold the two numbers that should have agreed. See docs/errors.md#check. */
+/**
+ * A numerical check failed; fields hold the two numbers that should have agreed. See docs/errors.md#check.
+ *
+ * @example A derivative that is not there
+ * ```ts
+ * const kink = (x: ct.Value) => x.abs().sum();
+ * const error = assertThrows(() => ct.checkGrads(kink, [ct.tensor([0])]), ct.CheckError);
+ * assert(error.actual !== error.expected);
+ * ```
+ * @since 0.1.0
+ */
 export class CheckError extends RangeError {
   override readonly name = "CheckError";
   readonly actual: number;
@@ -91,7 +174,17 @@ export class CheckError extends RangeError {
   }
 }
 
-/** Throws when a condition that the library itself guarantees does not hold. */
+/**
+ * Throws when a condition that the library itself guarantees does not hold.
+ *
+ * @throws {Error} if the condition is false
+ * @example A condition that holds
+ * ```ts
+ * ct.invariant(1 + 1 === 2, "arithmetic");
+ * assertThrows(() => ct.invariant(1 + 1 === 3, "arithmetic"), Error);
+ * ```
+ * @since 0.1.0
+ */
 export function invariant(condition: unknown, what: string): asserts condition {
   if (!condition) throw new Error(`Invariant broken: ${what}; please report this`);
 }

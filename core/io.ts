@@ -1,5 +1,6 @@
 /** Trees on disk. */
 import { readFile, rename, writeFile } from "node:fs/promises";
+import { pid } from "node:process";
 import { type Decoded, decode, encode } from "./safetensors.ts";
 
 export { type Decoded, decode, encode } from "./safetensors.ts";
@@ -13,7 +14,8 @@ export { type Decoded, decode, encode } from "./safetensors.ts";
  * @throws {TreeError} if something inside is not a tensor
  * @example A checkpoint
  * ```ts
- * const path = `${tmp}/model.safetensors`;
+ * const { tmpdir } = await import("node:os");
+ * const path = `${tmpdir()}/cotangent-docs-save.safetensors`;
  * await ct.io.save(path, { w: ct.tensor([1, 2]) });
  * assertClose((await ct.io.load<{ w: ct.Value }>(path)).tree.w, [1, 2]);
  * ```
@@ -34,10 +36,14 @@ export async function save(
  * Units: none.
  *
  * @throws {FormatError} if the file is not whole
- * @example See `save`
+ * @example One tensor and a note
  * ```ts
- * await ct.io.save(`${tmp}/x.safetensors`, ct.tensor([3]));
- * assertClose((await ct.io.load<ct.Value>(`${tmp}/x.safetensors`)).tree, [3]);
+ * const { tmpdir } = await import("node:os");
+ * const path = `${tmpdir()}/cotangent-docs-load.safetensors`;
+ * await ct.io.save(path, ct.tensor([3]), { step: "7" });
+ * const { tree, metadata } = await ct.io.load<ct.Value>(path);
+ * assertClose(tree, [3]);
+ * assert(metadata["step"] === "7");
  * ```
  * @since 0.1.0
  */
@@ -47,7 +53,7 @@ export async function load<T = unknown>(path: string): Promise<Decoded<T>> {
 
 /** Writes beside the target, then renames: a reader never sees half a file. */
 export async function writeWhole(path: string, bytes: Uint8Array | string): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`;
+  const temporary = `${path}.${pid}.tmp`;
   await writeFile(temporary, bytes);
   await rename(temporary, path);
 }

@@ -10,7 +10,15 @@ import { RuleError, ShapeError } from "./errors.ts";
 import type { Shape } from "./shape.ts";
 import type { Value } from "./value.ts";
 
-/** Marks an argument of a transpose rule as the linear one; only its abstract value is known. */
+/**
+ * Marks an argument of a transpose rule as the linear one; only its abstract value is known.
+ *
+ * @example A transpose rule of a product asks which factor is linear
+ * ```ts
+ * assert(new ct.Lin(ct.aval([2])).aval.size === 2);
+ * ```
+ * @since 0.1.0
+ */
 export class Lin {
   readonly aval: Aval;
   constructor(aval: Aval) {
@@ -18,13 +26,21 @@ export class Lin {
   }
 }
 
-/** A host array with its abstract value: what reference kernels read. Kernels must not write to `data`. */
+/**
+ * A host array with its abstract value: what reference kernels read. Kernels must not write to `data`.
+ *
+ * @since 0.1.0
+ */
 export interface HostArray {
   readonly aval: Aval;
   readonly data: TypedArray;
 }
 
-/** How tests draw one argument. */
+/**
+ * How tests draw one argument.
+ *
+ * @since 0.1.0
+ */
 export interface ArgSpec {
   readonly shape: Shape;
   /** `"float"` (default) lets the test choose between float32 and float64. */
@@ -37,13 +53,21 @@ export interface ArgSpec {
   readonly avoid?: readonly number[];
 }
 
-/** One drawn call of a primitive. */
+/**
+ * One drawn call of a primitive.
+ *
+ * @since 0.1.0
+ */
 export interface Sample<P> {
   readonly args: readonly ArgSpec[];
   readonly params: P;
 }
 
-/** The choices a domain may make; the test owns the generator. */
+/**
+ * The choices a domain may make; the test owns the generator.
+ *
+ * @since 0.1.0
+ */
 export interface Draw {
   /** An integer in [lo, hi]. */
   int(lo: number, hi: number): number;
@@ -60,6 +84,8 @@ export type Dims = readonly (number | null)[];
  * Everything that is known of one operation.
  *
  * `P` is the type of its static parameters: plain JSON-like data.
+ *
+ * @since 0.1.0
  */
 export interface Primitive<P> {
   readonly name: string;
@@ -91,7 +117,11 @@ export interface Traits {
   readonly gradient?: "stopped";
 }
 
-/** A primitive whose parameter type does not matter here: the one boundary where it is forgotten. */
+/**
+ * A primitive whose parameter type does not matter here: the one boundary where it is forgotten.
+ *
+ * @since 0.1.0
+ */
 // biome-ignore lint/suspicious/noExplicitAny: the registry boundary; each record was checked where it was defined
 export type AnyPrimitive = Primitive<any>;
 
@@ -101,6 +131,21 @@ const registered = new Map<string, AnyPrimitive>();
  * Adds a primitive to the registry and returns it frozen.
  *
  * @throws {RuleError} if the name is taken
+ * @example Twice a vector, from nothing
+ * ```ts
+ * const twice: ct.Primitive<null> = ct.definePrimitive<null>({
+ *   name: "docs_twice", doc: "two times x", arity: 1, traits: {},
+ *   shape: ([x]) => [x!],
+ *   cpu: ([x]) => [x!.data.map((element) => 2 * element)],
+ *   jvp: ([x], [dx]) => [ct.bind(twice, [x!], null), ct.bind(twice, [dx!], null)],
+ *   transpose: ([g]) => (g ? ct.bind(twice, [g], null) : [null]),
+ *   batch: ([x], [dim]) => [ct.bind(twice, [x!], null), [dim!]],
+ *   domain: (draw) => ({ args: [{ shape: draw.shape(0, 2) }], params: null }),
+ * });
+ * const f = (x: ct.Value) => ct.bind(twice, [x], null)[0]!.sum();
+ * assertClose(ct.grad(f)(ct.tensor([1, 5])), [2, 2]);
+ * ```
+ * @since 0.1.0
  */
 export function definePrimitive<P>(record: Primitive<P>): Primitive<P> {
   if (registered.has(record.name)) {
@@ -129,7 +174,15 @@ export function definePrimitive<P>(record: Primitive<P>): Primitive<P> {
   return frozen;
 }
 
-/** Every primitive defined so far, in order of definition. */
+/**
+ * Every primitive defined so far, in order of definition.
+ *
+ * @example How many have a transpose rule
+ * ```ts
+ * assert(ct.primitives().some(({ transpose }) => transpose !== undefined));
+ * ```
+ * @since 0.1.0
+ */
 export function primitives(): readonly AnyPrimitive[] {
   return [...registered.values()];
 }

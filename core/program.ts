@@ -8,7 +8,16 @@ import type { AnyPrimitive } from "./primitive.ts";
 import { bind, checkAlive, currentTrace, type Trace, withTrace } from "./trace.ts";
 import { Tensor, Tracer, type Value } from "./value.ts";
 
-/** A name for the result of an equation or an input; identity is what distinguishes variables. */
+/**
+ * A name for the result of an equation or an input; identity is what distinguishes variables.
+ *
+ * @example The input of a program
+ * ```ts
+ * const { program } = ct.makeProgram((x: ct.Value) => x.sin())(ct.tensor([1, 2]));
+ * assert(program.ins[0] instanceof ct.Var && String(program.ins[0].aval) === "f32[2]");
+ * ```
+ * @since 0.1.0
+ */
 export class Var {
   readonly aval: Aval;
   constructor(aval: Aval) {
@@ -16,9 +25,18 @@ export class Var {
   }
 }
 
-/** A variable, or a constant of the program. */
+/**
+ * A variable, or a constant of the program.
+ *
+ * @since 0.1.0
+ */
 export type Atom = Var | Value;
 
+/**
+ * One step of a program: a primitive applied to atoms, and the names of its results.
+ *
+ * @since 0.1.0
+ */
 export interface Eqn {
   readonly prim: AnyPrimitive;
   readonly ins: readonly Atom[];
@@ -26,7 +44,11 @@ export interface Eqn {
   readonly params: unknown;
 }
 
-/** `null` outputs are symbolic zeros. */
+/**
+ * A traced function as data: inputs, equations in order, outputs. A `null` output is a symbolic zero.
+ *
+ * @since 0.1.0
+ */
 export interface Program {
   readonly ins: readonly Var[];
   readonly eqns: readonly Eqn[];

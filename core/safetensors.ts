@@ -3,7 +3,7 @@
  * leaves by path (`layers.0.w`); the structure itself is kept in the metadata, so that any tree comes back as it was.
  */
 import { Aval } from "./aval.ts";
-import { bytesPerElement, type DType, dtypeOf, makeArray, type TypedArray } from "./dtype.ts";
+import { bytesPerElement, type DType, makeArray, type TypedArray } from "./dtype.ts";
 import { FormatError } from "./errors.ts";
 import { sizeOf } from "./shape.ts";
 import { flatten, paths, type TreeDef, unflatten } from "./tree.ts";
@@ -16,9 +16,10 @@ const toFormat: Readonly<Record<DType, string>> = {
   uint32: "U32",
   bool: "BOOL",
 };
-const fromFormat: Readonly<Record<string, DType>> = Object.fromEntries(
+const fromFormat: ReadonlyMap<unknown, DType> = new Map(
   Object.entries(toFormat).map(([dtype, name]) => [name, dtype as DType]),
 );
+const metadataKey = "__metadata__";
 const structureKey = "cotangent.tree";
 
 interface Entry {
@@ -30,7 +31,8 @@ interface Entry {
 /**
  * The bytes of a tree of tensors in safetensors format.
  *
- * Shapes: any tree; leaves are named by their path, list positions as numbers.
+ * Shapes: any tree; leaves are named by their path, list positions as numbers; where two paths give one name, the
+ * later one gets a number (`~2`).
  * Units: none.
  * Determinism: the same bytes for the same tree and metadata.
  *
@@ -51,28 +53,22 @@ export function encode(
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
   const [leaves, def] = flatten(tree);
-  const names = paths(tree).map(
-    (path) => path.replaceAll("[", ".").replaceAll("]", "").replace(/^\./, "") || "value",
-  );
+  const names = namesOf(paths(tree));
   // Largest elements first keeps every array aligned to its element size.
   const order = [...leaves.keys()].sort(
     (i, j) => bytesPerElement(leaves[j]!.dtype) - bytesPerElement(leaves[i]!.dtype) || i - j,
   );
-  const header: Record<string, unknown> = {
-    __metadata__: { ...metadata, [structureKey]: JSON.stringify({ def, names }) },
-  };
+  const words = { ...metadata, [structureKey]: JSON.stringify({ def, names }) };
+  const header: [name: string, entry: unknown][] = [[metadataKey, words]];
   let offset = 0;
   for (const i of order) {
     const x = leaves[i]!;
     const end = offset + x.size * bytesPerElement(x.dtype);
-    header[names[i]!] = {
-      dtype: toFormat[x.dtype],
-      shape: x.shape,
-      data_offsets: [offset, end],
-    } satisfies Entry;
+    const entry: Entry = { dtype: toFormat[x.dtype], shape: x.shape, data_offsets: [offset, end] };
+    header.push([names[i]!, entry]);
     offset = end;
   }
-  const text = new TextEncoder().encode(JSON.stringify(header));
+  const text = new TextEncoder().encode(JSON.stringify(Object.fromEntries(header)));
   const headerBytes = Math.ceil(text.length / 8) * 8;
   const bytes = new Uint8Array(8 + headerBytes + offset).fill(0x20, 8, 8 + headerBytes);
   new DataView(bytes.buffer).setBigUint64(0, BigInt(headerBytes), true);
@@ -112,44 +108,126 @@ export interface Decoded<T> {
 export function decode<T = unknown>(bytes: Uint8Array): Decoded<T> {
   const header = readHeader(bytes);
   const body = bytes.subarray(header.end);
-  const { __metadata__: rawMetadata = {}, ...entries } = header.json;
-  const tensors = new Map(
-    Object.entries(entries).map(([name, entry]) => [name, readTensor(name, entry, body)]),
-  );
-  const { [structureKey]: structure, ...metadata } = rawMetadata as Record<string, string>;
+  const { [metadataKey]: words = {}, ...rest } = header.json;
+  if (!isRecord(words) || !Object.values(words).every((word) => typeof word === "string")) {
+    return fail("its metadata are not text");
+  }
+  const entries = Object.entries(rest).map(([name, entry]) => readEntry(name, entry));
+  checkCover(entries, body.length);
+  const tensors = new Map(entries.map((entry) => [entry.name, readTensor(entry, body)]));
+  const { [structureKey]: structure, ...metadata } = words as Record<string, string>;
   if (structure === undefined) return { tree: Object.fromEntries(tensors) as T, metadata };
-  const { def, names } = JSON.parse(structure) as { def: TreeDef; names: string[] };
+  const { def, names } = readStructure(structure);
+  if (new Set(names).size !== names.length || names.length !== tensors.size) {
+    return fail(`its tree has ${names.length} leaves for ${tensors.size} tensors`);
+  }
   const leaves = names.map(
     (name) => tensors.get(name) ?? fail(`the tensor "${name}" of its tree is missing`),
   );
   return { tree: unflatten<T>(def, leaves), metadata };
 }
 
-function readHeader(bytes: Uint8Array): { readonly json: Record<string, unknown>; readonly end: number } {
+/** Names for paths: `layers[0].w` is `layers.0.w`. Two paths with one name, and reserved names, get a number. */
+function namesOf(listed: readonly string[]): string[] {
+  const taken = new Set([metadataKey]);
+  return listed.map((path) => {
+    const plain = path.replaceAll("[", ".").replaceAll("]", "").replace(/^\./, "") || "value";
+    let name = plain;
+    for (let n = 2; taken.has(name); n++) name = `${plain}~${n}`;
+    taken.add(name);
+    return name;
+  });
+}
+
+const isRecord = (x: unknown): x is Readonly<Record<string, unknown>> =>
+  typeof x === "object" && x !== null && !Array.isArray(x);
+const isText = (x: unknown): x is string => typeof x === "string";
+
+function readHeader(bytes: Uint8Array): {
+  readonly json: Readonly<Record<string, unknown>>;
+  readonly end: number;
+} {
   if (bytes.length < 8) fail(`there are ${bytes.length} bytes`);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const end = 8 + Number(view.getBigUint64(0, true));
   if (!(end <= bytes.length)) fail(`the header ends at byte ${end} of ${bytes.length}`);
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  const json: unknown = attempt(() => JSON.parse(decoder.decode(bytes.subarray(8, end))));
+  return isRecord(json) ? { json, end } : fail("the header is not a JSON object");
+}
+
+/** What `f` returns, or `undefined` where it throws: text that is not JSON, or nested too deep. */
+function attempt<T>(f: () => T): T | undefined {
   try {
-    return { json: JSON.parse(new TextDecoder().decode(bytes.subarray(8, end))), end };
+    return f();
   } catch {
-    return fail("the header is not JSON");
+    return undefined;
   }
 }
 
-function readTensor(name: string, entry: unknown, body: Uint8Array): Tensor {
-  const { dtype: format, shape, data_offsets: offsets } = entry as Partial<Entry>;
-  const dtype = fromFormat[format ?? ""] ?? fail(`"${name}" has the type ${format}`);
+interface NamedEntry {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly start: number;
+  readonly end: number;
+}
+
+function readEntry(name: string, entry: unknown): NamedEntry {
+  const { dtype: format, shape, data_offsets: offsets } = isRecord(entry) ? entry : {};
   const whole = (list: unknown): list is readonly number[] =>
     Array.isArray(list) && list.every((n) => Number.isSafeInteger(n) && n >= 0);
-  if (!whole(shape) || !whole(offsets)) return fail(`the entry of "${name}" is malformed`);
-  const [start, end] = offsets as readonly [number, number];
-  if (end - start !== sizeOf(shape) * bytesPerElement(dtype) || end > body.length) {
-    fail(`"${name}" occupies bytes ${start} to ${end} of ${body.length}`);
+  if (!whole(shape) || !whole(offsets) || offsets.length !== 2) {
+    return fail(`the entry of "${name}" is malformed`);
   }
+  const dtype = fromFormat.get(format) ?? fail(`"${name}" has the type ${JSON.stringify(format)}`);
+  const [start, end] = offsets as readonly [number, number];
+  if (end - start !== sizeOf(shape) * bytesPerElement(dtype)) {
+    fail(`"${name}" of shape [${shape}] occupies bytes ${start} to ${end}`);
+  }
+  return { name, dtype, shape, start, end };
+}
+
+/** Every byte belongs to one tensor. */
+function checkCover(entries: readonly NamedEntry[], length: number): void {
+  let covered = 0;
+  for (const { name, start, end } of entries.toSorted((a, b) => a.start - b.start || a.end - b.end)) {
+    if (start !== covered) fail(`"${name}" starts at byte ${start} and the one before ends at ${covered}`);
+    covered = end;
+  }
+  if (covered !== length) fail(`its tensors end at byte ${covered} of ${length}`);
+}
+
+function readTensor({ dtype, shape, start, end }: NamedEntry, body: Uint8Array): Tensor {
   const data: TypedArray = makeArray(dtype, sizeOf(shape));
-  new Uint8Array(data.buffer).set(body.subarray(start, end));
-  return new Tensor(new Aval(shape, dtypeOf(data)), data);
+  const raw = new Uint8Array(data.buffer);
+  raw.set(body.subarray(start, end));
+  if (dtype === "bool" && raw.some((byte) => byte > 1)) fail("a bool is neither 0 nor 1");
+  return new Tensor(new Aval(shape, dtype), data);
+}
+
+function readStructure(text: string): { readonly def: TreeDef; readonly names: readonly string[] } {
+  const structure: unknown = attempt(() => JSON.parse(text));
+  if (!isRecord(structure)) return fail("its structure is not a JSON object");
+  const { def, names } = structure;
+  if (!Array.isArray(names) || !names.every(isText)) return fail("the names of its leaves are malformed");
+  let count = 0;
+  const check = (node: unknown): boolean => {
+    if (!isRecord(node)) return false;
+    const { k, keys, items } = node;
+    if (k === "leaf") return ++count > 0;
+    if (!Array.isArray(items) || !items.every(check)) return false;
+    if (k === "list") return true;
+    return (
+      k === "record" &&
+      Array.isArray(keys) &&
+      keys.every(isText) &&
+      keys.length === items.length &&
+      new Set(keys).size === keys.length
+    );
+  };
+  if (!attempt(() => check(def)) || count !== names.length) return fail("its structure is malformed");
+  return { def: def as TreeDef, names };
 }
 
 function fail(found: string): never {

@@ -1,6 +1,11 @@
 /** Arithmetic on shapes. A shape is a frozen list of sizes, outermost first. */
 import { ShapeError } from "./errors.ts";
 
+/**
+ * The size of each axis, outermost first; `[]` is the shape of a scalar.
+ *
+ * @since 0.1.0
+ */
 export type Shape = readonly number[];
 
 /** Number of elements: the product of the sizes, 1 for a scalar. */

@@ -67,7 +67,20 @@ export function withTrace<T>(trace: Trace, f: () => T): T {
   }
 }
 
-/** Applies a primitive under the current trace. */
+/**
+ * Applies a primitive under the current trace.
+ *
+ * Shapes: as the primitive's `shape` says.
+ * Units: none.
+ *
+ * @throws {ShapeError} if the arguments do not fit
+ * @example A primitive by name
+ * ```ts
+ * const sine = ct.primitives().find(({ name }) => name === "sin")!;
+ * assertClose(ct.bind(sine, [ct.tensor(1)], null)[0]!, Math.sin(1));
+ * ```
+ * @since 0.1.0
+ */
 export function bind<P>(primitive: Primitive<P>, args: readonly Value[], params: P): Value[] {
   return current.process(primitive, args, params);
 }

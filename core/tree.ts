@@ -41,7 +41,7 @@ export function flatten(tree: unknown): [leaves: Value[], def: TreeDef] {
       return leaf;
     }
     if (Array.isArray(node)) {
-      return { k: "list", items: node.map((item, i) => visit(item, `${path}[${i}]`)) };
+      return { k: "list", items: Array.from(node, (item, i) => visit(item, `${path}[${i}]`)) };
     }
     if (isPlainObject(node)) {
       const keys = Object.keys(node).sort();
@@ -135,7 +135,7 @@ export function checkSameStructure(a: TreeDef, b: TreeDef, what: string): void {
       );
     }
     if (x.k === "leaf" || y.k === "leaf") return;
-    if (x.k === "record" && y.k === "record" && x.keys.join() !== y.keys.join()) {
+    if (x.k === "record" && y.k === "record" && JSON.stringify(x.keys) !== JSON.stringify(y.keys)) {
       throw new TreeError(
         path,
         `Cannot ${what}: at ${where} the keys are {${x.keys}} and {${y.keys}}, equal keys are needed`,

@@ -4,12 +4,25 @@ import { type DType, dtypeOf, type TypedArray } from "./dtype.ts";
 import { invariant, TraceError } from "./errors.ts";
 import { type Shape, sizeOf } from "./shape.ts";
 
-/** Anything that operations accept: a value, or a number that takes the other operand's element type. */
+/**
+ * Anything that operations accept: a value, or a number that takes the other operand's element type.
+ *
+ * @since 0.1.0
+ */
 export type Operand = Value | number;
 
-/** Nested lists of numbers or booleans. */
+/**
+ * Nested lists of numbers or booleans.
+ *
+ * @since 0.1.0
+ */
 export type Nested = number | boolean | readonly Nested[];
 
+/**
+ * Which axes a reduction removes (default all), and whether they stay with size 1.
+ *
+ * @since 0.1.0
+ */
 export interface AxisOptions {
   readonly axis?: number | readonly number[];
   readonly keepDims?: boolean;
@@ -64,7 +77,16 @@ export interface Methods {
   take(indices: Operand, options?: { readonly axis?: number }): Value;
 }
 
-/** An immutable array value. Using one twice, storing it or dropping it are all legal. */
+/**
+ * An immutable array value. Using one twice, storing it or dropping it are all legal.
+ *
+ * @example Methods are the functions of the same names
+ * ```ts
+ * const x: ct.Value = ct.tensor([1, 4]);
+ * assertClose(x.sqrt().sum(), ct.sum(ct.sqrt(x)));
+ * ```
+ * @since 0.1.0
+ */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: installMethods supplies every member of Methods
 export abstract class Value {
   abstract readonly aval: Aval;
@@ -125,7 +147,17 @@ export function installMethods(methods: Methods & ThisType<Value>): void {
 
 let readStorage: (tensor: Tensor) => TypedArray;
 
-/** A value with elements. Frozen; its storage cannot be reached from outside the library. */
+/**
+ * A value with elements. Frozen; its storage cannot be reached from outside the library.
+ *
+ * @example Reading gives a copy
+ * ```ts
+ * const x = ct.tensor([1, 2]);
+ * x.dataSync()[0] = 9;
+ * assertClose(x, [1, 2]);
+ * ```
+ * @since 0.1.0
+ */
 export class Tensor extends Value {
   readonly aval: Aval;
   readonly #data: TypedArray;

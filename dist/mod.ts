@@ -1,4 +1,4 @@
-/** The namespace `dist`: plans, runtimes, the simulator. */
+/** The namespace `dist`: plans, runtimes, the simulator. Sockets and processes are in `dist/runtime/mod_bun.ts`. */
 export { type Problem, type Scored, trainingSetup, workerInitial, workerJobs } from "./jobs.ts";
 export {
   type CurvaturePlan,
@@ -8,6 +8,7 @@ export {
   type SyncPlan,
   type UpdatePlan,
 } from "./plan.ts";
+export { type PhaseCost, type PlanCost, planCost, showPlan } from "./plan_cost.ts";
 export type { Script } from "./protocol/script.ts";
 export { type Config, protocolDefaults } from "./protocol/types.ts";
 export {
@@ -21,3 +22,21 @@ export {
 export { type LocalOptions, RunError, type RunResult, runLocal } from "./runtime/local.ts";
 export { type RunSetup, type RunValues, runSequential } from "./runtime/sequential.ts";
 export { configOf, roundScript } from "./script.ts";
+export {
+  type Faults,
+  noFaults,
+  report,
+  type SimOptions,
+  type SimResult,
+  type SimStats,
+  simulate,
+} from "./sim.ts";
+export {
+  encodeFrame,
+  type Fed,
+  type Frame,
+  type FrameReader,
+  frameReader,
+  type RemoteError,
+  type WireLimits,
+} from "./wire.ts";

@@ -112,11 +112,27 @@ export interface SimResult {
  * Jobs must be synchronous; one that throws or gives a promise makes the run fail, which is a violation.
  * Determinism: a function of its options, if the jobs are pure.
  *
- * @example
+ * @example A network that loses every tenth message, and peers that crash
  * ```ts
- * const result = simulate({ config, jobs, initial, seed: 7, faults: { lossRate: 0.1, crashRate: 0.01 } });
- * if (result.violations.length > 0) throw new Error(report(result));
+ * const config: ct.dist.Config = {
+ *   ...ct.dist.protocolDefaults, workers: 4, rounds: 3, durable: { hub: ["total"], worker: [] },
+ *   script: () => [{
+ *     name: "add",
+ *     worker: { fn: "rank", outs: ["r"] }, reply: ["r"],
+ *     hub: { fn: "sum", ins: ["total", "r@*"], outs: ["total"] },
+ *   }],
+ * };
+ * const jobs = {
+ *   hub: { sum: (ins: readonly unknown[]) => ({ outs: [(ins as number[]).reduce((a, b) => a + b)] }) },
+ *   worker: (rank: number) => ({ rank: () => ({ outs: [rank] }) }),
+ * };
+ * const initial = { hub: { total: 0 }, worker: () => ({}) };
+ * const faults = { lossRate: 0.1, crashRate: 0.01 };
+ * const result = ct.dist.simulate({ config, jobs, initial, seed: 7, faults });
+ * assert(result.violations.length === 0, ct.dist.report(result));
+ * assertClose(result.values!.hub["total"], 18);
  * ```
+ * @since 0.1.0
  */
 export function simulate(options: SimOptions): SimResult {
   const result = simulateOnce(options);

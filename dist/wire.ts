@@ -57,10 +57,14 @@ export interface FrameReader {
  * are written. Numbers in the head that JSON cannot write become strings, which `parseHead` understands.
  *
  * @throws {RangeError} if the lengths do not fit the format
- * @example
+ * @example There and back, in pieces
  * ```ts
- * for (const chunk of encodeFrame({ k: "hello", round: 0, attempt: 0, seq: 0 }, [])) socket.write(chunk);
+ * const chunks = ct.dist.encodeFrame({ k: "hello" }, [new Uint8Array([1, 2, 3])]);
+ * const reader = ct.dist.frameReader();
+ * const frames = chunks.flatMap((chunk) => reader.feed(chunk).frames);
+ * assertClose(frames[0]!.bodies[0], [1, 2, 3]);
  * ```
+ * @since 0.1.0
  */
 export function encodeFrame(head: unknown, bodies: readonly Uint8Array[]): readonly Uint8Array[] {
   const json = new TextEncoder().encode(stringifyHead(head));

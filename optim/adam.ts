@@ -14,6 +14,11 @@ import {
   zeroCount,
 } from "./transformation.ts";
 
+/**
+ * The constants of Adam.
+ *
+ * @since 0.1.0
+ */
 export interface AdamOptions {
   /** Decay of the mean of gradients; default 0.9. */
   readonly beta1?: number;
@@ -23,6 +28,11 @@ export interface AdamOptions {
   readonly epsilon?: number;
 }
 
+/**
+ * What Adam remembers.
+ *
+ * @since 0.1.0
+ */
 export interface AdamState extends CountState {
   /** Running mean of gradients: a tree like the parameters. */
   readonly mean: unknown;
@@ -95,6 +105,11 @@ export function adam(
   return { ...chain(scaleByAdam(options), scaleByLearningRate(learningRate)), name: "adam" };
 }
 
+/**
+ * The constants of AdamW.
+ *
+ * @since 0.1.0
+ */
 export interface AdamWOptions extends AdamOptions {
   /** Decoupled weight decay; default 0.01. */
   readonly weightDecay?: number;

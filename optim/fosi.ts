@@ -17,6 +17,11 @@ import { type GradientTransformation, type NoExtra, zeroCount } from "./transfor
 /** How the gradient inside the space is accumulated before the Newton step. */
 export type FosiMomentum = "none" | "heavyBall" | "nesterov" | "average";
 
+/**
+ * Which eigenpairs, how often, and how the step inside their space is made.
+ *
+ * @since 0.1.0
+ */
 export interface FosiOptions {
   /** Largest eigenpairs; default 5. */
   readonly k?: number;
@@ -65,6 +70,11 @@ export interface FosiExtra {
   readonly hessian: () => LinearOperator;
 }
 
+/**
+ * FOSI as a transformation, with its two halves apart for loops that schedule the curvature themselves.
+ *
+ * @since 0.1.0
+ */
 export interface Fosi<B> extends GradientTransformation<FosiState<B>, FosiExtra> {
   readonly options: Required<Omit<FosiOptions, "order">> & { readonly order?: number };
   /** Whether the curvature is to be refreshed before the next update. */

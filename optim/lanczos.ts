@@ -24,6 +24,11 @@ export interface Spectrum {
   readonly breakdown: boolean;
 }
 
+/**
+ * Which eigenpairs, how many steps, and where to start.
+ *
+ * @since 0.1.0
+ */
 export interface LanczosOptions {
   /** How many of the largest eigenvalues. */
   readonly k: number;

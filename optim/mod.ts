@@ -6,6 +6,7 @@ export * from "./fosi.ts";
 export { type LanczosOptions, lanczos, lanczosOrder, type Spectrum } from "./lanczos.ts";
 export * from "./momentum.ts";
 export * from "./schedule.ts";
+export { cite, type Source, sources } from "./sources.ts";
 export {
   applyUpdates,
   type CountState,

@@ -11,6 +11,11 @@ import {
   scaleByLearningRate,
 } from "./transformation.ts";
 
+/**
+ * What a momentum method remembers.
+ *
+ * @since 0.1.0
+ */
 export interface VelocityState {
   /** The accumulated gradient: a tree like the parameters. */
   readonly velocity: unknown;

@@ -89,17 +89,17 @@ export function exponentialSchedule(options: {
  *
  * @example Warm-up to a constant
  * ```ts
- * const schedule = ct.optim.warmupSchedule({ steps: 4, then: () => ct.tensor(1) });
+ * const schedule = ct.optim.warmupSchedule({ steps: 4, after: () => ct.tensor(1) });
  * assertClose(schedule(ct.tensor(1, { dtype: "int32" })), 0.25);
  * assertClose(schedule(ct.tensor(9, { dtype: "int32" })), 1);
  * ```
  * @since 0.1.0
  */
-export function warmupSchedule(options: { readonly steps: number; readonly then: Schedule }): Schedule {
-  const { steps, then } = options;
+export function warmupSchedule(options: { readonly steps: number; readonly after: Schedule }): Schedule {
+  const { steps, after } = options;
   return (count) => {
-    const after = then(clip(add(count, -steps), 0, 2147483647));
-    return where(greaterEqual(count, steps), after, mul(then(scalar(0, "int32")), progress(count, steps)));
+    const later = after(clip(add(count, -steps), 0, 2147483647));
+    return where(greaterEqual(count, steps), later, mul(after(scalar(0, "int32")), progress(count, steps)));
   };
 }
 

@@ -19,15 +19,20 @@ export interface GradientTransformation<S, X extends object = NoExtra> {
   readonly name: string;
   /** The state before the first step; a tree of tensors. */
   init<P>(params: P): S;
-  /** Updates to add to the parameters, and the next state. */
-  update<P>(updates: P, state: S, params: P, extra: X): readonly [updates: P, state: S];
+  /** Updates to add to the parameters, and the next state. A property, so that the compiler checks `extra` strictly. */
+  readonly update: <P>(updates: P, state: S, params: P, extra: X) => readonly [updates: P, state: S];
 }
 
 /** What every transformation is, whatever its state and needs. */
 export interface AnyTransformation {
   readonly name: string;
   init<P>(params: P): unknown;
-  update<P>(updates: P, state: never, params: P, extra: never): readonly [updates: P, state: unknown];
+  readonly update: <P>(
+    updates: P,
+    state: never,
+    params: P,
+    extra: never,
+  ) => readonly [updates: P, state: unknown];
 }
 
 /** The state type of a transformation. */

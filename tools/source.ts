@@ -114,6 +114,8 @@ function startsRegExp(source: string, kinds: readonly Kind[], at: number): boole
 export interface Import {
   /** As written: `"./aval.ts"`, `"node:path"`. */
   readonly specifier: string;
+  /** A file that another process or thread runs; this module does not evaluate it. */
+  readonly isUrl: boolean;
   /** Erased before the program runs. */
   readonly typeOnly: boolean;
   /** Where it points: a path from the root for a relative one, otherwise the specifier. */
@@ -126,9 +128,9 @@ export function importsOf(file: string, source: string): Import[] {
   const text = only(source, "code", "string");
   const bare = only(source, "code");
   const found: Import[] = [];
-  const add = (index: number, specifier: string, typeOnly: boolean): void => {
+  const add = (index: number, specifier: string, typeOnly: boolean, isUrl = false): void => {
     const target = specifier.startsWith(".") ? join(dirname(file), specifier) : specifier;
-    found.push({ specifier, typeOnly, target, line: lineAt(source, index) });
+    found.push({ specifier, typeOnly, isUrl, target, line: lineAt(source, index) });
   };
   const statement = /^[ \t]*(import|export)\b([^;"']*?)(?:\bfrom\s*)?["']([^"'\n]+)["']/gm;
   for (const match of text.matchAll(statement)) {
@@ -151,7 +153,7 @@ export function importsOf(file: string, source: string): Import[] {
   const calls = /\bimport\(\s*["']([^"'\n]+)["']|\bnew URL\(\s*["'](\.[^"'\n]*\.ts)["']/g;
   for (const match of text.matchAll(calls)) {
     if (bare[match.index] === " ") continue;
-    add(match.index, (match[1] ?? match[2])!, isTypeImport(text, match.index));
+    add(match.index, (match[1] ?? match[2])!, isTypeImport(text, match.index), match[2] !== undefined);
   }
   return found;
 }

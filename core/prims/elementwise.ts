@@ -33,7 +33,11 @@ type Scalar = (x: number, y: number, z: number) => number;
 /** The contribution of one argument's tangent to the output's tangent: `dx`, the inputs and the output are given. */
 type Term = (dx: Value, xs: readonly Value[], y: Value) => Value;
 
-/** What distinguishes one elementwise primitive from another. */
+/**
+ * What distinguishes one elementwise primitive from another.
+ *
+ * @since 0.1.0
+ */
 export interface ElementwiseRecord {
   readonly name: string;
   readonly doc: string;
@@ -200,7 +204,7 @@ const binary =
 /** The negative. */
 export const negP: Primitive<null> = elementwise({
   name: "neg",
-  doc: "-x",
+  doc: "Negation: -x",
   accepts: ["number"],
   scalar: (x) => -x,
   terms: [(dx) => neg(dx)],
@@ -210,7 +214,7 @@ export const neg: (x: Value) => Value = unary(negP);
 
 export const addP: Primitive<null> = elementwise({
   name: "add",
-  doc: "x + y",
+  doc: "Sum: x + y",
   accepts: ["number", "number"],
   scalar: (x, y) => x + y,
   terms: [(dx) => dx, (dy) => dy],
@@ -221,7 +225,7 @@ export const add: (x: Value, y: Value) => Value = binary(addP);
 
 export const subP: Primitive<null> = elementwise({
   name: "sub",
-  doc: "x - y",
+  doc: "Difference: x - y",
   accepts: ["number", "number"],
   scalar: (x, y) => x - y,
   terms: [(dx) => dx, (dy) => neg(dy)],
@@ -572,12 +576,12 @@ const comparison = (
     traits,
   });
 
-export const equalP: Primitive<null> = comparison("equal", "x = y", (x, y) => x === y, { commutative: true });
-export const notEqualP: Primitive<null> = comparison("notEqual", "x != y", (x, y) => x !== y, {
+export const equalP: Primitive<null> = comparison("equal", "Whether x = y", (x, y) => x === y, { commutative: true });
+export const notEqualP: Primitive<null> = comparison("notEqual", "Whether x != y", (x, y) => x !== y, {
   commutative: true,
 });
-export const lessP: Primitive<null> = comparison("less", "x < y", (x, y) => x < y, {});
-export const lessEqualP: Primitive<null> = comparison("lessEqual", "x <= y", (x, y) => x <= y, {});
+export const lessP: Primitive<null> = comparison("less", "Whether x < y", (x, y) => x < y, {});
+export const lessEqualP: Primitive<null> = comparison("lessEqual", "Whether x <= y", (x, y) => x <= y, {});
 export const equal: (x: Value, y: Value) => Value = binary(equalP);
 export const notEqual: (x: Value, y: Value) => Value = binary(notEqualP);
 export const less: (x: Value, y: Value) => Value = binary(lessP);

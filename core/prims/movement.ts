@@ -25,7 +25,27 @@ type LinearRecord<P> = Omit<Primitive<P>, "jvp" | "transpose" | "batch" | "trait
   batch(x: Value, dim: number, size: number, params: P): readonly [Value, number];
 };
 
-/** Defines a primitive that is linear in its single argument: the tangent goes through the primitive itself. */
+/**
+ * Defines a primitive that is linear in its single argument: the tangent goes through the primitive itself.
+ *
+ * Shapes: one argument; the record says which result.
+ *
+ * @throws {RuleError} if the name is taken
+ * @example Reversal, which is its own transpose
+ * ```ts
+ * const flipP: ct.Primitive<null> = ct.linear<null>({
+ *   name: "docs_flip", doc: "a vector back to front",
+ *   shape: ([x]) => [x!],
+ *   cpu: ([x]) => [x!.data.slice().reverse()],
+ *   transpose: (g) => ct.bind(flipP, [g], null)[0]!,
+ *   batch: (x, dim) => [ct.flip(x, { axis: 1 - dim }), dim],
+ *   domain: (draw) => ({ args: [{ shape: [draw.int(1, 4)] }], params: null }),
+ * });
+ * const last = (x: ct.Value) => ct.bind(flipP, [x], null)[0]!.mul(ct.tensor([1, 0, 0])).sum();
+ * assertClose(ct.grad(last)(ct.tensor([4, 5, 6])), [0, 0, 1]);
+ * ```
+ * @since 0.1.0
+ */
 export function linear<P>(record: LinearRecord<P>): Primitive<P> {
   const { transpose, batch, ...rest } = record;
   const primitive: Primitive<P> = definePrimitive({

@@ -90,8 +90,8 @@ export function hubBlobs(s: HubState): readonly BlobId[] {
  *
  * Never throws on an event; what a peer sends wrongly is ignored, what makes the run impossible is a `fail` effect.
  *
- * @example
- * ```ts
+ * @example The first step reads the save
+ * ```typescript
  * const step = hubStep(config);
  * const { state, effects } = step(hubInit(config), { k: "start", rounds: [0] });
  * // effects: [{ k: "load", round: 0 }]

@@ -55,8 +55,8 @@ export function workerBlobs(s: WorkerState): readonly BlobId[] {
 /**
  * The step function of the workers of one run. Never throws on an event.
  *
- * @example
- * ```ts
+ * @example The first step greets the hub
+ * ```typescript
  * const step = workerStep(config);
  * const { state, effects } = step(workerInit(0), { k: "start", rounds: [0] });
  * // effects: [{ k: "send", to: "hub", head: { k: "hello", ... }, body: [] }]

@@ -97,8 +97,9 @@ const MAX_STRANGERS = 64;
  *
  * @returns why it ended, and the durable registers; those of the workers only if they share the store of the hub
  * @throws {RunError} when a job throws, a save is missing, or a worker is lost too often; names the worker and round
- * @example
- * ```ts
+ * @example A run that can be continued
+ * ```typescript
+ * import { fileStore, runSockets, spawnBun, type Address } from "cotangent/bun";
  * const store = fileStore("runs/today");
  * const spawn = (rank: number, address: Address) => spawnBun("worker.ts", [String(rank)], { address });
  * const { hub, restarts } = await runSockets({ config, jobs, initial, store, spawn });

@@ -17,8 +17,9 @@ const CHECKSUM_MARK = '"checksum":"';
  *
  * Values must be trees of tensors, `null` or `undefined`. Other programs can read the files.
  *
- * @example
- * ```ts
+ * @example One save
+ * ```typescript
+ * import { fileStore } from "cotangent/bun";
  * const store = fileStore("runs/today");
  * await store.put("worker-0", 1, { round: 1, attempt: 0 }, { x: ct.tensor([1, 2]) });
  * ```

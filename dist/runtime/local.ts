@@ -43,24 +43,23 @@ export interface RunResult extends RunValues {
  * @throws {RunError} when a job throws or a save is missing
  * @example Four workers add their rank to a total, three times
  * ```ts
- * const config: Config = {
- *   ...protocolDefaults, workers: 4, rounds: 3, durable: { hub: ["total"], worker: [] },
+ * const config: ct.dist.Config = {
+ *   ...ct.dist.protocolDefaults, workers: 4, rounds: 3, durable: { hub: ["total"], worker: [] },
  *   script: () => [{
  *     name: "add",
  *     worker: { fn: "rank", outs: ["r"] }, reply: ["r"],
  *     hub: { fn: "sum", ins: ["total", "r@*"], outs: ["total"] },
  *   }],
  * };
- * const { hub } = await runLocal({
- *   config,
- *   jobs: {
- *     hub: { sum: (ins) => ({ outs: [(ins as number[]).reduce((a, b) => a + b)] }) },
- *     worker: (rank) => ({ rank: () => ({ outs: [rank] }) }),
- *   },
- *   initial: { hub: { total: 0 }, worker: () => ({}) },
- * });
- * // hub.total is 18
+ * const jobs = {
+ *   hub: { sum: (ins: readonly unknown[]) => ({ outs: [(ins as number[]).reduce((a, b) => a + b)] }) },
+ *   worker: (rank: number) => ({ rank: () => ({ outs: [rank] }) }),
+ * };
+ * const initial = { hub: { total: 0 }, worker: () => ({}) };
+ * const { hub } = await ct.dist.runLocal({ config, jobs, initial });
+ * assertClose(hub["total"], 18);
  * ```
+ * @since 0.1.0
  */
 export async function runLocal(options: LocalOptions): Promise<RunResult> {
   const { config, jobs, initial, store = memoryStore(), signal, onProgress } = options;

@@ -5,6 +5,7 @@
  * the life of a process. As long as bytes move on the connection the rank is alive, however long it computes.
  */
 
+import { randomUUID } from "node:crypto";
 import { isRecord, stampOf } from "../protocol/head.ts";
 import type { Head } from "../protocol/types.ts";
 import type { Frame, WireLimits } from "../wire.ts";
@@ -157,7 +158,7 @@ export function openSeat(options: SeatOptions): Seat {
       leave("its process is started again");
       untold = null;
       life++;
-      token = crypto.randomUUID();
+      token = randomUUID();
       hasConnected = false;
       isDown = false;
       hasLeft = false;

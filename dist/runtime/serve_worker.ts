@@ -44,8 +44,9 @@ const BYE_MS = 1000;
  *
  * @returns how the run has ended, as far as a worker knows
  * @throws {Error} if the hub refuses this process, or is gone for longer than `deadlineMs`
- * @example
- * ```ts
+ * @example A worker process
+ * ```typescript
+ * import { addressFromEnvironment, fileStore, serveWorker } from "cotangent/bun";
  * const rank = Number(process.argv[2]);
  * const store = fileStore("runs/today");
  * await serveWorker({ rank, address: addressFromEnvironment(), config, jobs: jobs.worker(rank), store });

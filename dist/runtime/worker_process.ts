@@ -33,8 +33,8 @@ const KEPT_CHARACTERS = 4000;
  *
  * The address travels in the environment and not among the arguments, which every user of the machine can read.
  *
- * @example
- * ```ts
+ * @example Worker processes of this machine
+ * ```typescript
  * runSockets({ spawn: (rank, address) => spawnBun("worker.ts", [String(rank)], { address }), ...rest });
  * ```
  */

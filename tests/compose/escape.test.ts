@@ -62,9 +62,9 @@ for (const transform of transforms) {
       };
       expect(() => later.run(use), `in ${later.name}`).toThrow(TraceError);
     }
-    expect(() => makeProgram(() => sin(old))(x), "alone in makeProgram").toThrow(TraceError);
-    expect(() => makeProgram(() => old)(x), "returned from makeProgram").toThrow(TraceError);
-    expect(() => jvp(() => sin(old), [x], [x]), "alone in jvp").toThrow(TraceError);
+    expect(() => makeProgram(() => sin(old))(), "alone in makeProgram").toThrow(TraceError);
+    expect(() => makeProgram(() => old)(), "returned from makeProgram").toThrow(TraceError);
+    expect(() => jvp(() => sin(old), [], []), "alone in jvp").toThrow(TraceError);
   });
 
   test(`a function that returns a Promise is refused by ${transform.name}`, () => {

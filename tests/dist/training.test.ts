@@ -67,18 +67,22 @@ test("the comparison of values sees the elements of tensors", () => {
   expect(sameValues({ x: [a] }, { x: [1] })).toBe(false);
 });
 
-test.each(forms)("%s lowers the mean loss over all rows", (_name, changes) => {
-  const problem = logisticProblem(n, 2, 6);
-  const loss = (theta: Value): number => {
-    const batches = [0, 1, 2, 3, 4, 5, 6, 7].flatMap((step) => [
-      problem.batch(0, step),
-      problem.batch(1, step),
-    ]);
-    return batches.reduce((s, batch) => s + problem.score(theta, batch).loss.item() / batches.length, 0);
-  };
-  const run = runSequential(trainingSetup(plan(2, { ...changes, rounds: 20 }), problem));
-  expect(loss(run.hub["theta"] as Value)).toBeLessThan(0.75 * loss(problem.initial));
-});
+test.each(forms)(
+  "%s lowers the mean loss over all rows",
+  (_name, changes) => {
+    const problem = logisticProblem(n, 2, 6);
+    const loss = (theta: Value): number => {
+      const batches = [0, 1, 2, 3, 4, 5, 6, 7].flatMap((step) => [
+        problem.batch(0, step),
+        problem.batch(1, step),
+      ]);
+      return batches.reduce((s, batch) => s + problem.score(theta, batch).loss.item() / batches.length, 0);
+    };
+    const run = runSequential(trainingSetup(plan(2, { ...changes, rounds: 20 }), problem));
+    expect(loss(run.hub["theta"] as Value)).toBeLessThan(0.75 * loss(problem.initial));
+  },
+  60_000,
+);
 
 /** The same training in one place: FOSI on the union of the workers' batches, curvature from the union too. */
 function singleDevice(run: Plan, problem: Problem<Rows>): number[] {
@@ -115,24 +119,28 @@ function singleDevice(run: Plan, problem: Problem<Rows>): number[] {
   return list(theta);
 }
 
-test.each([1, 2, 4])("%i replicas train like one device on the union of their batches", (workers) => {
-  for (const update of [
-    { name: "momentum", learningRate: 0.1 },
-    { name: "adamw", learningRate: 0.02 },
-  ] as const) {
-    const run = plan(workers, {
-      update,
-      rounds: 40,
-      localSteps: 5,
-      curvature: { k: 3, order: 12, period: 8, warmup: 1 },
-    });
-    const problem = logisticProblem(n, workers, 24);
-    const theta = thetaOf(runSequential(trainingSetup(run, problem)));
-    const difference = maxDifference(theta, singleDevice(run, problem));
-    expect(difference).toBeLessThan(1e-11);
-    if (workers === 1) expect(difference).toBe(0);
-  }
-});
+test.each([1, 2, 4])(
+  "%i replicas train like one device on the union of their batches",
+  (workers) => {
+    for (const update of [
+      { name: "momentum", learningRate: 0.1 },
+      { name: "adamw", learningRate: 0.02 },
+    ] as const) {
+      const run = plan(workers, {
+        update,
+        rounds: 40,
+        localSteps: 5,
+        curvature: { k: 3, order: 12, period: 8, warmup: 1 },
+      });
+      const problem = logisticProblem(n, workers, 24);
+      const theta = thetaOf(runSequential(trainingSetup(run, problem)));
+      const difference = maxDifference(theta, singleDevice(run, problem));
+      expect(difference).toBeLessThan(1e-11);
+      if (workers === 1) expect(difference).toBe(0);
+    }
+  },
+  60_000,
+);
 
 test("any number of workers on the same rows gives the same training", () => {
   // 12 rows at every step, dealt to 1, 2, 3, 4, 6 or 12 workers: row by row the same data.
@@ -152,7 +160,7 @@ test("any number of workers on the same rows gives the same training", () => {
     return thetaOf(runSequential(trainingSetup(run, problem)));
   });
   for (const theta of thetas.slice(1)) expect(maxDifference(theta, thetas[0]!)).toBeLessThan(1e-10);
-});
+}, 60_000);
 
 function shares(workers: number, rank: number): number[] {
   return Array.from({ length: 12 / workers }, (_, i) => rank * (12 / workers) + i);
@@ -170,6 +178,7 @@ test.each(forms.slice(0, 3))(
       }
     }
   },
+  60_000,
 );
 
 test("a run can stop after any round and go on: rounds do not depend on how many there are", () => {

@@ -55,6 +55,22 @@ test("what the system does not take at once waits, and arrives whole and in orde
   });
 });
 
+test("an end at once after the last frame loses nothing", async () => {
+  await withPair(MEGABYTE, async ({ client, server }) => {
+    const all = Promise.withResolvers<void>();
+    let bytes = 0;
+    server.onClose(() => all.resolve());
+    server.listen({}, ({ bodies }) => {
+      bytes += bodies[0]!.length;
+    });
+    client.send({ k: "bye" }, [new Uint8Array(200_000)]);
+    expect(client.pendingBytes()).toBe(0);
+    client.end();
+    await all.promise;
+    expect(bytes).toBe(200_000);
+  });
+});
+
 test("a peer that takes too little is cut off instead of filling the memory", async () => {
   await withPair(8 * MEGABYTE, async ({ client, closed }) => {
     const body = new Uint8Array(6 * MEGABYTE);

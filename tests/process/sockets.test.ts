@@ -157,7 +157,7 @@ test(
     // The limit is 1.5 s and the computation takes 2.5 s, but the worker can answer.
     const turning = newTask({
       trouble: { rank: 0, kind: "sleep" },
-      config: { deadTicks: 75, retryTicks: 5 },
+      config: { deadTicks: 75, retryTicks: 15 },
     });
     const got = await start(turning).result;
     expect(got.restarts).toEqual([0, 0]);

@@ -12,6 +12,8 @@ import { propWith } from "./prop.ts";
 /** A law and the primitives it does not speak about. */
 export interface Law {
   readonly name: string;
+  /** Largest drawn size of an axis; default 3. */
+  readonly largest?: number;
   /** Why the law says nothing about a primitive, or `null` when it does. */
   exempt(primitive: AnyPrimitive): string | null;
   /** Checks one draw; returns how many comparisons it made, and throws where one fails. */
@@ -56,6 +58,7 @@ export function subsets(n: number): number[][] {
 /** One test per law and primitive, then one that everything was checked. */
 export function testLaws(laws: readonly Law[]): void {
   const checked = new Map<string, number>();
+  const failed = new Set<string>();
   const exempted: string[] = [];
   const records = primitives();
   for (const law of laws) {
@@ -67,14 +70,18 @@ export function testLaws(laws: readonly Law[]): void {
       }
       const name = `${law.name} law of ${primitive.name}`;
       checked.set(name, 0);
-      propWith({ runs: RUNS }, name, seeds(), (seed) => {
-        checked.set(name, checked.get(name)! + law.check(primitive, new SeededDraw(seed)));
+      propWith({ runs: RUNS }, name, seeds(law.largest), (seed) => {
+        try {
+          checked.set(name, checked.get(name)! + law.check(primitive, new SeededDraw(seed)));
+        } catch (error) {
+          failed.add(name);
+          throw error;
+        }
       });
     }
   }
   test("every primitive was checked by every law", () => {
     const total = [...checked.values()].reduce((sum, n) => sum + n, 0);
-    // A law is named with what it exempts by a trait of all: only the count is printed for them.
     const byReason = Map.groupBy(exempted, (text) => text.replace(/^\S+ /, ""));
     for (const [reason, list] of byReason) {
       const names = list.map((text) => text.split(" ")[0]).join(" ");
@@ -83,6 +90,7 @@ export function testLaws(laws: readonly Law[]): void {
     console.log(`laws: checked ${records.length} primitives x ${laws.length} laws = ${total} checks`);
     expect(records.length).toBeGreaterThan(0);
     expect(laws.length).toBeGreaterThan(0);
-    expect([...checked].filter(([, n]) => n === 0).map(([name]) => name)).toEqual([]);
+    const unchecked = [...checked].filter(([name, n]) => n === 0 && !failed.has(name));
+    expect(unchecked.map(([name]) => name)).toEqual([]);
   });
 }

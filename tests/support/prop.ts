@@ -116,14 +116,14 @@ function hash(text: string): number {
   return h | 0;
 }
 
-/** The test file that called `prop`, relative to the working directory. */
+/** The test file that called `prop`, perhaps through other files, relative to the working directory. */
 function callerFile(): string {
-  for (const line of (new Error().stack ?? "").split("\n")) {
+  const files = (new Error().stack ?? "").split("\n").flatMap((line) => {
     const found = /(?:file:\/\/)?(\/[^\s()]+\.ts):\d+/.exec(line)?.[1];
-    if (found !== undefined && found !== fileURLToPath(import.meta.url))
-      return relative(process.cwd(), found);
-  }
-  return "";
+    return found === undefined || found === fileURLToPath(import.meta.url) ? [] : [found];
+  });
+  const caller = files.find((file) => file.endsWith(".test.ts")) ?? files[0];
+  return caller === undefined ? "" : relative(process.cwd(), caller);
 }
 
 /** The name as a pattern that matches only itself, inside double quotes of a shell. */

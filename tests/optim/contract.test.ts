@@ -1,0 +1,354 @@
+/** What every optimizer must do, in one table: purity, trees, descent, and the numbers of plain loops. */
+import { expect, test } from "bun:test";
+import { checkGrads } from "../../autodiff/check.ts";
+import { hessianOperator } from "../../autodiff/operator.ts";
+import { gradientOf } from "../../autodiff/vjp.ts";
+import { tensor } from "../../core/create.ts";
+import type { DType } from "../../core/dtype.ts";
+import { add, mul, sum } from "../../core/ops.ts";
+import { flatten, leaves, map, show } from "../../core/tree.ts";
+import { Tensor, type Value } from "../../core/value.ts";
+import { adam, adamw } from "../../optim/adam.ts";
+import { clipByGlobalNorm, clipByValue, globalNorm } from "../../optim/clip.ts";
+import { type FosiExtra, type FosiOptions, fosi } from "../../optim/fosi.ts";
+import { momentum, nesterov, sgd } from "../../optim/momentum.ts";
+import { linearSchedule } from "../../optim/schedule.ts";
+import {
+  applyUpdates,
+  chain,
+  type GradientTransformation,
+  scaleByLearningRate,
+} from "../../optim/transformation.ts";
+import {
+  f64,
+  length,
+  list,
+  maxDifference,
+  mulberry32,
+  normals,
+  sameTreeBits,
+  type Vector,
+} from "./numbers.ts";
+import { rosenbrock } from "./problems.ts";
+
+type Optimizer = GradientTransformation<unknown, FosiExtra>;
+/** One update in plain float64 loops; the closure holds the state. */
+type Plain = (g: Vector, p: Vector) => number[];
+
+interface Row {
+  readonly name: string;
+  /** With a learning rate that suits the problem. */
+  readonly make: (rate: number) => Optimizer;
+  readonly plain?: (rate: number) => Plain;
+  readonly rates: { readonly parabola: number; readonly rosenbrock: number };
+}
+
+function row<S>(
+  name: string,
+  make: (rate: number) => GradientTransformation<S> | GradientTransformation<S, FosiExtra>,
+  rates: Row["rates"],
+  plain?: (rate: number) => Plain,
+): Row {
+  return { name, make: make as unknown as Row["make"], rates, ...(plain && { plain }) };
+}
+
+const scale = (x: Vector, c: number): number[] => x.map((xi) => c * xi);
+
+function plainMomentum(beta: number, isNesterov: boolean): (rate: number) => Plain {
+  return (rate) => {
+    let v: number[] = [];
+    return (g) => {
+      v = g.map((x, i) => x + beta * (v[i] ?? 0));
+      return g.map((x, i) => -rate * (isNesterov ? x + beta * v[i]! : v[i]!));
+    };
+  };
+}
+
+function plainAdam(rate: number | ((step: number) => number), decay = 0): Plain {
+  const [b1, b2, epsilon] = [0.9, 0.999, 1e-8];
+  let [m, s, t]: [number[], number[], number] = [[], [], 0];
+  return (g, p) => {
+    t++;
+    m = g.map((x, i) => b1 * (m[i] ?? 0) + (1 - b1) * x);
+    s = g.map((x, i) => b2 * (s[i] ?? 0) + (1 - b2) * x * x);
+    const size = typeof rate === "number" ? rate : rate(t - 1);
+    return g.map(
+      (_, i) =>
+        -size * (m[i]! / (1 - b1 ** t) / (Math.sqrt(s[i]! / (1 - b2 ** t)) + epsilon) + decay * p[i]!),
+    );
+  };
+}
+
+const clipped = (g: Vector, limit: number): number[] => scale(g, Math.min(1, limit / length(g)));
+const falling = (rate: number) => linearSchedule({ from: rate, to: rate / 2, steps: 8 });
+const fallingPlain = (rate: number) => (step: number) => rate * (1 - Math.min(1, step / 8) / 2);
+
+const first: readonly Row[] = [
+  row("sgd", sgd, { parabola: 0.1, rosenbrock: 1e-3 }, (rate) => (g) => scale(g, -rate)),
+  row("momentum", momentum, { parabola: 0.02, rosenbrock: 2e-4 }, plainMomentum(0.9, false)),
+  row(
+    "momentum 0.5",
+    (rate) => momentum(rate, 0.5),
+    { parabola: 0.1, rosenbrock: 5e-4 },
+    plainMomentum(0.5, false),
+  ),
+  row("nesterov", nesterov, { parabola: 0.02, rosenbrock: 2e-4 }, plainMomentum(0.9, true)),
+  row("adam", adam, { parabola: 0.05, rosenbrock: 0.02 }, (rate) => plainAdam(rate)),
+  row("adamw", adamw, { parabola: 0.05, rosenbrock: 0.02 }, (rate) => plainAdam(rate, 0.01)),
+];
+
+const chains: readonly Row[] = [
+  row(
+    "clip by norm, then adam",
+    (rate) => chain(clipByGlobalNorm(0.5), adam(rate)),
+    { parabola: 0.05, rosenbrock: 0.02 },
+    (rate) => {
+      const step = plainAdam(rate);
+      return (g, p) => step(clipped(g, 0.5), p);
+    },
+  ),
+  row(
+    "clip by norm, then sgd",
+    (rate) => chain(clipByGlobalNorm(1), sgd(rate)),
+    { parabola: 0.1, rosenbrock: 0.01 },
+    (rate) => (g) => scale(clipped(g, 1), -rate),
+  ),
+  row(
+    "clip by value, then momentum",
+    (rate) => chain(clipByValue(0.3), momentum(rate)),
+    { parabola: 0.05, rosenbrock: 0.002 },
+    (rate) => {
+      const step = plainMomentum(0.9, false)(rate);
+      return (g, p) =>
+        step(
+          g.map((x) => Math.min(0.3, Math.max(-0.3, x))),
+          p,
+        );
+    },
+  ),
+  row(
+    "adam on a schedule",
+    (rate) => adam(falling(rate)),
+    { parabola: 0.08, rosenbrock: 0.03 },
+    (rate) => plainAdam(fallingPlain(rate)),
+  ),
+  row(
+    "sgd on a schedule",
+    (rate) => scaleByLearningRate(falling(rate)),
+    { parabola: 0.2, rosenbrock: 2e-3 },
+    (rate) => {
+      let step = 0;
+      return (g) => scale(g, -fallingPlain(rate)(step++));
+    },
+  ),
+];
+
+const options: FosiOptions = { k: 1, order: 2, warmup: 3, period: 4, alpha: 0.05, clip: 1 };
+const hybrids = first.map(({ name, make, rates }) =>
+  row(
+    `fosi over ${name}`,
+    (rate) => fosi(make(rate) as unknown as GradientTransformation<unknown>, options),
+    rates,
+  ),
+);
+
+const all: readonly (readonly [string, Row])[] = [...first, ...chains, ...hybrids].map((r) => [r.name, r]);
+const dtypes: readonly DType[] = ["float32", "float64"];
+
+/** A tree with a matrix, a vector and a scalar. */
+function treeOf(numbers: Vector, dtype: DType): { layers: { w: Value; b: Value }[]; gain: Value } {
+  const at = (from: number, to: number, shape: readonly number[]): Value =>
+    tensor(Float64Array.from(numbers.slice(from, to)), { shape }).astype(dtype);
+  return { layers: [{ w: at(0, 6, [2, 3]), b: at(6, 9, [3]) }], gain: at(9, 10, []) };
+}
+
+const flatNumbers = (tree: unknown): number[] => leaves(tree).flatMap((x) => list(x));
+
+/** ½ Σ (1 + i / 4) x_i² over all leaves in order. */
+function bowl(tree: unknown): Value {
+  return leaves(tree)
+    .map((x, i) => mul(0.5 + i / 8, sum(mul(x, x))))
+    .reduce((a, b) => add(a, b));
+}
+
+test.each(all)(
+  "%s is pure, and its state is a tree of tensors that keeps its structure",
+  (_name, { make, rates }) => {
+    for (const dtype of dtypes) {
+      const optimizer = make(rates.parabola);
+      let params = treeOf(normals(mulberry32(1), 10), dtype);
+      let state = optimizer.init(params);
+      expect(sameTreeBits(state, optimizer.init(params))).toBe(true);
+      for (let step = 0; step < 5; step++) {
+        const at = params;
+        const gradient = gradientOf<typeof params, []>(bowl)(params);
+        const extra = { hessian: () => hessianOperator<typeof params, []>(bowl, at) };
+        const before = [state, params, gradient].map((tree) => flatNumbers(tree));
+        const [updates, next] = optimizer.update(gradient, state, params, extra);
+        // Twice the same, from a second optimizer too: nothing is remembered outside the state.
+        expect(sameTreeBits([updates, next], optimizer.update(gradient, state, params, extra))).toBe(true);
+        expect(
+          sameTreeBits([updates, next], make(rates.parabola).update(gradient, state, params, extra)),
+        ).toBe(true);
+        expect([state, params, gradient].map((tree) => flatNumbers(tree))).toEqual(before);
+        // Updates are like the parameters, the next state like the state: a loop can carry both.
+        expect(avals(updates)).toEqual(avals(params));
+        expect(avals(next)).toEqual(avals(state));
+        expect(leaves(next).every((x) => x instanceof Tensor)).toBe(true);
+        [params, state] = [applyUpdates(params, updates), next];
+      }
+    }
+  },
+);
+
+/** Structure, shapes and element types. */
+function avals(tree: unknown): readonly string[] {
+  const [xs, def] = flatten(tree);
+  return [show(def), ...xs.map((x) => String(x.aval))];
+}
+
+test.each(all.filter(([, r]) => r.plain))(
+  "%s makes the updates of plain loops",
+  (name, { make, plain, rates }) => {
+    for (const dtype of dtypes) {
+      const optimizer = make(rates.parabola);
+      const reference = plain!(rates.parabola);
+      const uniform = mulberry32(2);
+      let params = treeOf(normals(uniform, 10), dtype);
+      let p = flatNumbers(params);
+      let state = optimizer.init(params);
+      const extra = {
+        hessian: (): never => {
+          throw new Error("Cannot be asked for a Hessian");
+        },
+      };
+      for (let step = 0; step < 12; step++) {
+        // Any gradients will do: a method must not know where they come from.
+        const gradient = treeOf(normals(uniform, 10), dtype);
+        const [updates, next] = optimizer.update(gradient, state, params, extra);
+        const expected = reference(flatNumbers(gradient), p);
+        // Schedules give float32 rates.
+        const tolerance = dtype === "float64" && !name.includes("schedule") ? 1e-14 : 2e-6;
+        expect(maxDifference(flatNumbers(updates), expected)).toBeLessThan(tolerance);
+        [params, state] = [applyUpdates(params, updates), next];
+        p = flatNumbers(params);
+      }
+    }
+  },
+);
+
+test.each(all)("%s goes down a parabola", (_name, { make, rates }) => {
+  for (const dtype of dtypes) {
+    const optimizer = make(rates.parabola);
+    let params = treeOf(normals(mulberry32(3), 10), dtype);
+    let state = optimizer.init(params);
+    const before = bowl(params).item();
+    for (let step = 0; step < 150; step++) {
+      const at = params;
+      const extra = { hessian: () => hessianOperator<typeof params, []>(bowl, at) };
+      const [updates, next] = optimizer.update(
+        gradientOf<typeof params, []>(bowl)(params),
+        state,
+        params,
+        extra,
+      );
+      [params, state] = [applyUpdates(params, updates), next];
+    }
+    expect(bowl(params).item()).toBeLessThan(0.01 * before);
+  }
+});
+
+test.each(all)("%s goes down Rosenbrock's valley", (_name, { make, rates }) => {
+  for (const dtype of dtypes) {
+    const optimizer = make(rates.rosenbrock);
+    let x: Value = f64([-1.2, 1]).astype(dtype);
+    let state = optimizer.init(x);
+    const before = rosenbrock(x).item();
+    for (let step = 0; step < 150; step++) {
+      const at = x;
+      const extra = { hessian: () => hessianOperator(rosenbrock, at) };
+      const [updates, next] = optimizer.update(gradientOf(rosenbrock)(x), state, x, extra);
+      [x, state] = [applyUpdates(x, updates), next];
+    }
+    expect(rosenbrock(x).item()).toBeLessThan(0.2 * before);
+  }
+});
+
+test("a chain passes updates on and keeps one state for each part", () => {
+  const optimizer = chain(clipByGlobalNorm(1), momentum(0.1, 0.5), clipByValue(0.05));
+  expect(optimizer.name).toBe("clipByGlobalNorm > momentum > clipByValue");
+  const x = f64([0, 0]);
+  const state = optimizer.init(x);
+  expect(state).toHaveLength(3);
+  // 3-4-5: clipped to (0.6, 0.8), times 0.1, clipped to 0.05.
+  const [updates, next] = optimizer.update(f64([3, 4]), state, x, {});
+  expect(maxDifference(list(updates), [-0.05, -0.05])).toBe(0);
+  expect(maxDifference(list(next[1][0].velocity as Value), [0.6, 0.8])).toBeLessThan(1e-15);
+  expect(next[1][1].count.item()).toBe(1);
+});
+
+test("a type that forgets what a part needs does not compile", () => {
+  const compiles = (x: Value): void => {
+    const plain = chain(clipByGlobalNorm(1), adam(1e-3));
+    plain.update(x, plain.init(x), x, {});
+    const hybrid = chain(clipByGlobalNorm(1), fosi(sgd(0.1)));
+    hybrid.update(x, hybrid.init(x), x, { hessian: () => hessianOperator(rosenbrock, x) });
+    // @ts-expect-error a part of the chain needs the Hessian
+    hybrid.update(x, hybrid.init(x), x, {});
+    // @ts-expect-error the Hessian is a function that gives an operator
+    hybrid.update(x, hybrid.init(x), x, { hessian: x });
+    // @ts-expect-error a base is run on flat vectors without extra needs
+    fosi(fosi(sgd(0.1)));
+    // @ts-expect-error the state of another chain
+    plain.update(x, hybrid.init(x), x, {});
+  };
+  expect(compiles).toBeFunction();
+});
+
+test.each([
+  ["sgd", sgd(0.3)],
+  ["momentum", momentum(0.2, 0.7)],
+  ["adam", adam(0.1)],
+  ["clip", chain(clipByGlobalNorm(0.5), sgd(0.3))],
+])("derivatives pass through three steps of %s", (_name, optimizer) => {
+  const trained = (start: Value): Value => {
+    let [x, state] = [start, optimizer.init(start) as never];
+    for (let step = 0; step < 3; step++) {
+      const [updates, next] = optimizer.update(gradientOf<Value, []>(bowlOf)(x), state, x, {});
+      [x, state] = [applyUpdates(x, updates), next as never];
+    }
+    return bowlOf(x);
+  };
+  checkGrads(trained, [f64([1, -2, 0.5])], { order: 1 });
+});
+
+/** Not a quadratic: its gradient is not linear. */
+function bowlOf(x: Value): Value {
+  return sum(mul(x, mul(x, add(1, mul(x, x)))));
+}
+
+test("the norm of a tree is that of all its elements", () => {
+  const tree = treeOf(normals(mulberry32(4), 10), "float64");
+  expect(globalNorm(tree).item()).toBeCloseTo(length(flatNumbers(tree)), 14);
+});
+
+test("clipping leaves a short gradient alone, bit for bit, and zero too", () => {
+  const clip = clipByGlobalNorm(1);
+  for (const g of [f64([0.3, -0.4]), f64([0, 0])])
+    expect(sameTreeBits(clip.update(g, [], g, {})[0], g)).toBe(true);
+  for (const limit of [0, -1, Number.NaN]) {
+    expect(() => clipByGlobalNorm(limit)).toThrow(/^Cannot clip gradients: /);
+    expect(() => clipByValue(limit)).toThrow(RangeError);
+  }
+});
+
+test("trees of different structure are refused, with the path", () => {
+  const optimizer = adam(0.1);
+  const params = { a: f64([1]), b: f64([2]) };
+  const wrong = { a: f64([1]), c: f64([2]) } as unknown as typeof params;
+  expect(() => optimizer.update(wrong, optimizer.init(params), params, {})).toThrow(
+    /keys are \{a,c\} and \{a,b\}/,
+  );
+  expect(() => applyUpdates(params, wrong)).toThrow(/Cannot map trees/);
+  expect(map((x) => x, params)).toEqual(params);
+});
