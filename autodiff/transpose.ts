@@ -3,7 +3,7 @@ import { LinearityError } from "../core/errors.ts";
 import { Lin, missingRule } from "../core/primitive.ts";
 import { add } from "../core/prims/elementwise.ts";
 import { zeros } from "../core/prims/movement.ts";
-import { deadCodeEliminated, evalProgram, type Program, Recorder, Var } from "../core/program.ts";
+import { deadCodeEliminated, evalProgram, type Program, Recorder, stage, Var } from "../core/program.ts";
 import { currentTrace, withTrace } from "../core/trace.ts";
 import { checkSameStructure, flatten, unflatten } from "../core/tree.ts";
 import { storage, Tensor, type Value } from "../core/value.ts";
@@ -94,14 +94,15 @@ export function linearTranspose<A extends readonly unknown[], R>(
   for (const { prim } of recorder.eqns) if (!prim.transpose) throw notLinear(prim.name);
   const program = recorder.finish(inputs, outs);
   checkZeroAtZero(program);
+  // Recorded here, so that what is not linear is refused here too.
+  const adjoint = stage(
+    (...cts) => transposeProgram(program, cts).map((ct, i) => ct ?? zeros(xs[i]!.aval)),
+    outs.map((y) => y.aval),
+  );
   return (ct) => {
     const [cts, ctDef] = flatten(ct);
     checkSameStructure(leafwise.outDef(), ctDef, "transpose with this cotangent");
     checkLikePrimals("transpose", ct, outs, cts);
-    const results = transposeProgram(program, cts);
-    return unflatten<A>(
-      def,
-      results.map((r, i) => r ?? zeros(xs[i]!.aval)),
-    );
+    return unflatten<A>(def, evalProgram(adjoint, cts));
   };
 }

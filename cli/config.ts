@@ -142,9 +142,10 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
   batch: {
     value: "N|full",
     help: "examples per worker and step (default 64)",
-    schema: z.union([z.literal("full"), z.coerce.number().int().min(1)], {
-      error: "a whole number of at least 1, or full, is needed",
-    }),
+    schema: z
+      .string()
+      .regex(/^(full|[1-9]\d*)$/, "a whole number of at least 1, or full, is needed")
+      .transform((value) => (value === "full" ? value : Number(value))),
   },
   "eval-every": {
     value: "N",

@@ -56,9 +56,9 @@ function plotsOf(runs: readonly Run[]): Plot[] {
     return align({ title, xLabel: "step", yLabel, logarithmic }, series);
   };
   const plots = [
-    curve("Training loss", "loss (mean over the batches since the last point)", true, (m) => m.loss),
-    curve("Test loss", "loss on the test data", true, (m) => m.testLoss),
-    curve("Test accuracy", "fraction right on the test data", false, (m) => m.testAccuracy),
+    curve("Training loss", "mean loss", true, (m) => m.loss),
+    curve("Test loss", "mean loss", true, (m) => m.testLoss),
+    curve("Test accuracy", "fraction right", false, (m) => m.testAccuracy),
   ];
   for (const run of runs) {
     const refreshes = run.metrics.filter((m) => m.eigenvalues !== undefined);

@@ -19,7 +19,9 @@ export function configOf(plan: Plan): Config {
     script: (round) => roundScript(plan, round),
     durable: {
       hub: ["theta"],
-      worker: isReplicated(plan) ? ["theta", "optimizer", "anchor", "push"] : ["optimizer", "dual", "local", "sigma"],
+      worker: isReplicated(plan)
+        ? ["theta", "optimizer", "anchor", "push"]
+        : ["optimizer", "dual", "local", "sigma"],
     },
     ...plan.limits,
   };

@@ -195,3 +195,26 @@ export function checkpointOf(dir: string): string {
   decode(bytes);
   return bytes.toString("latin1");
 }
+
+/** A run of 40 rounds, long enough to be disturbed. */
+export const LONG: readonly string[] = [
+  ...SMALL,
+  ...words("--steps 200 --local-steps 5 --curvature-every 100"),
+];
+
+/** What a run leaves when nothing happens to it. */
+export interface Undisturbed {
+  readonly curve: ReturnType<typeof curveOf>;
+  readonly checkpoint: string;
+}
+
+/** The long run in one process, where nothing can happen to it. */
+export async function undisturbed(): Promise<Undisturbed> {
+  let result: Undisturbed | undefined;
+  await withPrograms(async (dir, start) => {
+    const { code, err } = await start(["train", ...LONG, "--runtime", "local", "--out", "run"]).ended;
+    if (code !== 0) throw new Error(err);
+    result = { curve: curveOf(join(dir, "run")), checkpoint: checkpointOf(join(dir, "run")) };
+  });
+  return result!;
+}

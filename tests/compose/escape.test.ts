@@ -152,6 +152,6 @@ test("linearTranspose refuses what is not linear", () => {
     (y) => y.dot(y),
     (y) => where(y.greater(0), y, 0),
   ];
-  for (const f of attempts) expect(() => linearTranspose(f, x)(f(x)), String(f)).toThrow(LinearityError);
+  for (const f of attempts) expect(() => linearTranspose(f, x), String(f)).toThrow(LinearityError);
   assertClose(linearTranspose((y: Value) => mul(add(y, y), 3), x)(one)[0], float64([6, 6]), "6 I");
 });
