@@ -284,6 +284,19 @@ const defaults: TrainConfig = {
   runtime: "sockets",
 };
 
+/** What is wrong with a configuration from a file; null if it is one that `parseTrainFlags` could have made. */
+export function configProblem(json: unknown): string | null {
+  const record = (json ?? {}) as Readonly<Record<string, unknown>>;
+  const missing = Object.keys(defaults).find((name) => !Object.hasOwn(record, name));
+  if (missing !== undefined) return `it lacks "${missing}"`;
+  for (const [name, value] of Object.entries(record)) {
+    const flag = name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
+    if (!(Object.hasOwn(trainFlags, flag) && trainFlags[flag]!.schema.safeParse(String(value)).success))
+      return `its "${name}" is ${JSON.stringify(value)}`;
+  }
+  return null;
+}
+
 /** `--name value` and `--name=value` pairs; an unknown flag, a missing value or a stray word is an error. */
 export function readFlags(
   args: readonly string[],

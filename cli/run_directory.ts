@@ -2,7 +2,7 @@
 import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { writeWhole } from "../core/io.ts";
-import { type TrainConfig, UsageError } from "./config.ts";
+import { configProblem, type TrainConfig, UsageError } from "./config.ts";
 
 /** The measurements of one step or round; one line of metrics.jsonl. */
 export interface Metric {
@@ -109,15 +109,26 @@ export async function writeJson(directory: string, name: string, value: unknown)
 /**
  * The configuration of an earlier run.
  *
- * @throws {UsageError} if the directory has none
+ * @throws {UsageError} if the directory has none, or that of another program
  */
 export function readConfig(directory: string): TrainConfig {
-  return readJson(join(directory, fileNames.config), `Cannot use the run in ${directory}`) as TrainConfig;
+  const path = join(directory, fileNames.config);
+  const json = readJson(path, `Cannot use the run in ${directory}`);
+  const problem = configProblem(json);
+  if (problem === null) return json as TrainConfig;
+  throw new UsageError(
+    `Cannot use the run in ${directory}: ${path} is of something else (${problem}), the directory of an earlier run is needed`,
+  );
 }
 
 /** The summary of a finished or stopped run. */
 export function readSummary(directory: string): Summary {
-  return readJson(join(directory, fileNames.summary), `Cannot report the run in ${directory}`) as Summary;
+  const path = join(directory, fileNames.summary);
+  const json = readJson(path, `Cannot report the run in ${directory}`);
+  if (typeof (json as Partial<Summary> | null)?.finalLoss === "number") return json as Summary;
+  throw new UsageError(
+    `Cannot report the run in ${directory}: ${path} is of something else, the directory of an earlier run is needed`,
+  );
 }
 
 function readJson(path: string, verb: string): unknown {

@@ -53,7 +53,7 @@ export async function train(args: readonly string[]): Promise<number> {
   const firstRound = Math.max(0, ...(await store.rounds("hub")));
   if (isResumed && firstRound >= plan.rounds) {
     throw new UsageError(
-      `Cannot resume ${directory}: ${firstRound * plan.localSteps} steps are done and ${plan.rounds * plan.localSteps} were asked for, more --steps or --epochs are needed`,
+      `Cannot resume ${directory}: ${firstRound * wanted.localSteps} steps are done, more --steps or --epochs are needed`,
     );
   }
   await writeJson(directory, fileNames.config, config);

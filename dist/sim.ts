@@ -3,6 +3,7 @@
  * plan before it meets real machines. One thread, no wall clock; the same options give the same trace.
  */
 
+import { Value } from "../core/value.ts";
 import { stringifyHead } from "./protocol/head.ts";
 import { hubBlobBound, hubBlobs, hubInit, hubStep, workerBlobBound } from "./protocol/hub.ts";
 import { expand } from "./protocol/script.ts";
@@ -66,8 +67,6 @@ export interface SimOptions extends RunSetup {
   readonly keepTrace?: number;
   /** Runs everything twice and compares the traces: finds jobs that are not pure. Default true. */
   readonly checkReplay?: boolean;
-  /** Equality of values. Default: the same bits, through arrays, typed arrays and plain objects. */
-  readonly equal?: (a: unknown, b: unknown) => boolean;
 }
 
 /** What a simulated run did. Counts unless a unit is named. */
@@ -180,7 +179,6 @@ class Crash extends Error {}
 function simulateOnce(options: SimOptions): SimResult {
   const { config, jobs, initial } = options;
   const faults: Faults = { ...noFaults, ...options.faults };
-  const equal = options.equal ?? sameBits;
   const keepTrace = options.keepTrace ?? 60;
   const limit = faults.horizon + (options.patience ?? 20_000);
   const random = generator(options.seed);
@@ -445,7 +443,7 @@ function simulateOnce(options: SimOptions): SimResult {
     values.workers.forEach((own, rank) => {
       compare(peerName(rank), own, reference.workers[rank]!);
       for (const name of options.replicated ?? []) {
-        if (!equal(own[name], values.workers[0]![name]))
+        if (!sameBits(own[name], values.workers[0]![name]))
           violate(`agreement: "${name}" differs at ${peerName(rank)}`);
       }
     });
@@ -454,7 +452,7 @@ function simulateOnce(options: SimOptions): SimResult {
 
   function compare(who: string, actual: Values, expected: Values): void {
     for (const name of Object.keys(expected)) {
-      if (!equal(actual[name], expected[name]))
+      if (!sameBits(actual[name], expected[name]))
         violate(`reference: "${name}" of ${who} differs from the sequential run`);
     }
   }
@@ -598,6 +596,10 @@ function generator(seed: number): { below(n: number): number; chance(p: number):
 export function sameBits(a: unknown, b: unknown): boolean {
   if (Object.is(a, b)) return true;
   if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;
+  if (a instanceof Value || b instanceof Value) {
+    if (!(a instanceof Value) || !(b instanceof Value)) return false;
+    return a.aval.equals(b.aval) && sameBits(a.dataSync(), b.dataSync());
+  }
   if (ArrayBuffer.isView(a) || ArrayBuffer.isView(b)) {
     if (!ArrayBuffer.isView(a) || !ArrayBuffer.isView(b) || a.byteLength !== b.byteLength) return false;
     const x = new Uint8Array(a.buffer, a.byteOffset, a.byteLength);

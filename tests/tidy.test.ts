@@ -403,7 +403,11 @@ test("package.json and deno.json agree, and CHANGELOG.md has Unreleased", () => 
   for (const [name, target] of pairs) expect(target).toBe(`npm:${name}@${npm.dependencies[name]}`);
   expect(read("CHANGELOG.md")).toMatch(/^## \[Unreleased\]$/m);
   expect(read("CHANGELOG.md")).toContain(npm.version);
-  verdict(2 + pairs.length + Object.keys(npm.exports).length - 1, "entries shared by package.json and deno.json", []);
+  verdict(
+    2 + pairs.length + Object.keys(npm.exports).length - 1,
+    "entries shared by package.json and deno.json",
+    [],
+  );
 });
 
 test("every primitive has a sentence of documentation and a domain", async () => {
@@ -425,7 +429,11 @@ test("every public name has a docstring; a function says Shapes, a value has an 
     else if (!member) {
       const isType = declaration.kind === "interface" || declaration.kind === "type";
       if (!isType && !declaration.doc.includes("@example")) missing.push("@example");
-      if (declaration.kind === "function" && !NO_SHAPES.includes(name) && !declaration.doc.includes("Shapes:"))
+      if (
+        declaration.kind === "function" &&
+        !NO_SHAPES.includes(name) &&
+        !declaration.doc.includes("Shapes:")
+      )
         missing.push("Shapes:");
       if (!declaration.doc.includes("@since")) missing.push("@since");
     }

@@ -133,7 +133,9 @@ export async function runSockets(options: SocketOptions): Promise<SocketResult> 
     onRestart: (rank) => seats[rank]?.restart(),
     ...(onProgress === undefined
       ? {}
-      : { onProgress: (progress: Progress) => onProgress(progress, add(seats.map((seat) => seat.totals()))) }),
+      : {
+          onProgress: (progress: Progress) => onProgress(progress, add(seats.map((seat) => seat.totals()))),
+        }),
   });
   // The reason is looked at below; until then nobody listens.
   hub.done.catch(() => {});

@@ -30,7 +30,7 @@ beforeAll(async () => {
 function expectUndisturbed(run: string): void {
   expect(checkpointOf(run)).toBe(reference.checkpoint);
   expect(curveOf(run)).toEqual(reference.curve);
-  expect(summaryOf(run)).toMatchObject({ complete: true, steps: 200 });
+  expect(summaryOf(run)).toMatchObject({ complete: true, steps: 120 });
 }
 
 test(
@@ -101,8 +101,9 @@ test(
       await until(program, () => metricsOf(run).length >= 3);
       const deaths = await persecute(program, 1);
       const { code, err, out } = await program.ended;
-      // Three restarts, and the process before them.
-      expect(deaths).toBe(4);
+      // Three restarts and the process before them; the round of the first death may have been complete all the same.
+      expect([4, 5]).toContain(deaths);
+      expect(err.match(/^worker 1 has ended with code 137/gm)?.length).toBe(deaths);
       expect(code).toBe(1);
       expect(out).toBe("");
       expect(err).toMatch(/^Cannot complete round \d+: worker 1 is gone after 3 restarts/m);
@@ -112,7 +113,7 @@ test(
       expect(checkpointOf(run)).not.toBe(reference.checkpoint);
 
       const resumed = await start(["train", "--resume", "run"]).ended;
-      expect(resumed.err).toMatch(new RegExp(`^resuming at step ${safe![1]} of 200$`, "m"));
+      expect(resumed.err).toMatch(new RegExp(`^resuming at step ${safe![1]} of 120$`, "m"));
       expect(resumed.code).toBe(0);
       expectUndisturbed(run);
     });

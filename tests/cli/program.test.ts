@@ -117,8 +117,9 @@ test(
 
       const config = JSON.parse(readFileSync(join(run, "config.json"), "utf8"));
       expect(config).toMatchObject({ data: "glyphs", hidden: [8], k: 2, steps: 40, seed: 0 });
-      const plan = JSON.parse(readFileSync(join(run, "plan.txt"), "utf8"));
-      expect(plan).toMatchObject({ workers: 2, parameters: 6370, rounds: 4, localSteps: 10 });
+      expect(readFileSync(join(run, "plan.txt"), "utf8")).toStartWith(
+        "2 workers, 6370 parameters, 4 rounds of 10 steps, seed 0\n",
+      );
 
       const second = await start(["train", ...SMALL, "--steps", "10", "--runtime", "local"]).ended;
       expect(second.out).toContain("results in runs/glyphs-mlp-dho2-2");
@@ -177,7 +178,7 @@ test(
   async () => {
     await withPrograms(async (dir, start) => {
       for (const name of optimizerNames) {
-        const flags = ["--optimizer", name, ...words("--steps 20 --curvature-every 10 --test-limit 20")];
+        const flags = ["--optimizer", name, ...words("--steps 20 --curvature-every 10 --curvature-batch 16")];
         const ended = await start(["train", ...SMALL, ...flags, "--runtime", "local", "--out", name]).ended;
         expect(ended.code).toBe(0);
         const metrics = metricsOf(join(dir, name));

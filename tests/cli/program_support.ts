@@ -11,7 +11,7 @@ const LIMIT_MS = 30_000;
 
 /** A problem that is solved in a second: 4 rounds of 10 steps. */
 export const SMALL: readonly string[] = words(
-  "--train-limit 400 --test-limit 200 --batch 16 --hidden 8 --k 2",
+  "--train-limit 400 --test-limit 200 --batch 16 --hidden 8 --k 2 --local-steps 10 --curvature-batch 64",
 );
 
 export function words(text: string): readonly string[] {
@@ -196,10 +196,10 @@ export function checkpointOf(dir: string): string {
   return bytes.toString("latin1");
 }
 
-/** A run of 40 rounds, long enough to be disturbed. */
+/** A run of 24 rounds, long enough to be disturbed. */
 export const LONG: readonly string[] = [
   ...SMALL,
-  ...words("--steps 200 --local-steps 5 --curvature-every 100"),
+  ...words("--steps 120 --local-steps 5 --curvature-every 60"),
 ];
 
 /** What a run leaves when nothing happens to it. */

@@ -1,8 +1,7 @@
 /** Runs that are stopped and continued, by Ctrl-C or by a kill of the whole program. */
 
 import { beforeAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   checkpointOf,
@@ -11,7 +10,6 @@ import {
   LONG,
   metricsOf,
   SMALL,
-  signal,
   summaryOf,
   type Undisturbed,
   undisturbed,
@@ -43,7 +41,7 @@ test(
         "finishing this round, then stopping; press Ctrl-C again to stop at once",
       );
       expect(stopped.err).not.toMatch(/worker \d has ended/);
-      expect(stopped.out).toMatch(/^stopped at step \d+ of 200 in /);
+      expect(stopped.out).toMatch(/^stopped at step \d+ of 120 in /);
       expect(stopped.out).toContain("continue with --resume run");
       expect(summaryOf(run)).toMatchObject({ complete: false, steps: metricsOf(run).at(-1)!.step });
       expect(curveOf(run)).toEqual(reference.curve.slice(0, metricsOf(run).length));
@@ -56,10 +54,10 @@ test(
 
       const second = await start(["train", "--resume", "run"]).ended;
       expect(second.code).toBe(0);
-      expect(second.err).toMatch(/^resuming at step \d+ of 200$/m);
+      expect(second.err).toMatch(/^resuming at step \d+ of 120$/m);
       expect(curveOf(run)).toEqual(reference.curve);
       expect(checkpointOf(run)).toBe(reference.checkpoint);
-      expect(summaryOf(run)).toMatchObject({ complete: true, steps: 200 });
+      expect(summaryOf(run)).toMatchObject({ complete: true, steps: 120 });
       const seconds = metricsOf(run).map((line) => line["seconds"] as number);
       expect(seconds).toEqual(seconds.toSorted((a, b) => a - b));
     });
@@ -84,7 +82,8 @@ test(
       await until(twice, () => metricsOf(join(dir, "twice")).length >= 2);
       const workers = [...workersOf(twice).values()];
       twice.interrupt();
-      await until(twice, () => twice.err().includes("press Ctrl-C again") || undefined).catch(() => {});
+      // The round may be over before the second one comes.
+      await until(twice, () => twice.err().includes("press Ctrl-C again")).catch(() => {});
       twice.interrupt();
       expect((await twice.ended).code).toBe(130);
       for (let i = 0; i < 200 && workers.some(isAlive); i++) await Bun.sleep(10);
@@ -136,11 +135,8 @@ test(
       expect((await start(whole).ended).code).toBe(0);
 
       const refusals: readonly (readonly [flags: string, message: RegExp])[] = [
-        [
-          "",
-          /^Cannot resume run: 6 steps are done and 6 were asked for, more --steps or --epochs are needed$/m,
-        ],
-        ["--steps 3", /6 steps are done and 6 were asked for|6 steps are done and 3 were asked for/],
+        ["", /^Cannot resume run: 6 steps are done, more --steps or --epochs are needed$/m],
+        ["--steps 3", /^Cannot resume run: 6 steps are done, more --steps or --epochs are needed$/m],
         [
           "--hidden 16",
           /^Cannot use --hidden with --resume: .* only --steps, --epochs, --runtime and --port may/,
@@ -174,7 +170,9 @@ test("a directory that is no run cannot be resumed, and stays as it was", async 
     expect(broken.err).toMatch(/^Cannot use the run in photos: photos\/config\.json is not JSON, /);
     writeFileSync(join(dir, "photos", "config.json"), '{"name":"an app of somebody else"}');
     const other = await start(words("train --resume photos")).ended;
-    expect(other.err).toMatch(/^Cannot use the run in photos: photos\/config\.json /);
+    expect(other.err).toMatch(
+      /^Cannot use the run in photos: photos\/config\.json is of something else \(it lacks "data"\), /,
+    );
     expect([none.code, broken.code, other.code]).toEqual([2, 2, 2]);
     expect(readdirSync(join(dir, "photos"))).toEqual(["config.json"]);
   });

@@ -1,12 +1,11 @@
 /** Small training problems in float64, and readings of what a run leaves behind. */
 import { matmul, mean, mul, softplus, sub, sum } from "../../core/ops.ts";
-import { Value } from "../../core/value.ts";
+import type { Value } from "../../core/value.ts";
 import type { Problem } from "../../dist/jobs.ts";
 import { makePlan, type Plan, type PlanInput } from "../../dist/plan.ts";
 import type { RunValues } from "../../dist/runtime/sequential.ts";
-import { sameBits } from "../../dist/sim.ts";
 import type { FosiState } from "../../optim/fosi.ts";
-import { f64, list, mulberry32, normals, sameTreeBits, type Vector } from "../optim/numbers.ts";
+import { f64, list, mulberry32, normals, type Vector } from "../optim/numbers.ts";
 
 /** A plan with the fields that most tests do not care about. */
 export function planOf(
@@ -91,17 +90,4 @@ export function thetaOf(values: RunValues): number[] {
 /** The optimizer state of a worker of a plan with curvature. */
 export function fosiStateOf(values: RunValues, rank: number): FosiState<unknown> {
   return values.workers[rank]!["optimizer"] as FosiState<unknown>;
-}
-
-/** The same bits, through tensors as well as plain data: the elements of a tensor are private, so plain comparison cannot see them. */
-export function sameValues(a: unknown, b: unknown): boolean {
-  if (a instanceof Value || b instanceof Value)
-    return a instanceof Value && b instanceof Value && sameTreeBits(a, b);
-  if (typeof a !== "object" || typeof b !== "object" || a === null || b === null || ArrayBuffer.isView(a))
-    return sameBits(a, b);
-  const keys = Object.keys(a);
-  return (
-    keys.length === Object.keys(b).length &&
-    keys.every((key) => Object.hasOwn(b, key) && sameValues(Reflect.get(a, key), Reflect.get(b, key)))
-  );
 }

@@ -6,7 +6,7 @@ import { adopt } from "../../core/trace.ts";
 import type { Value } from "../../core/value.ts";
 import { type Fosi, type FosiState, installCurvature } from "../../optim/fosi.ts";
 import { applyUpdates, type GradientTransformation } from "../../optim/transformation.ts";
-import { f64, list, type Matrix, mulberry32, type Vector } from "./numbers.ts";
+import { f64, type Matrix, mulberry32, type Vector } from "./numbers.ts";
 
 /** A function to minimize, with its derivatives. */
 export interface Objective {
@@ -210,6 +210,3 @@ export function solve(a: Matrix, b: Vector): number[] {
   }
   return x;
 }
-
-/** The elements of a point, for the plain functions. */
-export const point = (w: Value): number[] => list(w);

@@ -69,9 +69,9 @@ function start(task: Task, options: Partial<SocketOptions> = {}): Watched {
         },
         onNotice: (text) => notices.push(text),
         ...options,
-        onProgress: (item) => {
+        onProgress: (item, traffic) => {
           progress.push(item);
-          options.onProgress?.(item);
+          options.onProgress?.(item, traffic);
         },
       });
     } finally {

@@ -13,7 +13,9 @@ function check(condition: boolean, what: string): void {
 
 function close(actual: ct.Value, expected: readonly number[], what: string, tolerance = 1e-5): void {
   const data = [...actual.dataSync()];
-  const isClose = data.every((x, i) => Math.abs(x - expected[i]!) <= tolerance * (1 + Math.abs(expected[i]!)));
+  const isClose = data.every(
+    (x, i) => Math.abs(x - expected[i]!) <= tolerance * (1 + Math.abs(expected[i]!)),
+  );
   check(data.length === expected.length && isClose, `${what}: ${data} against ${expected}`);
 }
 
@@ -46,7 +48,11 @@ const program = ct.makeProgram(ct.grad((t: ct.Value) => t.sin()))(f64(0));
 check(program.toString().includes("cos"), "a program as text");
 
 // Optimizers: ½ (x₀² + 100 x₁²) has its minimum at 0.
-const bowl = (t: ct.Value): ct.Value => t.mul(t).mul(f64([0.5, 50])).sum();
+const bowl = (t: ct.Value): ct.Value =>
+  t
+    .mul(t)
+    .mul(f64([0.5, 50]))
+    .sum();
 const adam = ct.optim.adam(0.1);
 let point: ct.Value = f64([1, 1]);
 let adamState = adam.init(point);
