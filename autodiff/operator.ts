@@ -9,10 +9,18 @@ import type { Value } from "../core/value.ts";
 import { linearizeLeaves } from "./linearize.ts";
 import { gradientOf } from "./vjp.ts";
 
-/** What is known of an operator besides its products. */
+/**
+ * What is known of an operator besides its products.
+ *
+ * @since 0.1.0
+ */
 export type Tag = "symmetric" | "positive semidefinite";
 
-/** A square matrix known by its products with vectors. */
+/**
+ * A square matrix known by its products with vectors.
+ *
+ * @since 0.1.0
+ */
 export interface LinearOperator {
   /** Number of rows and columns. */
   readonly size: number;

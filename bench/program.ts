@@ -7,13 +7,34 @@
  *
  * Results go to a temporary directory, whose path is printed.
  */
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { readMetrics, readSummary } from "../cli/run_directory.ts";
 
 const main = new URL("../cli/main.ts", import.meta.url).pathname;
 const scratch = mkdtempSync(join(tmpdir(), "cotangent-bench-"));
+
+interface Summary {
+  readonly steps: number;
+  readonly seconds: number;
+  readonly finalLoss: number;
+  readonly testAccuracy: number;
+  readonly bytesSent: number;
+  readonly peakMemoryBytes: number;
+}
+
+interface Metric {
+  readonly step: number;
+  readonly loss: number;
+}
+
+const readSummary = (directory: string): Summary =>
+  JSON.parse(readFileSync(join(directory, "summary.json"), "utf8"));
+
+function readMetrics(directory: string): readonly Metric[] {
+  const lines = readFileSync(join(directory, "metrics.jsonl"), "utf8").trimEnd().split("\n");
+  return lines.map((line) => JSON.parse(line));
+}
 
 async function program(...args: readonly string[]): Promise<void> {
   const child = Bun.spawn([process.execPath, main, ...args], { stdout: "ignore", stderr: "inherit" });
@@ -43,6 +64,9 @@ function row(name: string, directory: string): void {
 
 const embedded: Readonly<Record<string, readonly string[]>> = {
   "npm start (dho2, consensus)": [],
+  "dho2, sigma 0: plain averaging": ["--sigma", "0"],
+  "dho2, sigma 0.05": ["--sigma", "0.05"],
+  "dho2, sigma 0.2": ["--sigma", "0.2"],
   "dho2, published ADMM": ["--admm", "published"],
   "dho2, no ADMM": ["--admm", "off"],
   "adam, 2 workers": ["--optimizer", "adam"],

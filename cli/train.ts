@@ -106,14 +106,21 @@ export async function train(args: readonly string[]): Promise<number> {
     const saved = await saveNewest(directory, problem, store);
     process.stderr.write(`${error.message}\n`);
     if (saved !== null) {
-      process.stderr.write(
-        `The run is safe up to step ${saved * plan.localSteps}: continue it with --resume ${directory}\n`,
-      );
+      const how = error.message.includes("a finite loss is needed")
+        ? `resumed, it would come to the same loss; start a new one with ${smallerRates(plan)}`
+        : `continue it with --resume ${directory}`;
+      process.stderr.write(`The run is saved up to step ${saved * plan.localSteps}: ${how}\n`);
     }
     return exitCodes.failed;
   } finally {
     interrupt.release();
   }
+}
+
+/** What to change after steps that were too long. */
+function smallerRates({ update, curvature }: Plan): string {
+  const rate = `--lr below ${update.learningRate}`;
+  return curvature === null ? rate : `${rate} or --alpha below ${curvature.alpha}`;
 }
 
 function workersText({ workers, runtime }: TrainConfig): string {

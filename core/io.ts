@@ -51,7 +51,19 @@ export async function load<T = unknown>(path: string): Promise<Decoded<T>> {
   return decode<T>(await readFile(path));
 }
 
-/** Writes beside the target, then renames: a reader never sees half a file. */
+/**
+ * Writes beside the target, then renames: a reader never sees half a file.
+ *
+ * Shapes: bytes, or text.
+ * @example A small file
+ * ```ts
+ * const { tmpdir } = await import("node:os");
+ * const { readFile } = await import("node:fs/promises");
+ * await ct.io.writeWhole(`${tmpdir()}/cotangent-docs-whole.txt`, "whole");
+ * assert((await readFile(`${tmpdir()}/cotangent-docs-whole.txt`, "utf8")) === "whole");
+ * ```
+ * @since 0.1.0
+ */
 export async function writeWhole(path: string, bytes: Uint8Array | string): Promise<void> {
   const temporary = `${path}.${pid}.tmp`;
   await writeFile(temporary, bytes);

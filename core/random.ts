@@ -107,13 +107,21 @@ export function bits(key: Value, shape: Shape = []): Value {
   return randomBits(key, { shape, words: 1 });
 }
 
-/** Which floats to draw. */
+/**
+ * Which floats to draw.
+ *
+ * @since 0.1.0
+ */
 export interface FloatOptions {
   /** float32 (default) or float64. */
   readonly dtype?: DType;
 }
 
-/** The interval and the element type of uniform numbers. */
+/**
+ * The interval and the element type of uniform numbers.
+ *
+ * @since 0.1.0
+ */
 export interface UniformOptions extends FloatOptions {
   /** Smallest number that can be drawn; default 0. */
   readonly min?: number;
@@ -212,7 +220,11 @@ export function bernoulli(key: Value, p: Operand = 0.5, shape?: Shape): Value {
   return less(uniform(key, target, { dtype: p.dtype }), broadcastTo(p, target));
 }
 
-/** Where the classes are and how many to draw. */
+/**
+ * Where the classes are and how many to draw.
+ *
+ * @since 0.1.0
+ */
 export interface CategoricalOptions {
   /** The axis of the logits that holds the classes; default the last. */
   readonly axis?: number;

@@ -84,7 +84,11 @@ export function encode(
   return bytes;
 }
 
-/** What `decode` gives back. */
+/**
+ * What `decode` gives back.
+ *
+ * @since 0.1.0
+ */
 export interface Decoded<T> {
   /** The tree; for files of other programs a record from name to tensor. */
   readonly tree: T;

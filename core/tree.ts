@@ -5,7 +5,11 @@
 import { TreeError } from "./errors.ts";
 import { Value } from "./value.ts";
 
-/** The shape of a tree without its leaves. Prints as `{b: *, w: [*, *]}`. */
+/**
+ * The shape of a tree without its leaves. Prints as `{b: *, w: [*, *]}`.
+ *
+ * @since 0.1.0
+ */
 export type TreeDef =
   | { readonly k: "leaf" }
   | { readonly k: "list"; readonly items: readonly TreeDef[] }
@@ -32,6 +36,15 @@ const leaf: TreeDef = Object.freeze({ k: "leaf" });
  * Leaves in sorted-key order, and the structure to put them back.
  *
  * @throws {TreeError} if something that is neither a tensor, an array nor a plain object is inside; names the path
+ *
+ * Shapes: any.
+ * @example Keys in order
+ * ```ts
+ * const tree = { w: ct.ones([2]), b: [ct.tensor(0)] };
+ * const [leaves] = ct.tree.flatten(tree);
+ * assertClose(leaves.map((leaf) => leaf.ndim), [0, 1]); // b before w
+ * ```
+ * @since 0.1.0
  */
 export function flatten(tree: unknown): [leaves: Value[], def: TreeDef] {
   const leaves: Value[] = [];
@@ -55,7 +68,18 @@ export function flatten(tree: unknown): [leaves: Value[], def: TreeDef] {
   return [leaves, visit(tree, "")];
 }
 
-/** Puts leaves back into a structure; the opposite of `flatten`. */
+/**
+ * Puts leaves back into a structure; the opposite of `flatten`.
+ *
+ * Shapes: any.
+ * @example There and back
+ * ```ts
+ * const tree = { w: ct.ones([2]), b: [ct.tensor(0)] };
+ * const [leaves, def] = ct.tree.flatten(tree);
+ * assertClose(ct.tree.unflatten<typeof tree>(def, leaves.map((x) => x.add(1))).w, [2, 2]);
+ * ```
+ * @since 0.1.0
+ */
 export function unflatten<T = unknown>(def: TreeDef, leaves: readonly unknown[]): T {
   let next = 0;
   const build = (node: TreeDef): unknown => {
@@ -80,12 +104,32 @@ export function unflatten<T = unknown>(def: TreeDef, leaves: readonly unknown[])
   return tree as T;
 }
 
-/** The leaves of a tree in sorted-key order. */
+/**
+ * The leaves of a tree in sorted-key order.
+ *
+ * Shapes: any.
+ * @example How many numbers a model has
+ * ```ts
+ * const tree = { w: ct.ones([2]), b: [ct.tensor(0)] };
+ * assert(ct.tree.leaves(tree).reduce((n, leaf) => n + leaf.size, 0) === 3);
+ * ```
+ * @since 0.1.0
+ */
 export function leaves(tree: unknown): Value[] {
   return flatten(tree)[0];
 }
 
-/** The path of every leaf, in the order of `leaves`: `layers[0].w`. */
+/**
+ * The path of every leaf, in the order of `leaves`: `layers[0].w`.
+ *
+ * Shapes: any.
+ * @example Where the leaves are
+ * ```ts
+ * const tree = { w: ct.ones([2]), b: [ct.tensor(0)] };
+ * assert(ct.tree.paths(tree).join() === "b[0],w");
+ * ```
+ * @since 0.1.0
+ */
 export function paths(tree: unknown): string[] {
   const visit = (def: TreeDef, path: string): string[] => {
     switch (def.k) {
@@ -106,6 +150,16 @@ export function paths(tree: unknown): string[] {
  * Applies `f` to corresponding leaves of trees that have one structure.
  *
  * @throws {TreeError} if the structures differ; names the first path where they do
+ *
+ * Shapes: any; `f` decides those of the result.
+ * @example A step downhill
+ * ```ts
+ * const params = { w: ct.tensor([1, 2]) };
+ * const gradient = { w: ct.tensor([10, 10]) };
+ * const next = ct.tree.map((p, g) => p.sub(g!.mul(0.1)), params, gradient);
+ * assertClose(next.w, [0, 1]);
+ * ```
+ * @since 0.1.0
  */
 export function map<T>(
   f: (x: Value, ...others: Value[]) => unknown,

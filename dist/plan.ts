@@ -8,7 +8,11 @@ import type { FosiMomentum } from "../optim/fosi.ts";
 import { lanczosOrder } from "../optim/lanczos.ts";
 import { type Config, protocolDefaults } from "./protocol/types.ts";
 
-/** The method of a local step. */
+/**
+ * The method of a local step.
+ *
+ * @since 0.1.0
+ */
 export type UpdatePlan =
   | { readonly name: "sgd"; readonly learningRate: number }
   | { readonly name: "momentum" | "nesterov"; readonly learningRate: number; readonly beta: number }
@@ -28,7 +32,11 @@ export type UpdatePlan =
       readonly weightDecay: number;
     };
 
-/** FOSI over the local method, its curvature by sharded Lanczos. Periods are counted in rounds. */
+/**
+ * FOSI over the local method, its curvature by sharded Lanczos. Periods are counted in rounds.
+ *
+ * @since 0.1.0
+ */
 export interface CurvaturePlan {
   readonly k: number;
   readonly l: number;
@@ -52,13 +60,19 @@ export interface CurvaturePlan {
  * - `published`: the same, and every `period` rounds the published ADMM extrapolation.
  * - `consensus`: local steps, one all-reduce of parameters per round. `sigma` is in units of the largest eigenvalue of
  *   the last curvature if `relative`; with sigma 0 it is plain averaging.
+ *
+ * @since 0.1.0
  */
 export type SyncPlan =
   | { readonly k: "gradient" }
   | { readonly k: "published"; readonly sigma: number; readonly period: number }
   | { readonly k: "consensus"; readonly sigma: number; readonly relative: boolean };
 
-/** A distributed run as plain data; made by `makePlan`. */
+/**
+ * A distributed run as plain data; made by `makePlan`.
+ *
+ * @since 0.1.0
+ */
 export interface Plan {
   readonly version: 1;
   /** Number of worker processes P. */
@@ -83,7 +97,11 @@ type Loose<T> = T extends { readonly learningRate: number }
   : never;
 type LooseSync<T> = T extends { readonly k: string } ? Partial<T> & Pick<T, "k"> : never;
 
-/** What `makePlan` accepts: everything that has a default may be left out. */
+/**
+ * What `makePlan` accepts: everything that has a default may be left out.
+ *
+ * @since 0.1.0
+ */
 export type PlanInput = Optional<Omit<Plan, "update" | "curvature" | "sync" | "limits">, "evaluateEvery"> & {
   readonly update: Loose<UpdatePlan>;
   readonly curvature?: Partial<CurvaturePlan> | null;

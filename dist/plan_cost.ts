@@ -4,7 +4,11 @@ import { columnsOf, curvatureDueAt, evaluatesAfter, extrapolatesAfter, orderOf, 
 import { isHubOnly, type Phase, receiveNames, slots } from "./protocol/script.ts";
 import { roundScript } from "./script.ts";
 
-/** One phase in a round that has it. Bytes are tensor elements, all workers together; heads and frames come on top. */
+/**
+ * One phase in a round that has it. Bytes are tensor elements, all workers together; heads and frames come on top.
+ *
+ * @since 0.1.0
+ */
 export interface PhaseCost {
   readonly name: string;
   /** Rounds of the run that have this phase. */
@@ -15,7 +19,11 @@ export interface PhaseCost {
   readonly bytesToHub: number;
 }
 
-/** The phases in order of appearance, and the sums over the whole run. */
+/**
+ * The phases in order of appearance, and the sums over the whole run.
+ *
+ * @since 0.1.0
+ */
 export interface PlanCost {
   readonly phases: readonly PhaseCost[];
   readonly questions: number;

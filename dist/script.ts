@@ -11,7 +11,19 @@ export function isReplicated(plan: Plan): boolean {
   return plan.sync.k !== "consensus";
 }
 
-/** The protocol's configuration for a plan. */
+/**
+ * The protocol's configuration for a plan.
+ *
+ * @example Rounds and workers are the plan's
+ * ```ts
+ * const plan = ct.dist.makePlan({
+ *   version: 1, workers: 2, parameters: 1, rounds: 20, localSteps: 1, seed: 0,
+ *   update: { name: "sgd", learningRate: 0.25 }, sync: { k: "gradient" },
+ * });
+ * assertClose([ct.dist.configOf(plan).workers, ct.dist.configOf(plan).rounds], [2, 20]);
+ * ```
+ * @since 0.1.0
+ */
 export function configOf(plan: Plan): Config {
   return {
     workers: plan.workers,
@@ -27,7 +39,19 @@ export function configOf(plan: Plan): Config {
   };
 }
 
-/** What happens in one round. */
+/**
+ * What happens in one round.
+ *
+ * @example The phases of the first round
+ * ```ts
+ * const plan = ct.dist.makePlan({
+ *   version: 1, workers: 2, parameters: 1, rounds: 20, localSteps: 1, seed: 0,
+ *   update: { name: "sgd", learningRate: 0.25 }, sync: { k: "gradient" },
+ * });
+ * assert(ct.dist.roundScript(plan, 0).length > 0);
+ * ```
+ * @since 0.1.0
+ */
 export function roundScript(plan: Plan, round: number): Script {
   return [
     ...(curvatureDueAt(plan, round) ? curvaturePhases(plan) : []),

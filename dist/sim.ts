@@ -13,7 +13,11 @@ import { workerBlobs, workerInit, workerStep } from "./protocol/worker.ts";
 import { peerName, runJob, type Saved, type Values } from "./runtime/driver.ts";
 import { type RunSetup, type RunValues, runSequential, synchronous } from "./runtime/sequential.ts";
 
-/** What goes wrong, and how slow things are. Rates are probabilities; times are ticks. */
+/**
+ * What goes wrong, and how slow things are. Rates are probabilities; times are ticks.
+ *
+ * @since 0.1.0
+ */
 export interface Faults {
   /** Of a message to disappear. */
   readonly lossRate: number;
@@ -38,7 +42,15 @@ export interface Faults {
   readonly horizon: number;
 }
 
-/** No faults; everything takes one tick. */
+/**
+ * No faults; everything takes one tick.
+ *
+ * @example What may be overridden
+ * ```ts
+ * assert(ct.dist.noFaults.lossRate === 0);
+ * ```
+ * @since 0.1.0
+ */
 export const noFaults: Faults = {
   lossRate: 0,
   duplicateRate: 0,
@@ -53,7 +65,11 @@ export const noFaults: Faults = {
   horizon: 2000,
 };
 
-/** One simulated run. */
+/**
+ * One simulated run.
+ *
+ * @since 0.1.0
+ */
 export interface SimOptions extends RunSetup {
   readonly seed: number;
   readonly faults?: Partial<Faults>;
@@ -69,7 +85,11 @@ export interface SimOptions extends RunSetup {
   readonly checkReplay?: boolean;
 }
 
-/** What a simulated run did. Counts unless a unit is named. */
+/**
+ * What a simulated run did. Counts unless a unit is named.
+ *
+ * @since 0.1.0
+ */
 export interface SimStats {
   readonly ticks: number;
   readonly messages: number;
@@ -86,7 +106,11 @@ export interface SimStats {
   readonly queue: number;
 }
 
-/** The end of a simulated run. `violations` is empty when every checker agrees. */
+/**
+ * The end of a simulated run. `violations` is empty when every checker agrees.
+ *
+ * @since 0.1.0
+ */
 export interface SimResult {
   readonly seed: number;
   readonly violations: readonly string[];
@@ -142,7 +166,26 @@ export function simulate(options: SimOptions): SimResult {
   return { ...result, violations: [...result.violations, violation] };
 }
 
-/** A failed simulation as text: seed, violations and the end of the trace. */
+/**
+ * A failed simulation as text: seed, violations and the end of the trace.
+ *
+ * @example The seed comes first
+ * ```ts
+ * const plan = ct.dist.makePlan({
+ *   version: 1, workers: 2, parameters: 1, rounds: 20, localSteps: 1, seed: 0,
+ *   update: { name: "sgd", learningRate: 0.25 }, sync: { k: "gradient" },
+ * });
+ * const problem: ct.dist.Problem<number> = {
+ *   initial: ct.zeros([1], { dtype: "float64" }),
+ *   score: (theta, center) => ({ loss: theta.sub(center).pow(2).sum(), sums: [] }),
+ *   batch: (rank) => 2 * rank,
+ *   curvatureBatch: (rank) => 2 * rank,
+ * };
+ * const result = ct.dist.simulate({ ...ct.dist.trainingSetup(plan, problem), seed: 7 });
+ * assert(ct.dist.report(result).startsWith("seed 7"));
+ * ```
+ * @since 0.1.0
+ */
 export function report(result: SimResult): string {
   return [
     `seed ${result.seed}, ${result.stats.ticks} ticks`,

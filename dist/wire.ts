@@ -14,7 +14,11 @@ const MAGIC = 0x31475443; // "CTG1"
 const PREFIX_BYTES = 20;
 const TRAILER_BYTES = 4;
 
-/** What a reader believes at most. Units: bytes and counts. */
+/**
+ * What a reader believes at most. Units: bytes and counts.
+ *
+ * @since 0.1.0
+ */
 export interface WireLimits {
   readonly maxHeadBytes: number;
   readonly maxBodies: number;
@@ -25,25 +29,41 @@ export interface WireLimits {
 /** Room for large models: 1 MiB of head, 1024 bodies, 1 GiB of bodies. */
 export const wireDefaults: WireLimits = { maxHeadBytes: 2 ** 20, maxBodies: 1024, maxBodyBytes: 2 ** 30 };
 
-/** One message: parsed JSON that nobody has checked yet, and bodies in buffers of their own (so any view fits). */
+/**
+ * One message: parsed JSON that nobody has checked yet, and bodies in buffers of their own (so any view fits).
+ *
+ * @since 0.1.0
+ */
 export interface Frame {
   readonly head: unknown;
   readonly bodies: readonly Uint8Array<ArrayBuffer>[];
 }
 
-/** What the other side did wrong. It is data: a bad peer never makes a reader throw. */
+/**
+ * What the other side did wrong. It is data: a bad peer never makes a reader throw.
+ *
+ * @since 0.1.0
+ */
 export interface RemoteError {
   readonly k: "magic" | "checksum" | "oversize" | "lengths" | "head";
   readonly message: string;
 }
 
-/** What a reader made of some bytes: whole frames, and why it will read no more. */
+/**
+ * What a reader made of some bytes: whole frames, and why it will read no more.
+ *
+ * @since 0.1.0
+ */
 export interface Fed {
   readonly frames: readonly Frame[];
   readonly error?: RemoteError;
 }
 
-/** Reads frames from chunks of bytes, however they are cut. */
+/**
+ * Reads frames from chunks of bytes, however they are cut.
+ *
+ * @since 0.1.0
+ */
 export interface FrameReader {
   /**
    * Takes the next bytes. The reader keeps the chunk until the frames in it are complete: do not reuse its memory.
@@ -90,7 +110,15 @@ export function encodeFrame(head: unknown, bodies: readonly Uint8Array[]): reado
   return [front, ...bodies.filter((body) => body.byteLength > 0), trailer];
 }
 
-/** A reader for one connection. */
+/**
+ * A reader for one connection.
+ *
+ * @example Nonsense is an answer, not an exception
+ * ```ts
+ * assert(ct.dist.frameReader().feed(new Uint8Array(20)).error?.k === "magic");
+ * ```
+ * @since 0.1.0
+ */
 export function frameReader(limits: Partial<WireLimits> = {}): FrameReader {
   const { maxHeadBytes, maxBodies, maxBodyBytes } = { ...wireDefaults, ...limits };
   let chunks: Uint8Array[] = [];

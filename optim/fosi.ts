@@ -14,7 +14,11 @@ import type { Value } from "../core/value.ts";
 import { lanczos } from "./lanczos.ts";
 import { type GradientTransformation, type NoExtra, zeroCount } from "./transformation.ts";
 
-/** How the gradient inside the space is accumulated before the Newton step. */
+/**
+ * How the gradient inside the space is accumulated before the Newton step.
+ *
+ * @since 0.1.0
+ */
 export type FosiMomentum = "none" | "heavyBall" | "nesterov" | "average";
 
 /**
@@ -47,7 +51,11 @@ export interface FosiOptions {
   readonly seed?: number;
 }
 
-/** Rows of the curvature arrays: the l smallest ascending, the k largest ascending; unused rows are zero. */
+/**
+ * Rows of the curvature arrays: the l smallest ascending, the k largest ascending; unused rows are zero.
+ *
+ * @since 0.1.0
+ */
 export interface FosiState<B> {
   /** Updates made; i32[]. */
   readonly count: Value;
@@ -65,7 +73,11 @@ export interface FosiState<B> {
   readonly scale: Value;
 }
 
-/** What FOSI needs besides gradients: the Hessian where it is when the curvature is due. */
+/**
+ * What FOSI needs besides gradients: the Hessian where it is when the curvature is due.
+ *
+ * @since 0.1.0
+ */
 export interface FosiExtra {
   readonly hessian: () => LinearOperator;
 }

@@ -9,7 +9,11 @@ import { adopt } from "../core/trace.ts";
 import type { Tensor, Value } from "../core/value.ts";
 import { type Tridiagonal, tridiagonalEigen } from "./tridiagonal.ts";
 
-/** Approximate eigenpairs: the `l` smallest ascending, then the `k` largest ascending. */
+/**
+ * Approximate eigenpairs: the `l` smallest ascending, then the `k` largest ascending.
+ *
+ * @since 0.1.0
+ */
 export interface Spectrum {
   /** Ritz values; f64[pairs]. */
   readonly values: Tensor;
@@ -44,7 +48,16 @@ export interface LanczosOptions {
 /** Below this fraction of the largest element of T a new basis vector is rounding noise: the space is exhausted. */
 export const breakdownTolerance = 1e-10;
 
-/** Steps of Lanczos: `max(4 (k + l), 2 ln n)`, capped at n. */
+/**
+ * Steps of Lanczos: `max(4 (k + l), 2 ln n)`, capped at n.
+ *
+ * Shapes: counts.
+ * @example Many more steps than pairs
+ * ```ts
+ * assert(ct.optim.lanczosOrder(5, 0, 1000) === 20);
+ * ```
+ * @since 0.1.0
+ */
 export function lanczosOrder(k: number, l: number, n: number): number {
   return Math.min(n, Math.max(4 * (k + l), Math.ceil(2 * Math.log(n))));
 }

@@ -3,10 +3,23 @@ import { add, cast, clip, cos, div, greaterEqual, mul, pow, where } from "../cor
 import { scalar } from "../core/trace.ts";
 import type { Value } from "../core/value.ts";
 
-/** The rate at a step; `count` is an i32 scalar that starts at 0, the result an f32 scalar. */
+/**
+ * The rate at a step; `count` is an i32 scalar that starts at 0, the result an f32 scalar.
+ *
+ * @since 0.1.0
+ */
 export type Schedule = (count: Value) => Value;
 
-/** A rate at a step: numbers stay numbers. */
+/**
+ * A rate at a step: numbers stay numbers.
+ *
+ * Shapes: `count` and the result are scalars.
+ * @example A number is its own schedule
+ * ```ts
+ * assert(ct.optim.rate(0.1, ct.tensor(7)) === 0.1);
+ * ```
+ * @since 0.1.0
+ */
 export function rate(learningRate: number | Schedule, count: Value): number | Value {
   return typeof learningRate === "number" ? learningRate : learningRate(count);
 }

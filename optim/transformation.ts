@@ -11,10 +11,18 @@ import { map } from "../core/tree.ts";
 import type { Value } from "../core/value.ts";
 import { rate, type Schedule } from "./schedule.ts";
 
-/** Nothing beyond gradients, state and parameters. */
+/**
+ * Nothing beyond gradients, state and parameters.
+ *
+ * @since 0.1.0
+ */
 export type NoExtra = Readonly<Record<never, never>>;
 
-/** An optimizer, or a part of one. */
+/**
+ * An optimizer, or a part of one.
+ *
+ * @since 0.1.0
+ */
 export interface GradientTransformation<S, X extends object = NoExtra> {
   readonly name: string;
   /** The state before the first step; a tree of tensors. */
@@ -35,7 +43,11 @@ export interface AnyTransformation {
   ) => readonly [updates: P, state: unknown];
 }
 
-/** The state type of a transformation. */
+/**
+ * The state type of a transformation.
+ *
+ * @since 0.1.0
+ */
 export type StateOf<T> = T extends { init(params: never): infer S } ? S : never;
 type ExtraOf<T> = T extends { update(u: never, s: never, p: never, extra: infer X): unknown } ? X : never;
 type States<T extends readonly unknown[]> = { -readonly [I in keyof T]: StateOf<T[I]> };
@@ -98,7 +110,11 @@ export function applyUpdates<P>(params: P, updates: P): P {
   return map((p, u) => add(p, u!), params, updates);
 }
 
-/** The state of a part that only counts its steps. */
+/**
+ * The state of a part that only counts its steps.
+ *
+ * @since 0.1.0
+ */
 export interface CountState {
   /** Steps taken; i32[]. */
   readonly count: Value;

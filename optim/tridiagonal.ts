@@ -1,12 +1,20 @@
 /** Eigenvalues and eigenvectors of a small symmetric tridiagonal matrix, in float64 on the host. */
 
-/** A symmetric tridiagonal matrix: `offDiagonal` has one element less than `diagonal`. */
+/**
+ * A symmetric tridiagonal matrix: `offDiagonal` has one element less than `diagonal`.
+ *
+ * @since 0.1.0
+ */
 export interface Tridiagonal {
   readonly diagonal: readonly number[];
   readonly offDiagonal: readonly number[];
 }
 
-/** Eigenvalues in ascending order; `vectors[j]` is the unit eigenvector of `values[j]`. */
+/**
+ * Eigenvalues in ascending order; `vectors[j]` is the unit eigenvector of `values[j]`.
+ *
+ * @since 0.1.0
+ */
 export interface Eigen {
   readonly values: readonly number[];
   readonly vectors: readonly Float64Array[];
@@ -16,9 +24,17 @@ export interface Eigen {
  * All eigenpairs by QL iterations with implicit shifts.
  *
  * Cost: about 3 m³ flops for order m.
+ * Shapes: host arrays: m values, and m vectors as rows of m.
  *
  * @throws {RangeError} if an element is not finite, or the iteration does not settle
  * @source Bowdler, Martin, Reinsch & Wilkinson 1968, "The QR and QL algorithms for symmetric matrices"
+ *
+ * @example A swap has eigenvalues -1 and 1
+ * ```ts
+ * const { values } = ct.optim.tridiagonalEigen({ diagonal: [0, 0], offDiagonal: [1] });
+ * assertClose(values, [-1, 1]);
+ * ```
+ * @since 0.1.0
  */
 export function tridiagonalEigen(t: Tridiagonal): Eigen {
   const m = t.diagonal.length;

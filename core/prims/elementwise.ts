@@ -576,7 +576,9 @@ const comparison = (
     traits,
   });
 
-export const equalP: Primitive<null> = comparison("equal", "Whether x = y", (x, y) => x === y, { commutative: true });
+export const equalP: Primitive<null> = comparison("equal", "Whether x = y", (x, y) => x === y, {
+  commutative: true,
+});
 export const notEqualP: Primitive<null> = comparison("notEqual", "Whether x != y", (x, y) => x !== y, {
   commutative: true,
 });

@@ -43,7 +43,11 @@ export interface Loop {
   readonly body: readonly Phase[];
 }
 
-/** A round: phases and loops, in order. It ends with a phase whose last run is known in advance. */
+/**
+ * A round: phases and loops, in order. It ends with a phase whose last run is known in advance.
+ *
+ * @since 0.1.0
+ */
 export type Script = readonly (Phase | Loop)[];
 
 /** Which phase, counted over the whole script with loops written once, and which turn of its loop. */

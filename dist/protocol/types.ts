@@ -146,7 +146,11 @@ export interface SaveState {
 /** One transition of one peer. */
 export type Step<S> = (state: S, event: Event) => { readonly state: S; readonly effects: readonly Effect[] };
 
-/** One run, as every peer knows it. */
+/**
+ * One run, as every peer knows it.
+ *
+ * @since 0.1.0
+ */
 export interface Config {
   /** Number of workers P, at least 1. */
   readonly workers: number;
@@ -169,7 +173,15 @@ export interface Config {
   readonly maxQueue: number;
 }
 
-/** The numbers of a {@link Config} that most runs leave alone. Units: ticks and counts. */
+/**
+ * The numbers of a {@link Config} that most runs leave alone. Units: ticks and counts.
+ *
+ * @example How often a worker may be started again in one round
+ * ```ts
+ * assert(ct.dist.protocolDefaults.maxRestarts >= 1);
+ * ```
+ * @since 0.1.0
+ */
 export const protocolDefaults: Pick<Config, "retryTicks" | "deadTicks" | "maxRestarts" | "maxQueue"> = {
   retryTicks: 20,
   deadTicks: 600,

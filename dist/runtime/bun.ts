@@ -29,7 +29,11 @@ export {
   type WorkerProcess,
 } from "./worker_process.ts";
 
-/** How to run over sockets. */
+/**
+ * How to run over sockets.
+ *
+ * @since 0.1.0
+ */
 export interface SocketOptions {
   readonly config: RunSetup["config"];
   readonly jobs: { readonly hub: Jobs };
@@ -62,10 +66,18 @@ export interface SocketOptions {
   readonly graceMs?: number;
 }
 
-/** Bytes that have gone through the hub's connections so far. */
+/**
+ * Bytes that have gone through the hub's connections so far.
+ *
+ * @since 0.1.0
+ */
 export type Traffic = Pick<SocketResult, "bytesSent" | "bytesReceived">;
 
-/** The end of a run over sockets. Bytes are counted at the hub; lists are by rank. */
+/**
+ * The end of a run over sockets. Bytes are counted at the hub; lists are by rank.
+ *
+ * @since 0.1.0
+ */
 export interface SocketResult extends RunResult {
   /** All bytes of the connections of workers. */
   readonly bytesSent: number;
@@ -104,6 +116,8 @@ const MAX_STRANGERS = 64;
  * const spawn = (rank: number, address: Address) => spawnBun("worker.ts", [String(rank)], { address });
  * const { hub, restarts } = await runSockets({ config, jobs, initial, store, spawn });
  * ```
+ *
+ * @since 0.1.0
  */
 export async function runSockets(options: SocketOptions): Promise<SocketResult> {
   const { config, jobs, initial, store = memoryStore(), signal, onProgress } = options;

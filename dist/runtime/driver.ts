@@ -25,13 +25,23 @@ export interface JobResult {
 /**
  * A computation. It must be a pure function of its arguments and constants: after a crash it runs again and must
  * give the same bits. Values must not be changed in place: other registers may hold them.
+ *
+ * @since 0.1.0
  */
 export type Job = (ins: readonly unknown[], args: JobArgs) => JobResult | Promise<JobResult>;
 
-/** The computations of one peer, by the names that the script uses. */
+/**
+ * The computations of one peer, by the names that the script uses.
+ *
+ * @since 0.1.0
+ */
 export type Jobs = Readonly<Record<string, Job>>;
 
-/** Values of registers, by name. */
+/**
+ * Values of registers, by name.
+ *
+ * @since 0.1.0
+ */
 export type Values = Readonly<Record<string, unknown>>;
 
 /** What `Store.get` gives back. */
@@ -40,7 +50,11 @@ export interface Saved {
   readonly values: Values;
 }
 
-/** Durable saves, by peer name and round. `put` is atomic: after a crash the save is whole or as before. */
+/**
+ * Durable saves, by peer name and round. `put` is atomic: after a crash the save is whole or as before.
+ *
+ * @since 0.1.0
+ */
 export interface Store {
   put(name: string, round: number, state: SaveState, values: Values): void | Promise<void>;
   get(name: string, round: number): Saved | null | Promise<Saved | null>;
@@ -53,7 +67,11 @@ export interface Transport {
   send(to: Peer, head: Head, values: readonly unknown[]): void | Promise<void>;
 }
 
-/** What a person may want to see while a run goes on. */
+/**
+ * What a person may want to see while a run goes on.
+ *
+ * @since 0.1.0
+ */
 export type Progress = Extract<Effect, { k: "progress" | "completed" }>;
 
 /** How a run ended for one peer. `failure` says why it failed. */
@@ -93,7 +111,17 @@ export interface Driver<S> {
   readonly blobCount: () => number;
 }
 
-/** A store in memory: for runs in one process, and for tests. */
+/**
+ * A store in memory: for runs in one process, and for tests.
+ *
+ * @example A save
+ * ```ts
+ * const store = ct.dist.memoryStore();
+ * store.put("hub", 1, { round: 1, attempt: 0 }, { total: 6 });
+ * assertClose(await store.rounds("hub"), [1]);
+ * ```
+ * @since 0.1.0
+ */
 export function memoryStore(): Store {
   const saves = new Map<string, Map<number, Saved>>();
   return {

@@ -23,6 +23,8 @@ const CHECKSUM_MARK = '"checksum":"';
  * const store = fileStore("runs/today");
  * await store.put("worker-0", 1, { round: 1, attempt: 0 }, { x: ct.tensor([1, 2]) });
  * ```
+ *
+ * @since 0.1.0
  */
 export function fileStore(folder: string): Store {
   /** Files whose checksum is known to match, with their time and size then. */

@@ -7,7 +7,16 @@ import { workerInit, workerStep } from "../protocol/worker.ts";
 import { type Driver, drive, memoryStore, type Progress, peerName, type Store, seedStore } from "./driver.ts";
 import type { RunSetup, RunValues } from "./sequential.ts";
 
-/** A run that could not go on. `rank` is null when no worker is the reason. */
+/**
+ * A run that could not go on. `rank` is null when no worker is the reason.
+ *
+ * @example Its fields
+ * ```ts
+ * const error = new ct.dist.RunError("Cannot go on: the disk is full, space is needed", 3, 7);
+ * assertClose([error.rank, error.round], [3, 7]);
+ * ```
+ * @since 0.1.0
+ */
 export class RunError extends Error {
   override readonly name = "RunError";
   readonly rank: number | null;
@@ -19,7 +28,11 @@ export class RunError extends Error {
   }
 }
 
-/** How to run in this process. */
+/**
+ * How to run in this process.
+ *
+ * @since 0.1.0
+ */
 export interface LocalOptions extends RunSetup {
   /** Where saves go; a store with saves of an earlier run continues it. Default: memory, forgotten at the end. */
   readonly store?: Store;
@@ -28,7 +41,11 @@ export interface LocalOptions extends RunSetup {
   readonly signal?: AbortSignal;
 }
 
-/** The end of a run: why, after how many rounds, and the durable registers. */
+/**
+ * The end of a run: why, after how many rounds, and the durable registers.
+ *
+ * @since 0.1.0
+ */
 export interface RunResult extends RunValues {
   readonly reason: Exclude<Outcome, "failed">;
   readonly round: number;

@@ -7,7 +7,11 @@ import type { Phase, Script } from "../protocol/script.ts";
 import type { Config, JobArgs } from "../protocol/types.ts";
 import { type JobResult, type Jobs, runJob, type Values } from "./driver.ts";
 
-/** What a run needs beside its configuration. */
+/**
+ * What a run needs beside its configuration.
+ *
+ * @since 0.1.0
+ */
 export interface RunSetup {
   readonly config: Config;
   readonly jobs: { readonly hub: Jobs; readonly worker: (rank: number) => Jobs };
@@ -15,7 +19,11 @@ export interface RunSetup {
   readonly initial: { readonly hub: Values; readonly worker: (rank: number) => Values };
 }
 
-/** The durable registers after the last round. */
+/**
+ * The durable registers after the last round.
+ *
+ * @since 0.1.0
+ */
 export interface RunValues {
   readonly hub: Values;
   readonly workers: readonly Values[];
@@ -25,6 +33,23 @@ export interface RunValues {
  * The result that every schedule of messages and faults must reach, bit for bit. Jobs must be synchronous.
  *
  * @throws whatever a job throws
+ * @example The same bits as a run with messages
+ * ```ts
+ * const plan = ct.dist.makePlan({
+ *   version: 1, workers: 2, parameters: 1, rounds: 20, localSteps: 1, seed: 0,
+ *   update: { name: "sgd", learningRate: 0.25 }, sync: { k: "gradient" },
+ * });
+ * const problem: ct.dist.Problem<number> = {
+ *   initial: ct.zeros([1], { dtype: "float64" }),
+ *   score: (theta, center) => ({ loss: theta.sub(center).pow(2).sum(), sums: [] }),
+ *   batch: (rank) => 2 * rank,
+ *   curvatureBatch: (rank) => 2 * rank,
+ * };
+ * const setup = ct.dist.trainingSetup(plan, problem);
+ * const [a, b] = [ct.dist.runSequential(setup), await ct.dist.runLocal(setup)];
+ * assertClose(a.hub["theta"], b.hub["theta"], 0);
+ * ```
+ * @since 0.1.0
  */
 export function runSequential({ config, jobs, initial }: RunSetup): RunValues {
   const ranks = Array.from({ length: config.workers }, (_, rank) => rank);

@@ -10,7 +10,11 @@ import { decodeValue, encodeValues } from "./payload.ts";
 import { within } from "./seat.ts";
 import type { Address } from "./worker_process.ts";
 
-/** How to serve one rank. */
+/**
+ * How to serve one rank.
+ *
+ * @since 0.1.0
+ */
 export interface ServeOptions {
   readonly rank: number;
   /** Where the hub is; see `addressFromEnvironment`. */
@@ -51,6 +55,8 @@ const BYE_MS = 1000;
  * const store = fileStore("runs/today");
  * await serveWorker({ rank, address: addressFromEnvironment(), config, jobs: jobs.worker(rank), store });
  * ```
+ *
+ * @since 0.1.0
  */
 export async function serveWorker(options: ServeOptions): Promise<Ending> {
   const { rank, address, config, jobs, store, initial, deadlineMs = 20_000 } = options;

@@ -1,13 +1,21 @@
 /** Worker processes, as the hub sees them, and how they learn where the hub is. */
 
-/** Where the hub listens, and the word by which it knows one life of one worker. */
+/**
+ * Where the hub listens, and the word by which it knows one life of one worker.
+ *
+ * @since 0.1.0
+ */
 export interface Address {
   readonly host: string;
   readonly port: number;
   readonly token: string;
 }
 
-/** A process that was started for one rank. */
+/**
+ * A process that was started for one rank.
+ *
+ * @since 0.1.0
+ */
 export interface WorkerProcess {
   readonly pid: number;
   kill(signal: "SIGKILL" | "SIGTERM"): void;
@@ -17,7 +25,11 @@ export interface WorkerProcess {
   readonly lastWords?: () => string;
 }
 
-/** How to start a process. */
+/**
+ * How to start a process.
+ *
+ * @since 0.1.0
+ */
 export interface SpawnOptions {
   /** Given to the process in its environment; `addressFromEnvironment` reads it there. */
   readonly address?: Address;
@@ -37,6 +49,8 @@ const KEPT_CHARACTERS = 4000;
  * ```typescript
  * runSockets({ spawn: (rank, address) => spawnBun("worker.ts", [String(rank)], { address }), ...rest });
  * ```
+ *
+ * @since 0.1.0
  */
 export function spawnBun(script: string, args: readonly string[], options: SpawnOptions = {}): WorkerProcess {
   const { address, standardError = "keep" } = options;
@@ -72,6 +86,13 @@ export function spawnBun(script: string, args: readonly string[], options: Spawn
  * The address that `spawnBun` gave to this process.
  *
  * @throws {Error} if there is none
+ *
+ * @example Inside a worker process
+ * ```typescript
+ * import { addressFromEnvironment } from "cotangent/bun";
+ * const { host, port } = addressFromEnvironment();
+ * ```
+ * @since 0.1.0
  */
 export function addressFromEnvironment(): Address {
   const text = process.env[VARIABLE];

@@ -1,10 +1,13 @@
 /** Wrong command lines: what is said, the exit code, and that nothing is left behind. */
 
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseTrainFlags, trainFlags, UsageError } from "../../cli/config.ts";
 import { type Ended, SMALL, withPrograms, words } from "./program_support.ts";
+
+// Many programs are started, one after the other.
+setDefaultTimeout(30_000);
 
 /** Runs commands one after the other in an empty directory, in which nothing may appear. */
 async function refused(
