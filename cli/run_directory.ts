@@ -1,5 +1,14 @@
 /** What a run leaves behind: one directory, every file written whole. */
-import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { writeWhole } from "../core/io.ts";
 import { configProblem, type TrainConfig, UsageError } from "./config.ts";
@@ -48,6 +57,7 @@ export const fileNames = {
   checkpoint: "checkpoint.safetensors",
   report: "report.html",
   state: "state",
+  lock: "lock",
 } as const;
 
 /**
@@ -99,6 +109,38 @@ function isMade(path: string): boolean {
   } catch (error) {
     if ((error as { readonly code?: unknown }).code === "EEXIST") return false;
     throw error;
+  }
+}
+
+/**
+ * Takes a run directory for this process; the result gives it back.
+ *
+ * @throws {UsageError} if another process that still lives has it
+ */
+export function lockRun(directory: string): () => void {
+  const path = join(directory, fileNames.lock);
+  for (;;) {
+    try {
+      writeFileSync(path, String(process.pid), { flag: "wx" });
+      return () => rmSync(path, { force: true });
+    } catch (error) {
+      if ((error as { readonly code?: unknown }).code !== "EEXIST") throw error;
+      const owner = Number(readFileSync(path, "utf8"));
+      if (isAlive(owner)) {
+        throw new UsageError(
+          `Cannot use the run in ${directory}: process ${owner} is at it, its end is needed first`,
+        );
+      }
+      rmSync(path, { force: true });
+    }
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return pid > 0 && process.kill(pid, 0);
+  } catch (error) {
+    return (error as { readonly code?: unknown }).code === "EPERM";
   }
 }
 

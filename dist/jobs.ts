@@ -5,7 +5,7 @@
 import { hessianOperator, type LinearOperator } from "../autodiff/operator.ts";
 import { valueAndGradientOf } from "../autodiff/vjp.ts";
 import { zerosLike } from "../core/create.ts";
-import { add, cast, div, mul } from "../core/ops.ts";
+import { add, cast, div, mul, sub } from "../core/ops.ts";
 import * as random from "../core/random.ts";
 import { adopt, scalar } from "../core/trace.ts";
 import type { Value } from "../core/value.ts";
@@ -311,15 +311,31 @@ export function hubJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
       return { outs: [curvature], notes: [...values, ...residuals] };
     }),
     mean: job((gradients) => ({ outs: [meanOf(gradients.map(value))] })),
-    takeFirst: job(([first]) => ({ outs: [first] })),
-    consensus: job(([z, ...candidates]) => {
+    takeFirst: job(([first], { round }) => {
+      checkParameters(value(first), round);
+      return { outs: [first] };
+    }),
+    consensus: job(([z, ...candidates], { round }) => {
       const next = meanOf(candidates.map(value));
+      checkParameters(next, round);
       // Dual residual without sigma: how far the consensus moved.
-      const moved = add(next, mul(-1, value(z)));
-      return { outs: [next], notes: [norm(doubles(moved))] };
+      return { outs: [next], notes: [lengthOf(sub(next, value(z)))] };
     }),
     evaluate: job(([theta]) => ({ outs: [], notes: problem.evaluate?.(value(theta)) ?? [] })),
   };
+}
+
+/** Throws for parameters that are not finite, before they are saved. */
+function checkParameters(theta: Value, round: number): void {
+  if (Number.isFinite(lengthOf(theta))) return;
+  throw new RangeError(
+    `Cannot continue after round ${round}: a parameter is not finite, finite ones are needed; lower the learning rate (lr), or alpha of a method with curvature`,
+  );
+}
+
+/** The Euclidean norm of a vector. */
+function lengthOf(x: Value): number {
+  return norm(doubles(cast(x, "float64")));
 }
 
 /** The workers' columns side by side: [pairs, n]. */

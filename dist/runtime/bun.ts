@@ -9,15 +9,14 @@
 import { timingSafeEqual } from "node:crypto";
 import { isRecord } from "../protocol/head.ts";
 import { hubInit, hubStep } from "../protocol/hub.ts";
-import { expand } from "../protocol/script.ts";
-import type { Head, Peer } from "../protocol/types.ts";
+import type { Head } from "../protocol/types.ts";
 import { type Frame, wireDefaults } from "../wire.ts";
 import { acceptConnections, type Connection } from "./connection.ts";
 import { drive, type Jobs, memoryStore, type Progress, peerName, type Store, seedStore } from "./driver.ts";
-import { RunError, type RunResult } from "./local.ts";
+import { RunError, type RunResult, readValues } from "./local.ts";
 import { encodeValue, encodeValues } from "./payload.ts";
 import { openSeat, type Seat, type SeatTotals } from "./seat.ts";
-import type { RunSetup, RunValues } from "./sequential.ts";
+import type { RunSetup } from "./sequential.ts";
 import type { Address, WorkerProcess } from "./worker_process.ts";
 
 export { type ServeOptions, serveWorker } from "./serve_worker.ts";
@@ -326,15 +325,4 @@ function add(totals: readonly SeatTotals[]): Omit<SocketResult, keyof RunResult>
     restarts: totals.map((seat) => seat.restarts),
     workerPeakBytes: totals.map((seat) => seat.peakBytes),
   };
-}
-
-/** The durable registers in the saves of `round`; undefined where the store has none. */
-async function readValues(store: Store, { config }: SocketOptions, round: number): Promise<RunValues> {
-  const read = async (peer: Peer, names: readonly string[]): Promise<Readonly<Record<string, unknown>>> => {
-    const saved = await store.get(peerName(peer), round);
-    return Object.fromEntries(names.map((name) => [name, saved?.values[name]]));
-  };
-  const workers: Readonly<Record<string, unknown>>[] = [];
-  for (let rank = 0; rank < config.workers; rank++) workers.push(await read(rank, config.durable.worker));
-  return { hub: await read("hub", expand(config.durable.hub, config.workers)), workers };
 }

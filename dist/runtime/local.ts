@@ -142,8 +142,12 @@ export async function runLocal(options: LocalOptions): Promise<RunResult> {
   }
 }
 
-/** The durable registers in the saves of `round`. */
-async function readValues(store: Store, { config }: RunSetup, round: number): Promise<RunValues> {
+/** The durable registers in the saves of `round`; undefined where the store has none. */
+export async function readValues(
+  store: Store,
+  { config }: Pick<RunSetup, "config">,
+  round: number,
+): Promise<RunValues> {
   const read = async (peer: Peer, names: readonly string[]): Promise<Readonly<Record<string, unknown>>> => {
     const saved = await store.get(peerName(peer), round);
     return Object.fromEntries(names.map((name) => [name, saved?.values[name]]));
