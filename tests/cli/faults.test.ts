@@ -107,7 +107,7 @@ test(
       expect(code).toBe(1);
       expect(out).toBe("");
       expect(err).toMatch(/^Cannot complete round \d+: worker 1 is gone after 3 restarts/m);
-      const safe = /^The run is saved up to step (\d+): continue it with --resume run$/m.exec(err);
+      const safe = /^The run is saved up to step (\d+): continue it with --resume run, /m.exec(err);
       expect(Number(safe?.[1])).toBeGreaterThanOrEqual(15);
       // What is safe can be used already.
       expect(checkpointOf(run)).not.toBe(reference.checkpoint);

@@ -1,7 +1,7 @@
 /** Runs that are stopped and continued, by Ctrl-C or by a kill of the whole program. */
 
 import { beforeAll, expect, test } from "bun:test";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   checkpointOf,
@@ -139,7 +139,7 @@ test(
         ["--steps 3", /^Cannot resume run: 6 steps are done, more --steps or --epochs are needed$/m],
         [
           "--hidden 16",
-          /^Cannot use --hidden with --resume: .* only --steps, --epochs, --runtime and --port may/,
+          /^Cannot use --hidden with --resume: .* only --steps, --epochs, --lr, --alpha, --runtime, --port may/,
         ],
         ["--steps 9 --seed 1", /^Cannot use --seed with --resume/],
         ["--out other", /^Cannot use --out with --resume/],
@@ -155,6 +155,29 @@ test(
       expect(longer.code).toBe(0);
       expect(curveOf(join(dir, "run"))).toEqual(curveOf(join(dir, "whole")));
       expect(checkpointOf(join(dir, "run"))).toBe(checkpointOf(join(dir, "whole")));
+    });
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a run is resumed by one program at a time",
+  async () => {
+    await withPrograms(async (dir, start) => {
+      const first = start(["train", ...SMALL, ...words("--runtime local --steps 20000 --out run")]);
+      await until(first, () => existsSync(join(dir, "run", "metrics.jsonl")));
+      const second = await start(words("train --resume run --steps 30000")).ended;
+      expect(second.err).toMatch(/^Cannot use the run in run: process \d+ is at it/m);
+      expect(second.code).toBe(2);
+      // A lock of a program that was killed is nobody's.
+      first.kill();
+      await first.ended;
+      expect(existsSync(join(dir, "run", "lock"))).toBe(true);
+      const third = start(words("train --resume run"));
+      await until(third, () => /^resuming at step/m.test(third.err()));
+      third.interrupt();
+      expect((await third.ended).code).toBe(130);
+      expect(existsSync(join(dir, "run", "lock"))).toBe(false);
     });
   },
   LIMIT_MS,
