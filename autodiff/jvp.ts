@@ -1,54 +1,12 @@
 /** Forward mode: every value carries its tangent. */
 import { isFloat } from "../core/dtype.ts";
 import { ShapeError } from "../core/errors.ts";
-import type { AnyPrimitive } from "../core/primitive.ts";
 import { zeros } from "../core/prims/movement.ts";
-import { bind, currentTrace, type Trace, withTrace } from "../core/trace.ts";
+import { currentTrace, withTrace } from "../core/trace.ts";
 import { checkSameStructure, flatten, paths } from "../core/tree.ts";
-import { Tracer, type Value } from "../core/value.ts";
+import type { Value } from "../core/value.ts";
+import { DualTrace } from "./dual.ts";
 import { onLeaves } from "./leaves.ts";
-
-class JvpTracer extends Tracer {
-  readonly trace: JvpTrace;
-  readonly primal: Value;
-  readonly tangent: Value;
-  constructor(trace: JvpTrace, primal: Value, tangent: Value) {
-    super();
-    this.trace = trace;
-    this.primal = primal;
-    this.tangent = tangent;
-  }
-  get aval(): Value["aval"] {
-    return this.primal.aval;
-  }
-}
-
-class JvpTrace implements Trace {
-  readonly name = "jvp";
-  readonly #parent = currentTrace();
-
-  lift(primal: Value, tangent: Value | null): Value {
-    return tangent ? new JvpTracer(this, primal, tangent) : primal;
-  }
-
-  primal(x: Value): Value {
-    return x instanceof JvpTracer && x.trace === this ? x.primal : x;
-  }
-
-  tangent(x: Value): Value | null {
-    return x instanceof JvpTracer && x.trace === this ? x.tangent : null;
-  }
-
-  process(prim: AnyPrimitive, args: readonly Value[], params: unknown): Value[] {
-    const xs = args.map((x) => this.primal(x));
-    const dxs = args.map((x) => this.tangent(x));
-    return withTrace(this.#parent, () => {
-      if (dxs.every((dx) => dx === null)) return bind(prim, xs, params);
-      const [ys, dys] = prim.jvp(xs, dxs, params);
-      return ys.map((y, i) => this.lift(y, dys[i]!));
-    });
-  }
-}
 
 /** jvp on lists of leaves; `null` tangents are symbolic zeros on both sides. */
 export function jvpLeaves(
@@ -56,7 +14,7 @@ export function jvpLeaves(
   xs: readonly Value[],
   dxs: readonly (Value | null)[],
 ): [outs: Value[], tangents: (Value | null)[]] {
-  const trace = new JvpTrace();
+  const trace = new DualTrace("jvp", currentTrace());
   const outs = withTrace(trace, () => f(...xs.map((x, i) => trace.lift(x, dxs[i]!))));
   return [outs.map((y) => trace.primal(y)), outs.map((y) => trace.tangent(y))];
 }

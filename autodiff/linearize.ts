@@ -3,61 +3,14 @@
  * what touches a tangent is staged as a linear program, the rest runs now under the parent trace.
  */
 import { isFloat } from "../core/dtype.ts";
-import type { AnyPrimitive } from "../core/primitive.ts";
 import { zeros } from "../core/prims/movement.ts";
-import {
-  deadCodeEliminated,
-  evalProgram,
-  type Program,
-  Recorder,
-  type StageTracer,
-} from "../core/program.ts";
-import { bind, currentTrace, type Trace, withTrace } from "../core/trace.ts";
+import { deadCodeEliminated, evalProgram, type Program, Recorder } from "../core/program.ts";
+import { currentTrace, withTrace } from "../core/trace.ts";
 import { checkSameStructure, flatten } from "../core/tree.ts";
-import { Tracer, type Value } from "../core/value.ts";
+import type { Value } from "../core/value.ts";
+import { DualTrace } from "./dual.ts";
 import { checkLikePrimals } from "./jvp.ts";
 import { onLeaves } from "./leaves.ts";
-
-class LinearizeTracer extends Tracer {
-  readonly trace: LinearizeTrace;
-  readonly primal: Value;
-  readonly tangent: StageTracer;
-  constructor(trace: LinearizeTrace, primal: Value, tangent: StageTracer) {
-    super();
-    this.trace = trace;
-    this.primal = primal;
-    this.tangent = tangent;
-  }
-  get aval(): Value["aval"] {
-    return this.primal.aval;
-  }
-}
-
-class LinearizeTrace implements Trace {
-  readonly name = "linearize";
-  readonly #parent = currentTrace();
-  readonly recorder: Recorder = new Recorder("linearize", { parent: this.#parent, linearOnly: true });
-
-  lift(primal: Value, tangent: Value | null): Value {
-    return this.recorder.owns(tangent) ? new LinearizeTracer(this, primal, tangent) : primal;
-  }
-
-  primal(x: Value): Value {
-    return x instanceof LinearizeTracer && x.trace === this ? x.primal : x;
-  }
-
-  tangent(x: Value): StageTracer | null {
-    return x instanceof LinearizeTracer && x.trace === this ? x.tangent : null;
-  }
-
-  process(prim: AnyPrimitive, args: readonly Value[], params: unknown): Value[] {
-    const xs = args.map((x) => this.primal(x));
-    const dxs = args.map((x) => this.tangent(x));
-    if (dxs.every((dx) => dx === null)) return withTrace(this.#parent, () => bind(prim, xs, params));
-    const [ys, dys] = withTrace(this.recorder, () => prim.jvp(xs, dxs, params));
-    return ys.map((y, i) => this.lift(y, dys[i]!));
-  }
-}
 
 /** A function at a point: its value there, and its derivative as a linear program of the float inputs. */
 export interface Linearized {
@@ -70,10 +23,11 @@ export interface Linearized {
 
 /** Linearizes a function of leaves; integer leaves have no tangent and no input in the program. */
 export function linearizeLeaves(f: (...xs: Value[]) => readonly Value[], xs: readonly Value[]): Linearized {
-  const trace = new LinearizeTrace();
-  const inputs = xs.map((x) => (isFloat(x.dtype) ? trace.recorder.input(x.aval) : null));
+  const recorder = new Recorder("linearize", { parent: currentTrace(), linearOnly: true });
+  const trace = new DualTrace("linearize", recorder);
+  const inputs = xs.map((x) => (isFloat(x.dtype) ? recorder.input(x.aval) : null));
   const outs = withTrace(trace, () => f(...xs.map((x, i) => trace.lift(x, inputs[i]!))));
-  const program = trace.recorder.finish(
+  const program = recorder.finish(
     inputs.filter((x) => x !== null),
     outs.map((y) => trace.tangent(y)),
   );

@@ -39,7 +39,7 @@ function stages(): Stage[] {
   if (deno !== undefined && deno !== "") {
     const quiet = ["--no-lock", "--quiet"];
     list.push(
-      { name: "deno check", command: [deno, "check", ...quiet, "mod.ts"] },
+      { name: "deno check", command: [deno, "check", ...quiet, "mod.ts", "dist/runtime/mod_bun.ts"] },
       {
         name: "deno run",
         command: [deno, "run", ...quiet, "--no-prompt", "--allow-read", "tests/runtime/deno_smoke.ts"],
