@@ -32,7 +32,7 @@ import { columnsOf, orderOf, type Plan, type UpdatePlan } from "./plan.ts";
 import type { JobArgs } from "./protocol/types.ts";
 import type { Job, JobResult, Jobs, Values } from "./runtime/driver.ts";
 import type { RunSetup } from "./runtime/sequential.ts";
-import { configOf, isReplicated } from "./script.ts";
+import { configOf } from "./script.ts";
 
 /**
  * Loss and metric sums over a batch.
@@ -109,9 +109,18 @@ export function trainingSetup<B>(plan: Plan, problem: Problem<B>): RunSetup {
  */
 export function workerInitial(plan: Plan, theta: Value): Values {
   const optimizer = localOptimizer(plan).init(theta);
-  if (isReplicated(plan)) return { theta, optimizer, anchor: theta, push: zerosLike(theta) };
-  const absolute = plan.sync.k === "consensus" && !plan.sync.relative ? plan.sync.sigma : 0;
-  return { optimizer, dual: zerosLike(theta), local: theta, sigma: scalar(absolute, "float64") };
+  switch (plan.sync.k) {
+    case "gradient":
+      return { theta, optimizer };
+    case "published":
+      return { theta, optimizer, anchor: theta, push: zerosLike(theta) };
+    case "consensus": {
+      const sigma = scalar(plan.sync.relative ? 0 : plan.sync.sigma, "float64");
+      return { optimizer, dual: zerosLike(theta), local: theta, used: scalar(0, "float64"), sigma };
+    }
+    default:
+      return plan.sync satisfies never;
+  }
 }
 
 // --- worker ------------------------------------------------------------------------------------------------------
@@ -151,10 +160,11 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
     return { gradient, notes: checkFinite([loss.item(), ...sums.map((s) => s.item())], step) };
   };
   const stepOf = ({ round, iteration }: JobArgs): number => round * plan.localSteps + iteration;
-  const shifted = (gradient: Value, push: Value): Value =>
-    plan.sync.k === "published" ? add(gradient, mul(plan.sync.sigma, push)) : gradient;
-  const advance = (theta: Value, state: unknown, gradient: Value): readonly [Value, unknown] => {
-    const [update, next] = optimizer.step(gradient, state, theta);
+  /** The gradient plus the dual pi = sigma push of the published form; other plans have no push. */
+  const shifted = (gradient: Value, push: unknown): Value =>
+    plan.sync.k === "published" ? add(gradient, mul(plan.sync.sigma, value(push))) : gradient;
+  const advance = (theta: Value, state: unknown, gradient: Value, sigma = 0): readonly [Value, unknown] => {
+    const [update, next] = optimizer.step(gradient, state, theta, sigma);
     return [add(theta, update), next];
   };
   /** Only worker 0 reports the replicated parameters; the others send nothing. */
@@ -187,9 +197,10 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
         columns.set(combine(rows(basis), all.slice(j * order, (j + 1) * order)), j * (end - start));
       return { outs: [cast(adopt(columns, [pairs, end - start], "float64"), dtype)] };
     }),
-    install: job(([state, curvature]) => ({
-      outs: [optimizer.install(state, curvature as Curvature, 0), null, null],
-    })),
+    install: job(([state, curvature]) => {
+      const sigma = plan.sync.k === "published" ? plan.sync.sigma : 0;
+      return { outs: [optimizer.install(state, curvature as Curvature, sigma), null, null] };
+    }),
     installDamped: job(([state, curvature, sigma]) => {
       const next = nextSigma(plan, curvature as Curvature, value(sigma).item());
       return {
@@ -200,28 +211,29 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
     // replicas that step on the mean gradient
     gradient: job(([theta, push], args) => {
       const { gradient, notes } = gradientAt(value(theta), stepOf(args));
-      return { outs: [shifted(gradient, value(push))], notes };
+      return { outs: [shifted(gradient, push)], notes };
     }),
-    step: job(([theta, state, push, mean], args) => {
+    step: job(([theta, state, mean, push], args) => {
       const [next, nextState] = advance(value(theta), state, value(mean));
       const { gradient, notes } = gradientAt(next, stepOf(args) + 1);
-      return { outs: [next, nextState, shifted(gradient, value(push))], notes };
+      return { outs: [next, nextState, shifted(gradient, push)], notes };
     }),
-    last: job(([theta, state, mean, anchor, push]) => {
+    last: job(([theta, state, mean]) => {
       const [next, nextState] = advance(value(theta), state, value(mean));
-      return { outs: [next, nextState, anchor, push, report(value(next))] };
+      return { outs: [next, nextState, report(next)] };
     }),
     lastExtrapolated: job(([theta, state, mean, anchor, push]) => {
       const [next, nextState] = advance(value(theta), state, value(mean));
-      const moved = extrapolate({ theta: value(next), anchor: value(anchor), push: value(push) });
-      return { outs: [moved.theta, nextState, moved.theta, moved.push, report(moved.theta)] };
+      const moved = extrapolate({ theta: next, anchor: value(anchor), push: value(push) });
+      return { outs: [moved.theta, nextState, report(moved.theta), moved.theta, moved.push] };
     }),
 
     // local steps around a consensus
-    local: job(([consensus, state, dual, local, sigma], { round }) => {
+    local: job(([consensus, state, dual, local, used, sigma], { round }) => {
       const z = value(consensus);
+      // The dual of the last round, with the sigma of that round, now that its mean is known.
+      const pi = dualUpdate(value(dual), value(local), z, value(used).item());
       const penalty = value(sigma).item();
-      const pi = penalty > 0 ? dualUpdate(value(dual), value(local), z, penalty) : value(dual);
       let theta = z;
       let next = state;
       const totals: number[] = [];
@@ -234,12 +246,12 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
           penalty > 0
             ? augmentedGradient({ gradient, dual: pi, local: theta, consensus: z, sigma: penalty })
             : gradient;
-        [theta, next] = advance(theta, next, full);
+        [theta, next] = advance(theta, next, full, penalty);
       }
       const candidate = penalty > 0 ? consensusCandidate(theta, pi, penalty) : theta;
       // Means over the local steps for the loss, sums for the rest.
       return {
-        outs: [next, pi, theta, candidate],
+        outs: [next, pi, theta, sigma, candidate],
         notes: totals.map((x, j) => (j === 0 ? x / plan.localSteps : x)),
       };
     }),
@@ -367,8 +379,14 @@ interface Curvature {
 /** The method of a plan on flat vectors, with or without curvature. */
 interface LocalOptimizer {
   init(theta: Value): unknown;
-  step(gradient: Value, state: unknown, theta: Value): readonly [update: Value, state: unknown];
-  /** The state with new curvature; `sigma` is the ADMM penalty whose Hessian is sigma I. */
+  /** `sigma` is the weight of the ADMM penalty in the gradient. */
+  step(
+    gradient: Value,
+    state: unknown,
+    theta: Value,
+    sigma: number,
+  ): readonly [update: Value, state: unknown];
+  /** The state with new curvature; sigma I is the Hessian of the ADMM penalty. */
   install(state: unknown, curvature: Curvature, sigma: number): unknown;
 }
 
@@ -377,7 +395,10 @@ function localOptimizer(plan: Plan): LocalOptimizer {
   if (!plan.curvature) {
     return {
       init: (theta) => base.init(theta),
-      step: (gradient, state, theta) => base.update(gradient, state, theta, {}),
+      step(gradient, state, theta, sigma) {
+        const [update, next] = base.update(gradient, state, theta, {});
+        return [sigma > 0 ? div(update, penaltyFactor(plan.update, sigma)) : update, next];
+      },
       install: (state) => state,
     };
   }
@@ -394,20 +415,20 @@ function localOptimizer(plan: Plan): LocalOptimizer {
   });
   return {
     init: (theta) => method.init(theta),
-    step: (gradient, state, theta) => method.step(gradient, state as FosiState<unknown>, theta),
+    step(gradient, state, theta, sigma) {
+      const own = state as FosiState<unknown>;
+      const shortened = sigma > 0 ? div(own.scale, penaltyFactor(plan.update, sigma)) : own.scale;
+      const [update, next] = method.step(gradient, { ...own, scale: shortened }, theta);
+      return [update, { ...next, scale: own.scale }];
+    },
     install(state, curvature, sigma) {
       const spectrum = {
         values: curvature.values,
         vectors: curvature.vectors,
         largest: curvature.largest.item(),
       };
-      const installed = installCurvature(state as FosiState<unknown>, spectrum, {
-        k,
-        l,
-        clip,
-        damping: damping + sigma,
-      });
-      return { ...installed, scale: div(installed.scale, penaltyFactor(plan.update, sigma)) };
+      const settings = { k, l, clip, damping: damping + sigma };
+      return installCurvature(state as FosiState<unknown>, spectrum, settings);
     },
   };
 }

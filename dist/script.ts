@@ -7,9 +7,16 @@ import type { Loop, Phase, Script } from "./protocol/script.ts";
 import type { Config } from "./protocol/types.ts";
 
 /** Whether workers hold the parameters, identical everywhere, or get them from the hub every round. */
-export function isReplicated(plan: Plan): boolean {
+function isReplicated(plan: Plan): boolean {
   return plan.sync.k !== "consensus";
 }
+
+/** The registers of a worker that outlive a round, by form of agreement. */
+const durableOf: Readonly<Record<Plan["sync"]["k"], readonly string[]>> = {
+  gradient: ["theta", "optimizer"],
+  published: ["theta", "optimizer", "anchor", "push"],
+  consensus: ["optimizer", "dual", "local", "used", "sigma"],
+};
 
 /**
  * The protocol's configuration for a plan.
@@ -31,9 +38,7 @@ export function configOf(plan: Plan): Config {
     script: (round) => roundScript(plan, round),
     durable: {
       hub: ["theta"],
-      worker: isReplicated(plan)
-        ? ["theta", "optimizer", "anchor", "push"]
-        : ["optimizer", "dual", "local", "sigma"],
+      worker: durableOf[plan.sync.k],
     },
     ...plan.limits,
   };
@@ -133,9 +138,10 @@ function curvaturePhases(plan: Plan): Script {
 /** Steps on the mean gradient: each question carries the last mean and brings back the next gradient. */
 function gradientPhases(plan: Plan, round: number): Script {
   const mean = { fn: "mean", ins: ["gradient@*"], outs: ["mean"] };
+  const push = plan.sync.k === "published" ? ["push"] : [];
   const first: Phase = {
     name: "gradient",
-    worker: { fn: "gradient", ins: ["theta", "push"], outs: ["gradient"] },
+    worker: { fn: "gradient", ins: ["theta", ...push], outs: ["gradient"] },
     reply: ["gradient"],
     hub: mean,
   };
@@ -147,7 +153,7 @@ function gradientPhases(plan: Plan, round: number): Script {
         send: ["mean"],
         worker: {
           fn: "step",
-          ins: ["theta", "optimizer", "push", "mean"],
+          ins: ["theta", "optimizer", "mean", ...push],
           outs: ["theta", "optimizer", "gradient"],
         },
         reply: ["gradient"],
@@ -158,11 +164,13 @@ function gradientPhases(plan: Plan, round: number): Script {
   const last: Phase = {
     name: "last",
     send: ["mean"],
-    worker: {
-      fn: extrapolatesAfter(plan, round) ? "lastExtrapolated" : "last",
-      ins: ["theta", "optimizer", "mean", "anchor", "push"],
-      outs: ["theta", "optimizer", "anchor", "push", "report"],
-    },
+    worker: extrapolatesAfter(plan, round)
+      ? {
+          fn: "lastExtrapolated",
+          ins: ["theta", "optimizer", "mean", "anchor", "push"],
+          outs: ["theta", "optimizer", "report", "anchor", "push"],
+        }
+      : { fn: "last", ins: ["theta", "optimizer", "mean"], outs: ["theta", "optimizer", "report"] },
     reply: ["report"],
     hub: { fn: "takeFirst", ins: ["report@*"], outs: ["theta"] },
   };
@@ -177,8 +185,8 @@ function consensusPhases(): Script {
       send: ["theta"],
       worker: {
         fn: "local",
-        ins: ["theta", "optimizer", "dual", "local", "sigma"],
-        outs: ["optimizer", "dual", "local", "candidate"],
+        ins: ["theta", "optimizer", "dual", "local", "used", "sigma"],
+        outs: ["optimizer", "dual", "local", "used", "candidate"],
       },
       reply: ["candidate"],
       hub: { fn: "consensus", ins: ["theta", "candidate@*"], outs: ["theta"] },

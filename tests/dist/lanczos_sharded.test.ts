@@ -99,7 +99,7 @@ test("a worker never holds more of the basis than its columns", () => {
   expect(widths).toEqual([4, 4, 2]);
   expect(most).toEqual(widths.map((width) => width * order));
   // After the round neither basis nor operator is left.
-  expect(Object.keys(run.workers[0]!).sort()).toEqual(["anchor", "optimizer", "push", "theta"]);
+  expect(Object.keys(run.workers[0]!).sort()).toEqual(["optimizer", "theta"]);
 });
 
 /** Three distinct eigenvalues, the same at every worker up to a shift that the mean removes. */
