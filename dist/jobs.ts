@@ -300,7 +300,7 @@ export function hubJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
       });
       const beta = norm(w);
       const extended = extend(t as Tridiagonal, alpha as number, beta);
-      const ended = exhausted(extended) || extended.diagonal.length >= order;
+      const ended = exhausted(extended, problem.initial.dtype) || extended.diagonal.length >= order;
       return { outs: [extended, vector(ended ? w : scaled(w, 1 / beta))], notes: [Number(ended)] };
     }),
     ritz: job(([t]) => {

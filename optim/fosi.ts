@@ -21,6 +21,8 @@ import { type GradientTransformation, type NoExtra, zeroCount } from "./transfor
  */
 export type FosiMomentum = "none" | "heavyBall" | "nesterov" | "average";
 
+const fosiMomenta: readonly FosiMomentum[] = ["none", "heavyBall", "nesterov", "average"];
+
 /**
  * Which eigenpairs, how often, and how the step inside their space is made.
  *
@@ -208,12 +210,29 @@ function resolveOptions(options: FosiOptions): Fosi<unknown>["options"] {
     damping,
     seed,
   };
-  const whole = [k, l, period, settings.warmup].every((x) => Number.isInteger(x) && x >= 0);
-  if (!whole || k + l < 1 || period < 1 || settings.warmup < 1 || !(clip >= 1) || !(damping >= 0)) {
-    throw new RangeError(
-      `Cannot make FOSI: k ${k}, l ${l}, period ${period}, warmup ${settings.warmup}, clip ${clip}, damping ${damping}, integers with k + l >= 1, period >= 1, warmup >= 1, clip >= 1 and damping >= 0 are needed`,
-    );
-  }
+  const least: Readonly<Record<string, number>> = {
+    k: 0,
+    l: 0,
+    period: 1,
+    warmup: 1,
+    seed: 0,
+    order: Math.max(1, k + l),
+  };
+  const problems = [
+    ...Object.entries(least)
+      .map(([name, bound]) => [name, bound, settings[name as keyof typeof settings]] as const)
+      .filter(([, bound, x]) => x !== undefined && !(Number.isInteger(x) && (x as number) >= bound))
+      .map(([name, bound, x]) => `${name} is ${x}, an integer of at least ${bound} is needed`),
+    ...(k + l < 1 ? [`k + l is ${k + l}, at least 1 is needed`] : []),
+    ...(alpha > 0 && Number.isFinite(alpha) ? [] : [`alpha is ${alpha}, a positive number is needed`]),
+    ...(beta >= 0 && beta < 1 ? [] : [`beta is ${beta}, a number in [0, 1) is needed`]),
+    ...(clip >= 1 ? [] : [`clip is ${clip}, at least 1 is needed`]),
+    ...(damping >= 0 && Number.isFinite(damping) ? [] : [`damping is ${damping}, at least 0 is needed`]),
+    ...(fosiMomenta.includes(momentum)
+      ? []
+      : [`momentum is ${momentum}, one of ${fosiMomenta.join(", ")} is needed`]),
+  ];
+  if (problems.length > 0) throw new RangeError(`Cannot make FOSI: ${problems.join("; ")}`);
   return settings;
 }
 
@@ -232,8 +251,13 @@ function accumulate(momentum: FosiMomentum, beta: number, g: Value, v: Value): V
   }
 }
 
-/** Eigenvalues below this fraction of the largest have no usable inverse: their pairs are left to the base method. */
-const negligible = 1e-12;
+/**
+ * Eigenvalues below this fraction of the largest are rounding noise of the products, and their inverse would be a step of any
+ * length: such pairs are left to the base method.
+ */
+function negligible(dtype: DType): number {
+  return dtype === "float64" ? 1e-12 : 1e-6;
+}
 
 /**
  * The state with a new spectrum in place of the old one. Velocity and base state stay as they are.
@@ -261,7 +285,7 @@ export function installCurvature<B>(
   const n = state.velocity.size;
   const found = spectrum.values.dataSync();
   const rows = spectrum.vectors.dataSync();
-  const threshold = negligible * Math.max(...Array.from(found, Math.abs));
+  const threshold = negligible(dtype) * Math.max(...Array.from(found, Math.abs));
   const values = new Float64Array(k + l);
   const rates = new Float64Array(k + l);
   const vectors = new Float64Array((k + l) * n);

@@ -3,6 +3,7 @@
  * one machine here and on column shards in dist/.
  */
 import type { LinearOperator } from "../autodiff/operator.ts";
+import type { DType } from "../core/dtype.ts";
 import { cast } from "../core/ops.ts";
 import * as random from "../core/random.ts";
 import { adopt } from "../core/trace.ts";
@@ -45,8 +46,13 @@ export interface LanczosOptions {
   readonly key?: Value;
 }
 
-/** Below this fraction of the largest element of T a new basis vector is rounding noise: the space is exhausted. */
-export const breakdownTolerance = 1e-10;
+/**
+ * Below this fraction of the largest element of T a new basis vector is rounding noise of the products, and the space is
+ * exhausted: about 8 units in the last place of float32, far above those of float64.
+ */
+export function breakdownTolerance(dtype: DType): number {
+  return dtype === "float64" ? 1e-10 : 1e-6;
+}
 
 /**
  * Steps of Lanczos: `max(4 (k + l), 2 ln n)`, capped at n.
@@ -102,31 +108,31 @@ export function lanczos(operator: LinearOperator, options: LanczosOptions): Spec
     w = subtractProjection(basis, coefficients(basis, w), w);
     const beta = norm(w);
     t = extend(t, alpha, beta);
-    const ended = exhausted(t) || basis.length >= Math.min(order, n);
-    if (ended) return assemble(t, basis, k, l, n);
+    const breakdown = exhausted(t, operator.dtype);
+    if (breakdown || basis.length >= Math.min(order, n)) return assemble(t, basis, { k, l, n, breakdown });
     v = scaled(w, 1 / beta);
   }
 }
 
-function assemble(t: Tridiagonal, basis: readonly Float64Array[], k: number, l: number, n: number): Spectrum {
-  const ritz = ritzPairs(t, k, l);
-  const vectors = new Float64Array(ritz.values.length * n);
-  ritz.rows.forEach((row, j) => {
+function assemble(
+  t: Tridiagonal,
+  basis: readonly Float64Array[],
+  found: { readonly k: number; readonly l: number; readonly n: number; readonly breakdown: boolean },
+): Spectrum {
+  const { k, l, n, breakdown } = found;
+  const { values, rows, residuals, largest } = ritzPairs(t, k, l);
+  const pairs = values.length;
+  const vectors = new Float64Array(pairs * n);
+  rows.forEach((row, j) => {
     vectors.set(combine(basis, row), j * n);
   });
-  return spectrumOf(t, ritz, vectors, n);
-}
-
-/** Puts Ritz pairs and assembled vectors together. */
-export function spectrumOf(t: Tridiagonal, ritz: Ritz, vectors: Float64Array, n: number): Spectrum {
-  const pairs = ritz.values.length;
   return {
-    values: adopt(Float64Array.from(ritz.values), [pairs], "float64"),
+    values: adopt(Float64Array.from(values), [pairs], "float64"),
     vectors: adopt(vectors, [pairs, n], "float64"),
-    residuals: adopt(Float64Array.from(ritz.residuals), [pairs], "float64"),
-    largest: ritz.largest,
+    residuals: adopt(Float64Array.from(residuals), [pairs], "float64"),
+    largest,
     tridiagonal: t,
-    breakdown: exhausted(t),
+    breakdown,
   };
 }
 
@@ -142,10 +148,10 @@ export function extend(t: Tridiagonal, alpha: number, beta: number): Tridiagonal
   return { diagonal: [...t.diagonal, alpha], offDiagonal: [...t.offDiagonal, beta] };
 }
 
-/** Whether the last remaining norm is rounding noise: no further basis vector exists. */
-export function exhausted(t: Tridiagonal): boolean {
+/** Whether the last remaining norm is rounding noise of products in `dtype`: no further basis vector exists. */
+export function exhausted(t: Tridiagonal, dtype: DType): boolean {
   const largest = Math.max(...t.diagonal.map(Math.abs), ...t.offDiagonal);
-  return t.offDiagonal.at(-1)! <= breakdownTolerance * largest;
+  return t.offDiagonal.at(-1)! <= breakdownTolerance(dtype) * largest;
 }
 
 /** Chosen eigenpairs of T: row j holds the coefficients of Ritz vector j in the basis. */

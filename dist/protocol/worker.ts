@@ -12,7 +12,7 @@ import { receiveNames, type Slot, slots } from "./script.ts";
 import type { BlobId, Config, Effect, Head, Stamp, Step } from "./types.ts";
 
 type Ask = Extract<Head, { k: "ask" }>;
-type Answer = Extract<Head, { k: "answer" }>;
+type Answer = Extract<Head, { k: "answer" | "error" }>;
 
 /** Everything a worker knows: plain data. */
 export interface WorkerState extends Stamp {
@@ -175,13 +175,10 @@ export function workerStep(config: Config): Step<WorkerState> {
     const ignored: Transition = { state: s, effects: [] };
     switch (s.mode) {
       case "ready":
+      case "idle":
         if (s.answer !== null && isSameStamp(head, s.answer.head))
           return { state: s, effects: [sendAnswer(s)] };
-        if (isSameStamp(head, { ...s, seq: s.seq + 1 })) return run(s, head, body);
-        return compareStamps(head, s) > 0
-          ? { state: s, effects: [send({ k: "lost", ...stampOf(head) })] }
-          : ignored;
-      case "idle":
+        if (s.mode === "ready" && isSameStamp(head, { ...s, seq: s.seq + 1 })) return run(s, head, body);
         return compareStamps(head, s) > 0
           ? { state: s, effects: [send({ k: "lost", ...stampOf(head) })] }
           : ignored;
@@ -289,10 +286,9 @@ export function workerStep(config: Config): Step<WorkerState> {
   function failed(s: WorkerState, reason: string): Transition {
     if (s.next !== null) return load(s, s.next);
     const text = clipReason(`Worker ${s.rank}, round ${s.round}: ${reason}`);
-    return {
-      state: { ...s, mode: "idle", registers: {}, current: null },
-      effects: [send({ k: "error", ...stampOf(s.current!), reason: text })],
-    };
+    const answer = { head: { k: "error", ...stampOf(s.current!), reason: text } as const, body: [] };
+    const state: WorkerState = { ...s, mode: "idle", registers: {}, current: null, answer };
+    return { state, effects: [sendAnswer(state)] };
   }
 }
 

@@ -203,6 +203,11 @@ test("a computation that throws is reported with the worker and the round", () =
     { k: "drop" },
   ]);
   expect(workerBlobs(state)).toEqual([]);
+  // The message may have been lost: the same question gets the same error again.
+  expect(feed(state, ask(3, 5, 1, "z1")).effects).toMatchObject([
+    { head: { k: "error", reason: "Worker 1, round 3: boom" } },
+    { k: "drop" },
+  ]);
   const wrong = feed(workerInit(1), ...begun, ask(3, 5, 1, "z0"), computed(1));
   expect(wrong.effects[0]).toMatchObject({
     head: { k: "error", reason: expect.stringContaining("gave 0 values, 1 are needed") },

@@ -1,7 +1,8 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { hessianOperator } from "../../autodiff/operator.ts";
-import { tensor } from "../../core/create.ts";
+import { grad } from "../../autodiff/vjp.ts";
+import { full, tensor } from "../../core/create.ts";
 import { DTypeError } from "../../core/errors.ts";
 import { mul, sum } from "../../core/ops.ts";
 import * as random from "../../core/random.ts";
@@ -417,4 +418,31 @@ test("installCurvature takes float64 pairs into a float32 state", () => {
     "float64",
   ]);
   expect(list(state.rates)).toEqual([0.25]);
+});
+
+test("float32: a null direction of the Hessian is left to the base method, not inverted", () => {
+  // Curvature 100 in one of twelve directions; the products' rounding gives the others tiny Ritz values.
+  const h = Array.from({ length: 12 }, (_, i) => (i === 0 ? 50 : 0));
+  const loss = (x: Value): Value => x.mul(x).mul(tensor(h)).sum().add(x.sum().mul(0.1));
+  const x = full([12], 1);
+  for (const pairs of [{ k: 3 }, { k: 2, l: 2 }]) {
+    const optimizer = fosi(sgd(0.01), { ...pairs, warmup: 1, momentum: "none" });
+    const hessian = () => hessianOperator(loss, x);
+    const [updates] = optimizer.update(grad(loss)(x), optimizer.init(x), x, { hessian });
+    // The base step alone is at most 0.01 times a gradient below 101.
+    for (const update of list(updates)) expect(Math.abs(update)).toBeLessThan(2);
+  }
+});
+
+test("every option that cannot work is refused when the method is made, by name", () => {
+  const wrong: readonly (readonly [FosiOptions, RegExp])[] = [
+    [{ k: 4, order: 2 }, /order is 2, an integer of at least 4/],
+    [{ seed: -1 }, /seed is -1/],
+    [{ alpha: Number.NaN }, /alpha is NaN/],
+    [{ beta: 1 }, /beta is 1/],
+    [{ momentum: "adam" as never }, /momentum is adam, one of none/],
+    [{ k: 0 }, /k \+ l is 0/],
+    [{ period: 0, clip: 0.5 }, /period is 0.*clip is 0.5/],
+  ];
+  for (const [options, message] of wrong) expect(() => fosi(sgd(0.1), options)).toThrow(message);
 });
