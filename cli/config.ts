@@ -25,7 +25,33 @@ interface Flag {
   readonly value: string;
   readonly help: string;
   readonly schema: z.ZodType;
+  /** When it has an effect; without, always. */
+  readonly needs?: Need;
 }
+
+/** What the rest of a configuration must be for a flag to matter. */
+interface Need {
+  readonly text: string;
+  holds(config: TrainConfig): boolean;
+}
+
+const isCurved = ({ optimizer }: TrainConfig): boolean =>
+  optimizer === "dho2" || optimizer.startsWith("fosi-");
+const curved: Need = { text: "--optimizer fosi-* or dho2", holds: isCurved };
+const dho2: Need = { text: "--optimizer dho2", holds: ({ optimizer }) => optimizer === "dho2" };
+const penalized: Need = {
+  text: "--optimizer dho2 with --admm consensus or published",
+  holds: ({ optimizer, admm }) => optimizer === "dho2" && admm !== "off",
+};
+const mlp: Need = { text: "--model mlp", holds: ({ model }) => model === "mlp" };
+const files: Need = { text: "another --data than glyphs", holds: ({ data }) => data !== "glyphs" };
+const tables: Need = {
+  text: "--data libsvm or csv",
+  holds: ({ data }) => data === "libsvm" || data === "csv",
+};
+const csv: Need = { text: "--data csv", holds: ({ data }) => data === "csv" };
+const libsvm: Need = { text: "--data libsvm", holds: ({ data }) => data === "libsvm" };
+const sockets: Need = { text: "--runtime sockets", holds: ({ runtime }) => runtime === "sockets" };
 
 const whole = (least: number): z.ZodType =>
   z.coerce
@@ -47,21 +73,29 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     schema: oneOf(dataNames),
   },
   "data-dir": {
+    needs: files,
     value: "DIR",
     help: "where the files of the data set are; without it they are downloaded into a cache",
     schema: text,
   },
-  "data-file": { value: "NAME", help: "which set in DIR, for libsvm and csv", schema: text },
+  "data-file": { needs: tables, value: "NAME", help: "which set in DIR, for libsvm and csv", schema: text },
   "label-column": {
+    needs: csv,
     value: "NAME|N",
     help: "csv: column of the label, by name or position from 1 (default the last)",
     schema: text,
   },
-  features: { value: "N", help: "libsvm: number of features (default the largest index)", schema: whole(1) },
+  features: {
+    needs: libsvm,
+    value: "N",
+    help: "libsvm: number of features (default the largest index)",
+    schema: whole(1),
+  },
   "train-limit": { value: "N", help: "use only the first N training examples", schema: whole(1) },
   "test-limit": { value: "N", help: "use only the first N test examples", schema: whole(1) },
   model: { value: modelNames.join("|"), help: "model (default mlp)", schema: oneOf(modelNames) },
   hidden: {
+    needs: mlp,
     value: "N[,N...]",
     help: "hidden layer sizes of the mlp (default 64)",
     schema: z.string().regex(/^[1-9]\d*(,[1-9]\d*)*$/, "sizes such as 64 or 128,64 are needed"),
@@ -83,36 +117,52 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     help: "learning rate of the first-order part (default depends on the method)",
     schema: positive,
   },
-  alpha: { value: "X", help: "learning rate of the Newton part of fosi-* and dho2", schema: positive },
+  alpha: {
+    needs: curved,
+    value: "X",
+    help: "learning rate of the Newton part of fosi-* and dho2",
+    schema: positive,
+  },
   clip: {
+    needs: curved,
     value: "X",
     help: "limit of FOSI's factor on the first-order step, at least 1",
     schema: z.coerce
       .number({ error: "a number of at least 1 is needed" })
       .min(1, "a number of at least 1 is needed"),
   },
-  k: { value: "N", help: "largest eigenpairs that fosi-* and dho2 use (default 8)", schema: whole(1) },
+  k: {
+    needs: curved,
+    value: "N",
+    help: "largest eigenpairs that fosi-* and dho2 use (default 8)",
+    schema: whole(1),
+  },
   "curvature-every": {
+    needs: curved,
     value: "N",
     help: "steps between curvature refreshes (default 200)",
     schema: whole(1),
   },
   "curvature-warmup": {
+    needs: curved,
     value: "N",
     help: "steps before the first curvature (default 0 for dho2, else as curvature-every)",
     schema: whole(0),
   },
   "curvature-batch": {
+    needs: curved,
     value: "N",
     help: "examples per worker on which curvature is measured (default 256)",
     schema: whole(1),
   },
   admm: {
+    needs: dho2,
     value: admmForms.join("|"),
     help: "how dho2's workers agree (default consensus)",
     schema: oneOf(admmForms),
   },
   sigma: {
+    needs: penalized,
     value: "X",
     help: "ADMM penalty: consensus in units of the largest eigenvalue (0.005), published absolute (5e-9)",
     schema: z.coerce
@@ -163,6 +213,7 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     schema: oneOf(runtimeNames),
   },
   port: {
+    needs: sockets,
     value: "N",
     help: "port on which the hub listens for its workers (default any free one)",
     schema: z.coerce
@@ -258,12 +309,28 @@ export function parseTrainFlags(args: readonly string[]): TrainArguments {
     ...camel,
     ...(hidden !== undefined && { hidden: String(hidden).split(",").map(Number) }),
   } as TrainConfig;
+  if (resume === undefined) checkNeeds(Object.keys(raw), config);
   return {
     config,
     out: out as string | undefined,
     resume: resume as string | undefined,
     given: Object.keys(raw),
   };
+}
+
+/**
+ * Refuses flags that would change nothing.
+ *
+ * @throws {UsageError} naming each of them and what it needs
+ */
+export function checkNeeds(given: readonly string[], config: TrainConfig): void {
+  const idle = given.flatMap((name) => {
+    const need = trainFlags[name]!.needs;
+    return need && !need.holds(config)
+      ? [`Cannot use --${name}: it would change nothing, ${need.text} is needed`]
+      : [];
+  });
+  if (idle.length > 0) throw new UsageError(idle.join("\n"));
 }
 
 const defaults: TrainConfig = {

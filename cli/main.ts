@@ -1,4 +1,5 @@
 #!/usr/bin/env bun
+import { PlanError } from "../core/errors.ts";
 /** The command-line program. */
 import { trainFlags, UsageError } from "./config.ts";
 import { DataError } from "./data/dataset.ts";
@@ -88,7 +89,7 @@ try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
   if (
-    !(error instanceof UsageError || error instanceof DataError || error instanceof RangeError) &&
+    !(error instanceof UsageError || error instanceof DataError || error instanceof PlanError) &&
     !isSystemError(error)
   )
     throw error;

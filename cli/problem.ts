@@ -7,7 +7,7 @@ import { ravel } from "../core/ravel.ts";
 import { adopt } from "../core/trace.ts";
 import type { Value } from "../core/value.ts";
 import type { Problem, Scored } from "../dist/jobs.ts";
-import type { TrainConfig } from "./config.ts";
+import { type TrainConfig, UsageError } from "./config.ts";
 import { epochOrder, shard } from "./data/batches.ts";
 import type { Dataset, Split } from "./data/dataset.ts";
 import { batchSize } from "./plan.ts";
@@ -48,7 +48,7 @@ function imageShape({ exampleShape, name }: Dataset): readonly [number, number, 
   const [a, b, c] = exampleShape;
   if (exampleShape.length === 3) return [a!, b!, c!];
   if (exampleShape.length === 2) return [1, a!, b!];
-  throw new RangeError(
+  throw new UsageError(
     `Cannot train a cnn on ${name}: its examples have the shape [${exampleShape}], images are needed; use --model mlp`,
   );
 }

@@ -15,14 +15,15 @@ export interface ProgressNumbers {
 
 /** The text of the line. */
 export function progressText(p: ProgressNumbers): string {
+  // The most important first: a narrow terminal cuts the end off.
   const parts = [
     `step ${p.step}/${p.steps}`,
     `loss ${p.loss.toFixed(4)}`,
     `accuracy ${(100 * p.accuracy).toFixed(1)}%`,
+    `${secondsText(p.secondsLeft)} left`,
     `${p.stepsPerSecond.toFixed(1)} steps/s`,
     `sent ${bytesText(p.bytesSent)}`,
     ...(p.curvatureAge === null ? [] : [`curvature ${p.curvatureAge} steps old`]),
-    `${secondsText(p.secondsLeft)} left`,
   ];
   return parts.join("  ");
 }
@@ -51,24 +52,31 @@ export interface ProgressLine {
 export function progressLine(stream: NodeJS.WriteStream): ProgressLine {
   const isTerminal = stream.isTTY === true;
   let last = Number.NEGATIVE_INFINITY;
-  let drawn = "";
+  let waiting = "";
+  // A line that is wider than the terminal would wrap, and only its last row could be rewritten.
+  const redraw = (text: string): boolean =>
+    stream.write(`\r\u001b[2K${text.slice(0, (stream.columns || 80) - 1)}`);
   return {
     show(text) {
       const now = performance.now();
       if (now - last < (isTerminal ? 100 : 2000)) {
-        drawn = text;
+        waiting = text;
         return;
       }
       last = now;
-      drawn = "";
-      stream.write(isTerminal ? `\r\u001b[2K${text}` : `${text}\n`);
+      waiting = "";
+      if (isTerminal) redraw(text);
+      else stream.write(`${text}\n`);
     },
     note(text) {
       stream.write(isTerminal ? `\r\u001b[2K${text}\n` : `${text}\n`);
     },
     end() {
-      if (drawn !== "") stream.write(isTerminal ? `\r\u001b[2K${drawn}\n` : `${drawn}\n`);
-      else if (isTerminal) stream.write("\n");
+      if (isTerminal) {
+        if (waiting !== "") redraw(waiting);
+        stream.write("\n");
+      } else if (waiting !== "") stream.write(`${waiting}\n`);
+      waiting = "";
     },
   };
 }

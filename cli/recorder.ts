@@ -89,7 +89,12 @@ export async function openRecorder(
       if (phase === "product") line.show(`step ${start}  measuring curvature: product ${iteration + 1}`);
       if (phase === "vectors") {
         lastCurvature = start;
-        extra = { ...extra, eigenvalues: hub.slice(0, hub.length / 2), residuals: hub.slice(hub.length / 2) };
+        extra = {
+          ...extra,
+          curvatureStep: start,
+          eigenvalues: hub.slice(0, hub.length / 2),
+          residuals: hub.slice(hub.length / 2),
+        };
       }
       if (phase === "evaluate") extra = { ...extra, testLoss: hub[0]!, testAccuracy: hub[1]! };
       if (phase === lastPhase(plan, round)) {

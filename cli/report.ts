@@ -67,7 +67,7 @@ function plotsOf(runs: readonly Run[]): Plot[] {
     const series = Array.from({ length: count }, (_, i) => ({
       name: `eigenvalue ${i + 1}`,
       points: refreshes.flatMap((m) =>
-        m.eigenvalues!.length > i ? [[m.step, m.eigenvalues!.at(-1 - i)!] as const] : [],
+        m.eigenvalues!.length > i ? [[m.curvatureStep ?? m.step, m.eigenvalues!.at(-1 - i)!] as const] : [],
       ),
     }));
     const positive = series.every(({ points }) => points.every(([, value]) => value > 0));

@@ -2,6 +2,7 @@
 import {
   appendFileSync,
   existsSync,
+  linkSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -26,7 +27,8 @@ export interface Metric {
   readonly bytesSent: number;
   readonly testLoss?: number;
   readonly testAccuracy?: number;
-  /** Largest eigenvalues, where the curvature was refreshed, ascending. */
+  /** Where the curvature was refreshed in this round: the step, and the eigenvalues that were found, ascending. */
+  readonly curvatureStep?: number;
   readonly eigenvalues?: readonly number[];
   readonly residuals?: readonly number[];
 }
@@ -119,20 +121,37 @@ function isMade(path: string): boolean {
  */
 export function lockRun(directory: string): () => void {
   const path = join(directory, fileNames.lock);
-  for (;;) {
-    try {
-      writeFileSync(path, String(process.pid), { flag: "wx" });
-      return () => rmSync(path, { force: true });
-    } catch (error) {
-      if ((error as { readonly code?: unknown }).code !== "EEXIST") throw error;
-      const owner = Number(readFileSync(path, "utf8"));
-      if (isAlive(owner)) {
-        throw new UsageError(
-          `Cannot use the run in ${directory}: process ${owner} is at it, its end is needed first`,
-        );
+  const own = `${path}.${process.pid}`;
+  // A link to a finished file: nobody can see a lock without an owner.
+  writeFileSync(own, String(process.pid));
+  try {
+    for (;;) {
+      try {
+        linkSync(own, path);
+        return () => rmSync(path, { force: true });
+      } catch (error) {
+        if ((error as { readonly code?: unknown }).code !== "EEXIST") throw error;
+        const owner = ownerOf(path);
+        // The number of this process in a lock that it has not made: of a process before it, in a container say.
+        if (owner !== null && owner !== process.pid && isAlive(owner)) {
+          throw new UsageError(
+            `Cannot use the run in ${directory}: process ${owner} is at it, its end is needed first; if that is no cotangent, remove ${path}`,
+          );
+        }
+        rmSync(path, { force: true });
       }
-      rmSync(path, { force: true });
     }
+  } finally {
+    rmSync(own, { force: true });
+  }
+}
+
+/** The process in a lock; null if the lock is gone. */
+function ownerOf(path: string): number | null {
+  try {
+    return Number(readFileSync(path, "utf8"));
+  } catch {
+    return null;
   }
 }
 

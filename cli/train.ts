@@ -1,4 +1,5 @@
 /** `cotangent train`: loads data, runs the plan, shows how it goes, leaves a run directory behind. */
+import { rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import * as io from "../core/io.ts";
 import type { Value } from "../core/value.ts";
@@ -8,7 +9,7 @@ import { showPlan } from "../dist/plan_cost.ts";
 import type { Store } from "../dist/runtime/driver.ts";
 import { fileStore } from "../dist/runtime/file_store.ts";
 import { RunError } from "../dist/runtime/local.ts";
-import { parseTrainFlags, type TrainConfig, UsageError } from "./config.ts";
+import { checkNeeds, parseTrainFlags, type TrainConfig, UsageError } from "./config.ts";
 import { openData } from "./open_data.ts";
 import { planOf } from "./plan.ts";
 import { problemOf, type TrainingProblem } from "./problem.ts";
@@ -100,8 +101,12 @@ export async function train(args: readonly string[]): Promise<number> {
     printSummary(summary, directory, plan);
     return result.reason === "finished" ? exitCodes.done : exitCodes.interrupted;
   } catch (error) {
-    if (!(error instanceof RunError)) throw error;
     line.end();
+    if (!(error instanceof RunError)) {
+      // A port that is taken, a place that cannot be written: nothing has begun, so nothing is left behind.
+      if (!isResumed && recorder.metrics.length === 0) rmSync(directory, { recursive: true, force: true });
+      throw error;
+    }
     await explainFailure(run, error);
     return exitCodes.failed;
   } finally {
@@ -144,18 +149,16 @@ function openRun(args: readonly string[]): {
     : given.includes("epochs")
       ? { epochs: config.epochs, steps: undefined }
       : {};
-  return {
-    config: {
-      ...earlier,
-      ...length,
-      ...(given.includes("runtime") && { runtime: config.runtime }),
-      ...(given.includes("lr") && { lr: config.lr }),
-      ...(given.includes("alpha") && { alpha: config.alpha }),
-      port: config.port,
-    },
-    out: undefined,
-    resumed: resume,
+  const merged: TrainConfig = {
+    ...earlier,
+    ...length,
+    ...(given.includes("runtime") && { runtime: config.runtime }),
+    ...(given.includes("lr") && { lr: config.lr }),
+    ...(given.includes("alpha") && { alpha: config.alpha }),
+    port: config.port,
   };
+  checkNeeds(given, merged);
+  return { config: merged, out: undefined, resumed: resume };
 }
 
 /** Ctrl-C: the first lets the round finish, the second ends at once. */

@@ -10,7 +10,7 @@ import { expand } from "./protocol/script.ts";
 import { show, showEffect, showEvent } from "./protocol/show.ts";
 import type { BlobId, Config, Effect, Event, Head, Outcome, Peer, Step } from "./protocol/types.ts";
 import { workerBlobs, workerInit, workerStep } from "./protocol/worker.ts";
-import { peerName, runJob, type Saved, type Values } from "./runtime/driver.ts";
+import { peerName, runJob, SAVES_KEPT, type Saved, type Values } from "./runtime/driver.ts";
 import { type RunSetup, type RunValues, runSequential, synchronous } from "./runtime/sequential.ts";
 
 /**
@@ -388,7 +388,9 @@ function simulateOnce(options: SimOptions): SimResult {
         );
         afterWork(node, () => {
           node.saves.set(round, { state, values: Object.fromEntries(entries) });
-          for (const old of [...node.saves.keys()]) if (old < round - 1) node.saves.delete(old);
+          for (const old of [...node.saves.keys()]) {
+            if (old <= round - SAVES_KEPT) node.saves.delete(old);
+          }
           afterWork(node, () => dispatch(node, () => ({ k: "saved", round })));
         });
         break;

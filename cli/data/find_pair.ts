@@ -77,6 +77,6 @@ export async function findPair(path: string, file?: string): Promise<FilePair> {
     return pairOf(train.name, train.stem);
   }
   if (stems.length === 0) throw cannot("it holds no data file", "a training file");
-  if (stems.length > 1) throw cannot(`it holds ${list}`, "the name of one of these (option file)");
+  if (stems.length > 1) throw cannot(`it holds ${list}`, "the name of one of these (--data-file)");
   return pairOf(trains[0]!.name, trains[0]!.stem);
 }

@@ -112,6 +112,12 @@ export interface Driver<S> {
 }
 
 /**
+ * Saves of one peer that are kept. Peers are at most one round apart, so two would do; the third lets a run go on from
+ * the round before when the newest save of the hub turns out to be damaged.
+ */
+export const SAVES_KEPT = 3;
+
+/**
  * A store in memory: for runs in one process, and for tests.
  *
  * @example A save
@@ -243,10 +249,12 @@ export function drive<S>(options: DriverOptions<S>): Driver<S> {
     }
   }
 
-  /** A save, and then the end of all saves but the newest two. */
+  /** A save, and then the end of all saves but the newest few. */
   async function save(effect: Extract<Effect, { k: "save" }>, saved: Values): Promise<void> {
     await store.put(name, effect.round, effect.state, saved);
-    for (const round of await store.rounds(name)) if (round < effect.round - 1) await store.drop(name, round);
+    for (const round of await store.rounds(name)) {
+      if (round <= effect.round - SAVES_KEPT) await store.drop(name, round);
+    }
     enqueue(() => ({ k: "saved", round: effect.round }));
   }
 

@@ -168,10 +168,32 @@ test("data that does not fit: what is missing, and no run directory", async () =
       Array.from({ length: 40 }, (_, i) => `${i % 2} 1:${i} 3:1\n`).join(""),
     );
     const cnn = await start(words("train --data libsvm --data-dir data --model cnn")).ended;
-    expect(cnn.code).toBe(1);
+    expect(cnn.code).toBe(2);
     expect(cnn.err).toMatch(/^Cannot train a cnn on .*images are needed; use --model mlp\n$/);
     const none = await start(words("train --data csv")).ended;
     expect(none.err).toMatch(/^Cannot load csv data: .*--data-dir/);
     expect(readdirSync(dir)).toEqual(["data"]);
+  });
+});
+
+test("a flag that would change nothing is refused, with what it needs", async () => {
+  await withPrograms(async (dir, start) => {
+    const idle: readonly (readonly [flags: string, message: RegExp])[] = [
+      [
+        "--optimizer adam --k 3",
+        /^Cannot use --k: it would change nothing, --optimizer fosi-\* or dho2 is needed$/m,
+      ],
+      ["--optimizer fosi-hb --admm published", /^Cannot use --admm: .* --optimizer dho2 is needed$/m],
+      ["--admm off --sigma 1", /^Cannot use --sigma: .* with --admm consensus or published is needed$/m],
+      ["--model logistic --hidden 5", /^Cannot use --hidden: .* --model mlp is needed$/m],
+      ["--data-dir .", /^Cannot use --data-dir: .* another --data than glyphs is needed$/m],
+      ["--runtime local --port 0", /^Cannot use --port: .* --runtime sockets is needed$/m],
+    ];
+    for (const [flags, message] of idle) {
+      const { code, err } = await start(["train", ...words(flags)]).ended;
+      expect(err).toMatch(message);
+      expect(code).toBe(2);
+    }
+    expect(readdirSync(dir)).toEqual([]);
   });
 });
