@@ -3,6 +3,7 @@ import { PlanError } from "../core/errors.ts";
 /** The command-line program. */
 import { trainFlags, UsageError } from "./config.ts";
 import { DataError } from "./data/dataset.ts";
+import { methodLines } from "./plan.ts";
 import { reportCommand, reportHelp } from "./report_command.ts";
 import { exitCodes, train } from "./train.ts";
 import { worker } from "./worker.ts";
@@ -34,6 +35,13 @@ Trains a model and leaves a directory with config.json, plan.txt, metrics.jsonl,
 checkpoint.safetensors and report.html. Ctrl-C finishes the round, saves, and exits with 130.
 
 ${flagLines(trainFlags)}
+
+Rates by method, unless given:
+${methodLines()}
+
+Exit codes: 0 done, 1 failed, 2 wrong flags, 130 stopped by Ctrl-C. COTANGENT_CACHE names the directory of
+downloads (default ~/.cache/cotangent). A worker process that has ended is started again at once, one that
+hangs after four minutes.
 
 Examples:
   cotangent train

@@ -1,8 +1,9 @@
 /** The data set of a configuration, with a word about anything that takes time. */
+
+import { showBytes } from "../dist/plan_cost.ts";
 import type { TrainConfig } from "./config.ts";
 import type { Dataset } from "./data/dataset.ts";
 import { loadData } from "./data/registry.ts";
-import { bytesText } from "./progress_line.ts";
 
 /** Loads the data of a run; `say` gets a line now and then while files are downloaded. */
 export async function openData(config: TrainConfig, say: (text: string) => void): Promise<Dataset> {
@@ -20,7 +21,7 @@ export async function openData(config: TrainConfig, say: (text: string) => void)
       if (receivedBytes - reported < 4e6 && receivedBytes !== totalBytes) return;
       reported = receivedBytes === totalBytes ? 0 : receivedBytes;
       say(
-        `downloading ${url}: ${bytesText(receivedBytes)}${totalBytes === undefined ? "" : ` of ${bytesText(totalBytes)}`}`,
+        `downloading ${url}: ${showBytes(receivedBytes)}${totalBytes === undefined ? "" : ` of ${showBytes(totalBytes)}`}`,
       );
     },
   });

@@ -26,6 +26,16 @@ const methods: Readonly<Record<OptimizerName, Method>> = {
   dho2: { base: "adam", lr: 2.8e-3, curvature: { alpha: 0.028, clip: 1, momentum: "average" } },
 };
 
+/** The default rates of every method, one line each: for the help text. */
+export function methodLines(): string {
+  return Object.entries(methods)
+    .map(([name, { lr, curvature }]) => {
+      const newton = curvature ? `, --alpha ${curvature.alpha}, --clip ${curvature.clip}` : "";
+      return `  ${name.padEnd(14)}--lr ${lr}${newton}`;
+    })
+    .join("\n");
+}
+
 /**
  * ADMM penalty in units of the largest eigenvalue. Small: a few noisy local steps can follow only a weak pull, and
  * shards of shuffled data disagree little (docs/benchmarks.md has the sweep).

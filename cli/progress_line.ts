@@ -1,5 +1,7 @@
 /** The live line of a run: rewritten in place on a terminal, a new line every few seconds elsewhere. */
 
+import { showBytes } from "../dist/plan_cost.ts";
+
 /** What the line shows. */
 export interface ProgressNumbers {
   readonly step: number;
@@ -22,17 +24,10 @@ export function progressText(p: ProgressNumbers): string {
     `accuracy ${(100 * p.accuracy).toFixed(1)}%`,
     `${secondsText(p.secondsLeft)} left`,
     `${p.stepsPerSecond.toFixed(1)} steps/s`,
-    `sent ${bytesText(p.bytesSent)}`,
+    `sent ${showBytes(p.bytesSent)}`,
     ...(p.curvatureAge === null ? [] : [`curvature ${p.curvatureAge} steps old`]),
   ];
   return parts.join("  ");
-}
-
-/** 1.5 MB */
-export function bytesText(bytes: number): string {
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  const power = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, bytes)) / 3));
-  return `${(bytes / 1000 ** power).toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
 }
 
 /** 1 min 5 s */

@@ -3,7 +3,8 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { writeWhole } from "../core/io.ts";
-import { bytesText, secondsText } from "./progress_line.ts";
+import { showBytes } from "../dist/plan_cost.ts";
+import { secondsText } from "./progress_line.ts";
 import { type Metric, readMetrics, readSummary, type Summary } from "./run_directory.ts";
 
 interface Run {
@@ -174,8 +175,8 @@ function table(runs: readonly Run[]): string {
     ["time", (s) => secondsText(s.seconds)],
     ["final training loss", (s) => s.finalLoss.toPrecision(5)],
     ["test accuracy", (s) => `${(100 * s.testAccuracy).toFixed(2)}%`],
-    ["sent", (s) => bytesText(s.bytesSent)],
-    ["peak memory", (s) => bytesText(s.peakMemoryBytes)],
+    ["sent", (s) => showBytes(s.bytesSent)],
+    ["peak memory", (s) => showBytes(s.peakMemoryBytes)],
     ["seed", (s) => String(s.seed)],
   ];
   const head =

@@ -5,7 +5,7 @@ import * as io from "../core/io.ts";
 import type { Value } from "../core/value.ts";
 import { trainingSetup } from "../dist/jobs.ts";
 import type { Plan } from "../dist/plan.ts";
-import { showPlan } from "../dist/plan_cost.ts";
+import { showBytes, showPlan } from "../dist/plan_cost.ts";
 import type { Store } from "../dist/runtime/driver.ts";
 import { fileStore } from "../dist/runtime/file_store.ts";
 import { RunError } from "../dist/runtime/local.ts";
@@ -13,7 +13,7 @@ import { checkNeeds, parseTrainFlags, type TrainConfig, UsageError } from "./con
 import { openData } from "./open_data.ts";
 import { planOf } from "./plan.ts";
 import { problemOf, type TrainingProblem } from "./problem.ts";
-import { bytesText, type ProgressLine, progressLine, secondsText } from "./progress_line.ts";
+import { type ProgressLine, progressLine, secondsText } from "./progress_line.ts";
 import { openRecorder, type Recorder } from "./recorder.ts";
 import { writeReport } from "./report.ts";
 import {
@@ -223,7 +223,7 @@ async function explainFailure({ directory, plan, problem, store }: Run, error: R
 function printSummary(summary: Summary, directory: string, plan: Plan): void {
   const lines = [
     `${summary.complete ? "done" : `stopped at step ${summary.steps} of ${plan.rounds * plan.localSteps}`} in ${secondsText(summary.seconds)}: ` +
-      `loss ${summary.finalLoss.toFixed(4)}, test accuracy ${(100 * summary.testAccuracy).toFixed(2)}%, sent ${bytesText(summary.bytesSent)}, peak memory ${bytesText(summary.peakMemoryBytes)}`,
+      `loss ${summary.finalLoss.toFixed(4)}, test accuracy ${(100 * summary.testAccuracy).toFixed(2)}%, sent ${showBytes(summary.bytesSent)}, peak memory ${showBytes(summary.peakMemoryBytes)}`,
     `results in ${directory}: ${fileNames.summary}, ${fileNames.metrics}, ${fileNames.checkpoint}, ${fileNames.report}`,
     ...(summary.complete ? [] : [`continue with --resume ${directory}`]),
   ];

@@ -231,8 +231,8 @@ function counted(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-/** Three digits and a decimal prefix: 999 B, 1.50 kB. */
-function showBytes(bytes: number): string {
+/** Bytes with a decimal prefix and three digits: `1.50 MB`. */
+export function showBytes(bytes: number): string {
   const power = Math.min(4, Math.floor(Math.log10(Math.max(1, bytes)) / 3));
   return power === 0 ? `${bytes} B` : `${(bytes / 1000 ** power).toPrecision(3)} ${"kMGT"[power - 1]}B`;
 }
