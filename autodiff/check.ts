@@ -30,6 +30,9 @@ export interface CheckGradsOptions {
  *
  * Forward: `J v` against `(f(x + h v) - f(x - h v)) / 2h`. Reverse: `<ct, J v>` against `<pullback(ct), v>`.
  *
+ * The step must suit the function: small against the distance over which its derivatives change and against the distance
+ * to a kink or a pole, large against the rounding of its values. The defaults suit arguments and values near 1.
+ *
  * Shapes: any trees of float tensors; integer leaves are held fixed.
  * Units: none.
  *

@@ -1,6 +1,6 @@
 /** Dual numbers: values that carry a tangent. Forward mode and linearize differ only in where the tangent's part runs. */
 import type { AnyPrimitive } from "../core/primitive.ts";
-import { bind, type Trace, withTrace } from "../core/trace.ts";
+import { bind, checkAlive, type Trace, withTrace } from "../core/trace.ts";
 import { Tracer, type Value } from "../core/value.ts";
 
 /** `primal + eps tangent`. A value that is not dual has the tangent zero. */
@@ -39,6 +39,13 @@ export class DualTrace implements Trace {
   /** The value itself; the duals of another trace are constants to this one. */
   primal(x: Value): Value {
     return x instanceof DualTracer && x.trace === this ? x.primal : x;
+  }
+
+  /** The primal of what the traced function returned; throws TraceError for a tracer of a transform that has ended. */
+  result(x: Value): Value {
+    const primal = this.primal(x);
+    checkAlive(primal, "return");
+    return primal;
   }
 
   /** `null` is a symbolic zero. */

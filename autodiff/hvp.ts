@@ -6,6 +6,7 @@ import { adopt } from "../core/trace.ts";
 import { flatten, type IsTree, unflatten } from "../core/tree.ts";
 import type { Tensor, Value } from "../core/value.ts";
 import { jvp } from "./jvp.ts";
+import { checkLike } from "./leaves.ts";
 import { gradientOf, vjp } from "./vjp.ts";
 import { vmapLeaves } from "./vmap.ts";
 
@@ -22,6 +23,7 @@ type TreeCheck<T> =
  *
  * @param f scalar function of a tree; later arguments pass through
  * @returns function of `(p, v, ...rest)`
+ * @throws {TreeError} if `v` has another structure than `p`
  * @throws {ShapeError} if a leaf of `v` differs from the leaf of `p` at the same path
  * @example A quadratic with Hessian 2 I
  * ```ts
@@ -36,7 +38,10 @@ export function hvp<P, A extends readonly unknown[]>(
   ..._check: TreeCheck<P>
 ): (p: P, v: P, ...rest: A) => P {
   const gradient = gradientOf(f);
-  return (p, v, ...rest) => jvp((q: P) => gradient(q, ...rest), [p], [v])[1];
+  return (p, v, ...rest) => {
+    checkLike("hvp", "the direction", p, v);
+    return jvp((q: P) => gradient(q, ...rest), [p], [v])[1];
+  };
 }
 
 /** For each element of a tree's leaves, the tree of unit vectors: leaf i has shape [n, ...leaf], n the total size. */

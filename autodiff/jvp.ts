@@ -1,12 +1,11 @@
 /** Forward mode: every value carries its tangent. */
 import { isFloat } from "../core/dtype.ts";
-import { ShapeError } from "../core/errors.ts";
 import { zeros } from "../core/prims/movement.ts";
 import { currentTrace, withTrace } from "../core/trace.ts";
-import { checkSameStructure, flatten, paths } from "../core/tree.ts";
+import { checkSameStructure, flatten } from "../core/tree.ts";
 import type { Value } from "../core/value.ts";
 import { DualTrace } from "./dual.ts";
-import { onLeaves } from "./leaves.ts";
+import { checkSameAvals, onLeaves } from "./leaves.ts";
 
 /** jvp on lists of leaves; `null` tangents are symbolic zeros on both sides. */
 export function jvpLeaves(
@@ -16,7 +15,7 @@ export function jvpLeaves(
 ): [outs: Value[], tangents: (Value | null)[]] {
   const trace = new DualTrace("jvp", currentTrace());
   const outs = withTrace(trace, () => f(...xs.map((x, i) => trace.lift(x, dxs[i]!))));
-  return [outs.map((y) => trace.primal(y)), outs.map((y) => trace.tangent(y))];
+  return [outs.map((y) => trace.result(y)), outs.map((y) => trace.tangent(y))];
 }
 
 /**
@@ -49,7 +48,7 @@ export function jvp<A extends readonly unknown[], R>(
   const [xs, def] = flatten(primals);
   const [dxs, tangentDef] = flatten(tangents);
   checkSameStructure(def, tangentDef, "jvp with these tangents");
-  checkLikePrimals("jvp", primals, xs, dxs);
+  checkSameAvals("jvp", "the tangent", primals, xs, dxs);
   const leafwise = onLeaves(f, def, "jvp");
   const [ys, dys] = jvpLeaves(
     leafwise.call,
@@ -57,21 +56,4 @@ export function jvp<A extends readonly unknown[], R>(
     xs.map((x, i) => (isFloat(x.dtype) ? dxs[i]! : null)),
   );
   return [leafwise.rebuild(ys), leafwise.rebuild(dys.map((dy, i) => dy ?? zeros(ys[i]!.aval)))];
-}
-
-/** Throws ShapeError at the first leaf whose abstract value differs. */
-export function checkLikePrimals(
-  op: string,
-  primals: unknown,
-  xs: readonly Value[],
-  dxs: readonly Value[],
-): void {
-  xs.forEach((x, i) => {
-    if (!x.aval.equals(dxs[i]!.aval)) {
-      throw new ShapeError(
-        op,
-        `Cannot ${op} at ${paths(primals)[i] || "the root"}: the tangent is ${dxs[i]!.aval}, ${x.aval} is needed`,
-      );
-    }
-  });
 }

@@ -9,16 +9,15 @@ import { currentTrace, withTrace } from "../core/trace.ts";
 import { checkSameStructure, flatten } from "../core/tree.ts";
 import type { Value } from "../core/value.ts";
 import { DualTrace } from "./dual.ts";
-import { checkLikePrimals } from "./jvp.ts";
-import { onLeaves } from "./leaves.ts";
+import { checkSameAvals, onLeaves } from "./leaves.ts";
 
 /** A function at a point: its value there, and its derivative as a linear program of the float inputs. */
 export interface Linearized {
   readonly outs: readonly Value[];
   /** Inputs: the tangents of the inputs that `isFloat`; outputs: tangents, `null` where zero. */
   readonly program: Program;
-  /** Takes a value inside the traced function to its primal: for auxiliary outputs. */
-  primal(x: Value): Value;
+  /** Takes another value that the traced function returned to its primal: for auxiliary outputs. */
+  result(x: Value): Value;
 }
 
 /** Linearizes a function of leaves; integer leaves have no tangent and no input in the program. */
@@ -31,7 +30,7 @@ export function linearizeLeaves(f: (...xs: Value[]) => readonly Value[], xs: rea
     inputs.filter((x) => x !== null),
     outs.map((y) => trace.tangent(y)),
   );
-  return { outs: outs.map((y) => trace.primal(y)), program, primal: (x) => trace.primal(x) };
+  return { outs: outs.map((y) => trace.result(y)), program, result: (x) => trace.result(x) };
 }
 
 /**
@@ -67,7 +66,7 @@ export function linearize<A extends readonly unknown[], R>(
   const push = (...tangents: A): R => {
     const [dxs, tangentDef] = flatten(tangents);
     checkSameStructure(def, tangentDef, "push these tangents");
-    checkLikePrimals("push", primals, xs, dxs);
+    checkSameAvals("push", "the tangent", primals, xs, dxs);
     const outs = evalProgram(
       program,
       dxs.filter((_, i) => isFloat(xs[i]!.dtype)),

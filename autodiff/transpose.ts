@@ -1,14 +1,13 @@
 /** Transposition of linear programs: cotangents flow from the last equation to the first. */
 import { LinearityError } from "../core/errors.ts";
-import { Lin, missingRule } from "../core/primitive.ts";
+import { Lin, missingTranspose } from "../core/primitive.ts";
 import { add } from "../core/prims/elementwise.ts";
 import { zeros } from "../core/prims/movement.ts";
 import { deadCodeEliminated, evalProgram, type Program, Recorder, stage, Var } from "../core/program.ts";
 import { currentTrace, withTrace } from "../core/trace.ts";
 import { checkSameStructure, flatten, unflatten } from "../core/tree.ts";
 import { storage, Tensor, type Value } from "../core/value.ts";
-import { checkLikePrimals } from "./jvp.ts";
-import { onLeaves } from "./leaves.ts";
+import { checkSameAvals, onLeaves } from "./leaves.ts";
 
 /**
  * Applies the transpose of a linear program to cotangents of its outputs; `null` is a symbolic zero.
@@ -28,7 +27,7 @@ export function transposeProgram(program: Program, cts: readonly (Value | null)[
     const outCts = outs.map((v) => cotangents.get(v) ?? null);
     for (const v of outs) cotangents.delete(v);
     if (outCts.every((ct) => ct === null)) continue;
-    if (!prim.transpose) throw missingRule(prim, "transpose");
+    if (!prim.transpose) throw missingTranspose(prim);
     const args = ins.map((atom) => (atom instanceof Var ? new Lin(atom.aval) : atom));
     const inCts = prim.transpose(outCts, args, params);
     const whole = !outCts.includes(null);
@@ -44,7 +43,7 @@ export function transposeProgram(program: Program, cts: readonly (Value | null)[
 
 function notLinear(name: string): LinearityError {
   return new LinearityError(
-    `Cannot transpose a function that uses "${name}" of its argument: that is not linear, a linear function is needed; linearize it first`,
+    `Cannot transpose a function that uses "${name}" of its argument: that is not linear, or its transpose rule gives null for a linear argument; a linear function is needed, or zeros from the rule`,
   );
 }
 
@@ -102,7 +101,7 @@ export function linearTranspose<A extends readonly unknown[], R>(
   return (ct) => {
     const [cts, ctDef] = flatten(ct);
     checkSameStructure(leafwise.outDef(), ctDef, "transpose with this cotangent");
-    checkLikePrimals("transpose", ct, outs, cts);
+    checkSameAvals("transpose", "the cotangent", ct, outs, cts);
     return unflatten<A>(def, evalProgram(adjoint, cts));
   };
 }

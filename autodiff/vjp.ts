@@ -5,8 +5,7 @@ import { zeros } from "../core/prims/movement.ts";
 import { checkSynchronous, scalar } from "../core/trace.ts";
 import { checkSameStructure, flatten, type IsTree, map, paths, unflatten } from "../core/tree.ts";
 import { Value } from "../core/value.ts";
-import { checkLikePrimals } from "./jvp.ts";
-import { onLeaves } from "./leaves.ts";
+import { checkSameAvals, onLeaves } from "./leaves.ts";
 import { linearizeLeaves } from "./linearize.ts";
 import { transposeProgram } from "./transpose.ts";
 
@@ -41,7 +40,7 @@ export function vjp<A extends readonly unknown[], R>(
   const pullback = (ct: R): A => {
     const [cts, ctDef] = flatten(ct);
     checkSameStructure(leafwise.outDef(), ctDef, "pull back this cotangent");
-    checkLikePrimals("pull back", ct, outs, cts);
+    checkSameAvals("pull back", "the cotangent", ct, outs, cts);
     return unflatten<A>(def, withIntegerZeros(xs, transposeProgram(program, cts)));
   };
   return [leafwise.rebuild(outs), pullback];
@@ -111,19 +110,19 @@ export function valueAndGrad(
   ...[options]: readonly unknown[]
 ): (...args: readonly unknown[]) => [unknown, unknown] {
   const { argnums = 0, hasAux = false } = (options ?? {}) as { argnums?: Argnums; hasAux?: boolean };
-  const positions = typeof argnums === "number" ? [argnums] : argnums;
+  const positions = typeof argnums === "number" ? [argnums] : [...argnums];
   return (...args) => {
     checkPositions(positions, args.length);
     const selected = positions.map((i) => args[i]);
     const [xs, def] = flatten(selected);
     checkDifferentiable(selected, xs);
     let aux: unknown = null;
-    const { outs, program, primal } = linearizeLeaves((...leaves) => {
+    const { outs, program, result } = linearizeLeaves((...leaves) => {
       const trees = unflatten<unknown[]>(def, leaves);
       const out = f(...args.map((arg, i) => (positions.includes(i) ? trees[positions.indexOf(i)] : arg)));
       checkSynchronous(out, "grad");
-      const loss = hasAux && Array.isArray(out) ? out[0] : out;
-      if (hasAux) aux = Array.isArray(out) ? out[1] : null;
+      const [loss, rest] = hasAux ? pair(out) : [out, null];
+      aux = rest;
       checkScalar(loss);
       return [loss];
     }, xs);
@@ -131,7 +130,7 @@ export function valueAndGrad(
     const cts = transposeProgram(program, [scalar(1, value.dtype)]);
     const grads = unflatten<unknown[]>(def, withIntegerZeros(xs, cts));
     return [
-      hasAux ? [value, map((x) => primal(x), aux)] : value,
+      hasAux ? [value, map((x) => result(x), aux)] : value,
       typeof argnums === "number" ? grads[0] : grads,
     ];
   };
@@ -199,7 +198,13 @@ type GradLike = (
 ) => (...args: readonly unknown[]) => [unknown, unknown];
 
 function checkPositions(positions: readonly number[], count: number): void {
-  for (const i of positions) {
+  for (const [k, i] of positions.entries()) {
+    if (positions.indexOf(i) !== k) {
+      throw new TreeError(
+        "",
+        `Cannot differentiate argument ${i}: it is in argnums [${positions}] twice, distinct positions are needed`,
+      );
+    }
     if (!Number.isInteger(i) || i < 0 || i >= count) {
       throw new TreeError(
         "",
@@ -218,6 +223,15 @@ function checkDifferentiable(selected: unknown, xs: readonly Value[]): void {
       );
     }
   });
+}
+
+/** What a function with auxiliary output must return. */
+function pair(out: unknown): readonly unknown[] {
+  if (Array.isArray(out) && out.length === 2) return out;
+  throw new TreeError(
+    "",
+    "Cannot differentiate with hasAux a function that does not return a pair: [loss, aux] is needed",
+  );
 }
 
 function checkScalar(loss: unknown): asserts loss is Value {

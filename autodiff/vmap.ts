@@ -5,7 +5,7 @@ import { ShapeError } from "../core/errors.ts";
 import type { AnyPrimitive } from "../core/primitive.ts";
 import { batchFirst, moveAxis } from "../core/prims/movement.ts";
 import { normalizeAxis } from "../core/shape.ts";
-import { bind, currentTrace, type Trace, withTrace } from "../core/trace.ts";
+import { bind, checkAlive, currentTrace, type Trace, withTrace } from "../core/trace.ts";
 import { flatten, paths } from "../core/tree.ts";
 import { Tracer, type Value } from "../core/value.ts";
 import { onLeaves } from "./leaves.ts";
@@ -67,13 +67,15 @@ export function vmapLeaves(
   const trace = new BatchTrace(size);
   const outs = withTrace(trace, () => f(...xs.map((x, i) => trace.lift(x, dims[i]!))));
   return outs.map((y) => {
-    const first = batchFirst(trace.value(y), trace.dim(y), size);
+    const value = trace.value(y);
+    checkAlive(value, "return");
+    const first = batchFirst(value, trace.dim(y), size);
     return moveAxis(first, 0, normalizeAxis(outAxis, first.ndim, "vmap"));
   });
 }
 
 /**
- * Which axes are mapped.
+ * Which axes are mapped. An axis serves all leaves of its argument, and every result has the mapped axis.
  *
  * @since 0.1.0
  */
@@ -92,7 +94,7 @@ export interface VmapOptions {
  * Units: none.
  *
  * @param f function of trees; arguments whose `inAxes` is `null` may be anything
- * @throws {ShapeError} if a mapped axis is missing or the sizes differ, with the path
+ * @throws {ShapeError} if a mapped axis is missing or the sizes differ, with the path, or `inAxes` has another length
  * @throws {TreeError} if a mapped argument is not a tree of tensors
  * @example Per-example gradients
  * ```ts
@@ -107,7 +109,7 @@ export function vmap<A extends readonly unknown[], R>(
 ): (...args: A) => R {
   const { inAxes = 0, outAxes = 0 } = options;
   return (...args) => {
-    const axes = args.map((_, i) => (typeof inAxes === "number" ? inAxes : (inAxes[i] ?? null)));
+    const axes = axesOf(inAxes, args.length);
     const mapped = args.filter((_, i) => axes[i] !== null);
     const [xs, def] = flatten(mapped);
     const mappedAxes = args.flatMap((arg, i) =>
@@ -121,6 +123,16 @@ export function vmap<A extends readonly unknown[], R>(
     const leafwise = onLeaves(wholeCall, def, "vmap");
     return leafwise.rebuild(vmapLeaves(leafwise.call, xs, dims, size, outAxes));
   };
+}
+
+/** One entry for each of `count` arguments. */
+function axesOf(inAxes: NonNullable<VmapOptions["inAxes"]>, count: number): readonly (number | null)[] {
+  if (typeof inAxes === "number") return new Array<number>(count).fill(inAxes);
+  if (inAxes.length === count) return inAxes;
+  throw new ShapeError(
+    "vmap",
+    `Cannot vmap ${count} arguments: inAxes has ${inAxes.length} ${inAxes.length === 1 ? "entry" : "entries"}, one for each argument is needed`,
+  );
 }
 
 function resolveDims(

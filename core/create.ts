@@ -33,7 +33,8 @@ export interface TensorOptions extends CreateOptions {
  * Shapes: nested lists give one axis per level; a typed array has one axis unless `shape` is given.
  * Units: none.
  *
- * @param data a number, nested lists of numbers or booleans, or a typed array
+ * @param data a number, nested lists of numbers or booleans, or a typed array; one that stores no element type needs
+ * `dtype`, and so does a `Uint8Array` of other numbers than 0 and 1, which is read as bool
  * @throws {ShapeError} if lists of one level differ in length, or the data do not fill `shape`
  * @throws {DTypeError} if an element cannot be represented: a fraction, or a number outside the range, in an integer type
  * @example A matrix and a vector of integers
@@ -43,11 +44,15 @@ export interface TensorOptions extends CreateOptions {
  * ```
  * @since 0.1.0
  */
-export function tensor(data: Nested | TypedArray, options: TensorOptions = {}): Tensor {
+export function tensor(
+  data: Nested | TypedArray | Int8Array | Int16Array | Uint16Array | Uint8ClampedArray,
+  options: TensorOptions = {},
+): Tensor {
   if (ArrayBuffer.isView(data)) {
     const source = data as TypedArray;
-    const own = dtypeOf(source);
-    const dtype = checkDType(options.dtype ?? own);
+    const isNamed = options.dtype !== undefined && holdsNumbers(data);
+    const dtype = isNamed ? checkDType(options.dtype) : dtypeOf(source);
+    if (!isNamed && dtype === "bool") checkBool(source, "make a tensor of");
     return make(source, options.shape ?? [source.length], dtype);
   }
   const shape = nestedShape(data);
@@ -79,6 +84,21 @@ function make(source: ArrayLike<number>, shape: Shape, dtype: DType): Tensor {
     if (dtype === "bool") data[i] = Number(x !== 0);
   }
   return adopt(data, shape, dtype);
+}
+
+/** Whether the elements of a view are numbers, not big integers, and it has elements. */
+function holdsNumbers(view: ArrayBufferView): boolean {
+  return !(view instanceof DataView || view instanceof BigInt64Array || view instanceof BigUint64Array);
+}
+
+/** Throws DTypeError unless every byte is 0 or 1: how bool is stored. */
+function checkBool(data: TypedArray, use: string): void {
+  const at = data.findIndex((x) => x > 1);
+  if (at < 0) return;
+  throw new DTypeError(
+    "tensor",
+    `Cannot ${use} a Uint8Array as bool: element ${at} is ${data[at]}, 0 or 1 is needed; give tensor a dtype for numbers`,
+  );
 }
 
 function nestedShape(data: Nested): number[] {
@@ -124,6 +144,7 @@ function checkDType(dtype: unknown): DType {
  * Units: none.
  *
  * @throws {RangeError} if the array does not fill the shape
+ * @throws {DTypeError} if the array stores no element type, or bytes other than 0 and 1
  * @example A large array without a copy
  * ```ts
  * assertClose(ct.adopt(new Float32Array([1, 2, 3, 4]), [2, 2]).sum(), 10);
@@ -132,7 +153,9 @@ function checkDType(dtype: unknown): DType {
  */
 export function adoptArray(data: TypedArray, shape: Shape = [data.length]): Tensor {
   checkShape(shape, "adopt an array as");
-  return adopt(data, shape, dtypeOf(data));
+  const dtype = dtypeOf(data);
+  if (dtype === "bool") checkBool(data, "adopt");
+  return adopt(data, shape, dtype);
 }
 
 /**

@@ -577,8 +577,14 @@ export function softmaxCrossEntropy(logits: Value, labels: Value): Value {
   // One class: its log-probability is read. Probabilities: the sum of products.
   const chosen = isIndex
     ? takeAlong(logp, ops.expandDims(ops.cast(labels, "int32"), last), last)
-    : ops.sum(ops.mul(labels, logp), { axis: last });
+    : ops.sum(weighted(labels, logp), { axis: last });
   return ops.neg(ops.mean(chosen));
+}
+
+/** `weight x`, and 0 where a weight of 0 meets an infinite x: what cannot be costs nothing. */
+function weighted(weight: Value, x: Value): Value {
+  const isVoid = ops.logicalAnd(ops.equal(weight, 0), ops.equal(ops.abs(x), Number.POSITIVE_INFINITY));
+  return ops.mul(weight, ops.where(isVoid, 0, x));
 }
 
 /** Whether labels are integers, one for each row of the logits; throws if they are neither these nor probabilities. */
@@ -614,7 +620,10 @@ function checkLabels(op: string, logits: Value, labels: Value): boolean {
  * @since 0.1.0
  */
 export function sigmoidBinaryCrossEntropy(logits: Value, labels: Value): Value {
-  return ops.mean(ops.sub(ops.softplus(logits), ops.mul(logits, ops.cast(labels, logits.dtype))));
+  // log(1 + e^x) - x y = y log(1 + e^-x) + (1 - y) log(1 + e^x), which does not cancel
+  const y = ops.cast(labels, logits.dtype);
+  const [missed, wrong] = [ops.softplus(ops.neg(logits)), ops.softplus(logits)];
+  return ops.mean(ops.add(weighted(y, missed), weighted(ops.sub(1, y), wrong)));
 }
 
 /**

@@ -26,6 +26,7 @@ export {
   div,
   equal,
   erf,
+  erfc,
   exp,
   expm1,
   floor,
@@ -65,7 +66,6 @@ export {
   where,
 } from "./ops/math.ts";
 export {
-  type ArgOptions,
   argmax,
   argmin,
   type CumsumOptions,
@@ -84,8 +84,6 @@ export {
   variance as var,
 } from "./ops/reduce.ts";
 export {
-  type AxesOption,
-  type AxisOption,
   broadcastTo,
   cast,
   concat,
@@ -100,3 +98,4 @@ export {
   stack,
   transpose,
 } from "./ops/shape.ts";
+export type { ArgOptions, AxesOption, AxisOption } from "./value.ts";

@@ -97,7 +97,11 @@ export interface Primitive<P> {
   shape(args: readonly Aval[], params: P): Aval[];
   /** Outputs and their tangents; a `null` tangent is a symbolic zero. Not called when every tangent is null. */
   jvp(xs: readonly Value[], dxs: Tangents, params: P): readonly [Value[], (Value | null)[]];
-  /** Cotangents of the linear arguments (`Lin`), `null` for the others; absent where nothing is linear. */
+  /**
+   * Cotangents of the linear arguments (`Lin`), `null` for the others; absent where nothing is linear. A linear
+   * argument whose cotangent is zero gets zeros: `null` there says that the output is not linear in it, as the product
+   * of two linear arguments, and is a LinearityError. Only where a cotangent is `null` may all be.
+   */
   transpose?(cts: Tangents, args: readonly (Value | Lin)[], params: P): (Value | null)[];
   /** Outputs over an added axis of `size`; `dims` says where each argument has it, `null` where it has none. */
   batch(xs: readonly Value[], dims: Dims, size: number, params: P): readonly [Value[], (number | null)[]];
@@ -187,11 +191,11 @@ export function primitives(): readonly AnyPrimitive[] {
   return [...registered.values()];
 }
 
-/** The rule error for a transform that a primitive does not support. */
-export function missingRule(primitive: AnyPrimitive, rule: string): RuleError {
+/** The error for reverse mode through a primitive whose record has no transpose rule: the one rule that may be absent. */
+export function missingTranspose({ name }: AnyPrimitive): RuleError {
   return new RuleError(
-    primitive.name,
-    rule,
-    `Cannot apply ${rule} to primitive "${primitive.name}": its record has no ${rule} rule, one is needed in definePrimitive`,
+    name,
+    "transpose",
+    `Cannot apply transpose to primitive "${name}": its record has no transpose rule, one is needed in definePrimitive`,
   );
 }

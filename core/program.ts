@@ -110,7 +110,8 @@ export class Recorder implements Trace {
       params,
     );
     const outs = avals.map((aval) => new Var(aval));
-    this.eqns.push({ prim, ins: args.map((x) => this.atom(x, prim.name)), outs, params });
+    const ins = args.map((x) => this.atom(x, prim.name));
+    this.eqns.push({ prim, ins, outs, params: params === null ? null : copied(params) });
     return outs.map((v) => new StageTracer(this, v));
   }
 
@@ -121,6 +122,16 @@ export class Recorder implements Trace {
       outs: outs.map((x) => x && this.atom(x, "return")),
     };
   }
+}
+
+/** Parameters as the program keeps them: the caller may write to its lists after the call. */
+function copied(params: unknown): unknown {
+  if (typeof params !== "object" || params === null) return params;
+  if (Array.isArray(params)) return params.map(copied);
+  if (Object.getPrototypeOf(params) !== Object.prototype) return params;
+  const copy: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(params)) copy[name] = copied(value);
+  return copy;
 }
 
 /** Records `f` on inputs of the given abstract values. */

@@ -38,6 +38,9 @@ export function range(n: number): number[] {
 
 /** Resolves a possibly negative axis of a rank; throws ShapeError when it is outside. */
 export function normalizeAxis(axis: number, ndim: number, op: string): number {
+  if (ndim === 0) {
+    throw new ShapeError(op, `Cannot ${op}: axis is ${axis} of a scalar, a value with that axis is needed`);
+  }
   if (!Number.isInteger(axis) || axis < -ndim || axis >= ndim) {
     throw new ShapeError(
       op,

@@ -222,11 +222,6 @@ export function show(def: TreeDef): string {
   }
 }
 
-/** Whether a structure is one tensor. */
-export function isLeaf(def: TreeDef): boolean {
-  return def.k === "leaf";
-}
-
 function join(path: string, key: string): string {
   return path === "" ? key : `${path}.${key}`;
 }

@@ -19,62 +19,90 @@ export type Operand = Value | number;
 export type Nested = number | boolean | readonly Nested[];
 
 /**
+ * One axis.
+ *
+ * @since 0.1.0
+ */
+export interface AxisOption {
+  /** Negative axes count from the end; each function names its default. */
+  readonly axis?: number;
+}
+
+/**
+ * One axis or several.
+ *
+ * @since 0.1.0
+ */
+export interface AxesOption {
+  /** Negative axes count from the end; each function names its default. */
+  readonly axis?: number | readonly number[];
+}
+
+/**
  * Which axes a reduction removes (default all), and whether they stay with size 1.
  *
  * @since 0.1.0
  */
-export interface AxisOptions {
-  readonly axis?: number | readonly number[];
+export interface AxisOptions extends AxesOption {
+  readonly keepDims?: boolean;
+}
+
+/**
+ * Options of argmax and argmin; without an axis the value is flattened, as in NumPy.
+ *
+ * @since 0.1.0
+ */
+export interface ArgOptions extends AxisOption {
   readonly keepDims?: boolean;
 }
 
 /** The operations that are methods too; each forwards to the free function of the same name. */
 export interface Methods {
-  add(y: Operand): Value;
-  sub(y: Operand): Value;
-  mul(y: Operand): Value;
-  div(y: Operand): Value;
-  pow(y: Operand): Value;
-  neg(): Value;
-  exp(): Value;
-  log(): Value;
-  expm1(): Value;
-  log1p(): Value;
-  sin(): Value;
-  cos(): Value;
-  tanh(): Value;
-  sqrt(): Value;
   abs(): Value;
-  sign(): Value;
+  add(y: Operand): Value;
+  argmax(options?: ArgOptions): Value;
+  astype(dtype: DType): Value;
+  broadcastTo(shape: Shape): Value;
   clip(low: Operand, high: Operand): Value;
-  sigmoid(): Value;
-  relu(): Value;
-  maximum(y: Operand): Value;
-  minimum(y: Operand): Value;
+  cos(): Value;
+  div(y: Operand): Value;
+  dot(y: Value): Value;
   equal(y: Operand): Value;
-  notEqual(y: Operand): Value;
-  less(y: Operand): Value;
-  lessEqual(y: Operand): Value;
+  exp(): Value;
+  expandDims(axis: number | readonly number[]): Value;
+  expm1(): Value;
   greater(y: Operand): Value;
   greaterEqual(y: Operand): Value;
-  sum(options?: AxisOptions): Value;
-  mean(options?: AxisOptions): Value;
-  max(options?: AxisOptions): Value;
-  min(options?: AxisOptions): Value;
-  prod(options?: AxisOptions): Value;
-  norm(options?: AxisOptions): Value;
-  argmax(options?: { readonly axis?: number; readonly keepDims?: boolean }): Value;
-  softmax(options?: { readonly axis?: number | readonly number[] }): Value;
-  reshape(shape: Shape): Value;
-  transpose(perm?: readonly number[]): Value;
-  broadcastTo(shape: Shape): Value;
-  expandDims(axis: number | readonly number[]): Value;
-  squeeze(axis?: number | readonly number[]): Value;
+  less(y: Operand): Value;
+  lessEqual(y: Operand): Value;
+  log(): Value;
+  log1p(): Value;
   matmul(y: Value): Value;
-  dot(y: Value): Value;
-  astype(dtype: DType): Value;
+  max(options?: AxisOptions): Value;
+  maximum(y: Operand): Value;
+  mean(options?: AxisOptions): Value;
+  min(options?: AxisOptions): Value;
+  minimum(y: Operand): Value;
+  mul(y: Operand): Value;
+  neg(): Value;
+  norm(options?: AxisOptions): Value;
+  notEqual(y: Operand): Value;
+  pow(y: Operand): Value;
+  prod(options?: AxisOptions): Value;
+  relu(): Value;
+  reshape(shape: Shape): Value;
+  sigmoid(): Value;
+  sign(): Value;
+  sin(): Value;
   slice(starts: readonly number[], limits: readonly number[], strides?: readonly number[]): Value;
-  take(indices: Operand, options?: { readonly axis?: number }): Value;
+  softmax(options?: AxesOption): Value;
+  sqrt(): Value;
+  squeeze(axis?: number | readonly number[]): Value;
+  sub(y: Operand): Value;
+  sum(options?: AxisOptions): Value;
+  take(indices: Operand, options?: AxisOption): Value;
+  tanh(): Value;
+  transpose(perm?: readonly number[]): Value;
 }
 
 /**
@@ -188,9 +216,13 @@ export class Tensor extends Value {
   }
 
   override toString(): string {
-    const shown = this.size <= 64 ? ` ${JSON.stringify(this.toArray())}` : "";
+    const shown = this.size <= 64 ? ` ${textOf(this.toArray())}` : "";
     return `${this.aval}${shown}`;
   }
+}
+
+function textOf(x: Nested): string {
+  return Array.isArray(x) ? `[${x.map(textOf).join(",")}]` : String(x);
 }
 
 // What console.log shows, in every runtime.

@@ -1,11 +1,29 @@
 /** Clipping of gradients. */
-import { add, clip, div, maximum, mul, sqrt, sum } from "../core/ops.ts";
+import { full } from "../core/create.ts";
+import {
+  abs,
+  add,
+  clip,
+  div,
+  equal,
+  greater,
+  isFinite as isFiniteValue,
+  lessEqual,
+  logicalAnd,
+  max,
+  maximum,
+  mul,
+  sqrt,
+  stopGradient,
+  sum,
+  where,
+} from "../core/ops.ts";
 import { leaves, map } from "../core/tree.ts";
 import type { Value } from "../core/value.ts";
 import { factor, type GradientTransformation } from "./transformation.ts";
 
 /**
- * The Euclidean norm of a whole tree.
+ * The Euclidean norm of a whole tree, 0 of no elements; its derivative at zero is taken as 0.
  *
  * Shapes: any tree of tensors of one float type; the result is a scalar.
  * Units: those of the leaves.
@@ -17,15 +35,33 @@ import { factor, type GradientTransformation } from "./transformation.ts";
  * @since 0.1.0
  */
 export function globalNorm(tree: unknown): Value {
-  return sqrt(
-    leaves(tree)
-      .map((x) => sum(mul(x, x)))
-      .reduce((a, b) => add(a, b)),
-  );
+  const { largest, length } = scaledNorm(tree);
+  return mul(largest, length);
+}
+
+/**
+ * The norm of a tree as `largest * length`: the largest absolute value, and the norm of the tree divided by it, whose
+ * squares neither overflow nor underflow. `largest` is 1 where that is 0 or not finite, and a constant to derivatives:
+ * the product does not depend on it.
+ */
+function scaledNorm(tree: unknown): { readonly largest: Value; readonly length: Value } {
+  const xs = leaves(tree).filter((x) => x.size > 0);
+  if (xs.length === 0) return { largest: full([], 1), length: full([], 0) };
+  const top = xs.map((x) => max(abs(stopGradient(x)))).reduce((a, b) => maximum(a, b));
+  const largest = where(logicalAnd(greater(top, 0), isFiniteValue(top)), top, 1);
+  const squares = xs
+    .map((x) => div(x, largest))
+    .map((x) => sum(mul(x, x)))
+    .reduce((a, b) => add(a, b));
+  // The derivative at zero is taken as 0.
+  const isZero = equal(squares, 0);
+  return { largest, length: where(isZero, 0, sqrt(where(isZero, 1, squares))) };
 }
 
 /**
  * Scales the whole tree down so that its Euclidean norm is at most `limit`.
+ *
+ * A gradient with an element that is not finite has no direction: all its elements become NaN.
  *
  * Shapes: any tree of tensors of one float type.
  * Units: `limit` in gradient units.
@@ -46,9 +82,12 @@ export function clipByGlobalNorm(limit: number): GradientTransformation<readonly
     name: "clipByGlobalNorm",
     init: () => [],
     update(updates, state) {
-      // g limit / max(limit, |g|)
-      const shrink = div(limit, maximum(globalNorm(updates), limit));
-      return [map((g) => mul(g, factor(shrink, g)), updates), state];
+      // g where |g| <= limit, else (g / largest) (limit / length) with |g| = largest length
+      const { largest, length } = scaledNorm(updates);
+      const isShort = lessEqual(mul(largest, length), limit);
+      const shrink = where(isFiniteValue(length), div(limit, where(isShort, 1, length)), Number.NaN);
+      const scaled = (g: Value): Value => mul(div(g, factor(largest, g)), factor(shrink, g));
+      return [map((g) => where(isShort, g, scaled(g)), updates), state];
     },
   };
 }

@@ -14,6 +14,36 @@ export interface Source {
   readonly url?: string;
 }
 
+const momentum: readonly Source[] = [
+  {
+    authors: "B. T. Polyak",
+    year: 1964,
+    title: "Some methods of speeding up the convergence of iteration methods",
+    venue: "USSR Computational Mathematics and Mathematical Physics 4(5)",
+    url: "https://doi.org/10.1016/0041-5553(64)90137-5",
+  },
+];
+
+const adam: readonly Source[] = [
+  {
+    authors: "D. P. Kingma, J. Ba",
+    year: 2015,
+    title: "Adam: a method for stochastic optimization",
+    venue: "ICLR",
+    url: "https://arxiv.org/abs/1412.6980",
+  },
+];
+
+const adamw: readonly Source[] = [
+  {
+    authors: "I. Loshchilov, F. Hutter",
+    year: 2019,
+    title: "Decoupled weight decay regularization",
+    venue: "ICLR",
+    url: "https://arxiv.org/abs/1711.05101",
+  },
+];
+
 /**
  * The sources by the name of the method, as plans and optimizers name it.
  *
@@ -33,15 +63,8 @@ export const sources: Readonly<Record<string, readonly Source[]>> = {
       url: "https://doi.org/10.1214/aoms/1177729586",
     },
   ],
-  momentum: [
-    {
-      authors: "B. T. Polyak",
-      year: 1964,
-      title: "Some methods of speeding up the convergence of iteration methods",
-      venue: "USSR Computational Mathematics and Mathematical Physics 4(5)",
-      url: "https://doi.org/10.1016/0041-5553(64)90137-5",
-    },
-  ],
+  momentum,
+  heavyBall: momentum,
   nesterov: [
     {
       authors: "Y. Nesterov",
@@ -57,24 +80,10 @@ export const sources: Readonly<Record<string, readonly Source[]>> = {
       url: "https://proceedings.mlr.press/v28/sutskever13.html",
     },
   ],
-  adam: [
-    {
-      authors: "D. P. Kingma, J. Ba",
-      year: 2015,
-      title: "Adam: a method for stochastic optimization",
-      venue: "ICLR",
-      url: "https://arxiv.org/abs/1412.6980",
-    },
-  ],
-  adamw: [
-    {
-      authors: "I. Loshchilov, F. Hutter",
-      year: 2019,
-      title: "Decoupled weight decay regularization",
-      venue: "ICLR",
-      url: "https://arxiv.org/abs/1711.05101",
-    },
-  ],
+  adam,
+  scaleByAdam: adam,
+  adamw,
+  addDecayedWeights: adamw,
   cosineSchedule: [
     {
       authors: "I. Loshchilov, F. Hutter",
@@ -158,13 +167,17 @@ export const sources: Readonly<Record<string, readonly Source[]>> = {
   ],
 };
 
+/** Methods that nobody has to be cited for. */
+const unpublished: readonly string[] = ["clipByValue", "scaleByLearningRate"];
+
 /**
  * The sources of a method, one line each.
  *
  * Shapes: a list of strings.
  * Units: none.
  *
- * @param name a method as plans and optimizers name it; `fosi(adam)` gives the sources of both
+ * @param name a method as plans and optimizers name it; `fosi(adam)` gives the sources of both, and a chain those of
+ * its parts: parts without sources, and parts of one's own, give none
  * @throws {RangeError} if a method is not known
  * @example A hybrid
  * ```ts
@@ -174,10 +187,12 @@ export const sources: Readonly<Record<string, readonly Source[]>> = {
  * @since 0.1.0
  */
 export function cite(name: string): readonly string[] {
-  return name.split(/[()]/).flatMap((part) => {
+  const isChain = name.includes(" > ");
+  return name.split(/[()]| > /).flatMap((part) => {
     if (part === "") return [];
     const found = Object.hasOwn(sources, part) ? sources[part] : undefined;
     if (found) return found.map(showSource);
+    if (isChain || unpublished.includes(part)) return [];
     throw new RangeError(
       `Cannot cite "${part}": it is not a known method, one of ${Object.keys(sources).join(", ")} is needed`,
     );

@@ -5,6 +5,7 @@
  *
  * States are trees of tensors, so that they can be saved, compared and carried through transforms.
  */
+import { checkLike } from "../autodiff/leaves.ts";
 import { add, cast, mul } from "../core/ops.ts";
 import { scalar } from "../core/trace.ts";
 import { map } from "../core/tree.ts";
@@ -100,6 +101,7 @@ export function chain<const T extends readonly AnyTransformation[]>(
  * Units: none.
  *
  * @throws {TreeError} if the structures differ
+ * @throws {ShapeError} if a leaf of the updates differs from the parameters' leaf at the same path
  * @example One step
  * ```ts
  * assertClose(ct.optim.applyUpdates({ w: ct.tensor(1) }, { w: ct.tensor(-0.5) }).w, 0.5);
@@ -107,6 +109,7 @@ export function chain<const T extends readonly AnyTransformation[]>(
  * @since 0.1.0
  */
 export function applyUpdates<P>(params: P, updates: P): P {
+  checkLike("apply updates", "the update", params, updates);
   return map((p, u) => add(p, u!), params, updates);
 }
 

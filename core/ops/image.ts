@@ -121,7 +121,7 @@ function poolParams(op: string, x: Value, options: PoolOptions): p.PoolParams {
  *
  * Shapes: `[n, c, ...s]` to `[n, c, ...t]` with `t = floor((low + s + high - window) / stride) + 1`.
  *
- * @throws {ShapeError} if the options do not fit the spatial axes
+ * @throws {ShapeError} if the options do not fit the spatial axes, or a window could hold padding only
  * @example Pairs
  * ```ts
  * const x = ct.reshape(ct.tensor([1, 4, 3, 2]), [1, 1, 4]);
@@ -138,7 +138,7 @@ export function maxPool(x: Value, options: PoolOptions = {}): Value {
  *
  * Shapes: `[n, c, ...s]` to `[n, c, ...t]` with `t = floor((low + s + high - window) / stride) + 1`.
  *
- * @throws {ShapeError} if the options do not fit the spatial axes
+ * @throws {ShapeError} if the options do not fit the spatial axes, or a window could hold padding only
  * @throws {DTypeError} if `x` is not of a float type
  * @example Pairs
  * ```ts
@@ -156,6 +156,7 @@ export function avgPool(x: Value, options: PoolOptions = {}): Value {
       sums,
       params.window.reduce((n, k) => n * k, 1),
     );
+  p.checkReach("avgPool", x.aval, params);
   // Padding is not counted: each window is divided by how many elements it holds.
   const ones = full([1, 1, ...x.shape.slice(2)], 1, { dtype: x.dtype });
   return div(sums, p.sumPool(ones, params));

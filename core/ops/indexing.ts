@@ -6,9 +6,9 @@ import * as p from "../prims/indexing.ts";
 import { broadcast } from "../prims/movement.ts";
 import * as order from "../prims/sort.ts";
 import { normalizeAxis } from "../shape.ts";
-import type { Operand, Value } from "../value.ts";
+import type { AxisOption, Operand, Value } from "../value.ts";
 import { add, equal, less, where } from "./math.ts";
-import { type AxisOption, broadcastTo, cast, expandDims, toValue } from "./shape.ts";
+import { broadcastTo, cast, expandDims, toValue } from "./shape.ts";
 
 /** Indices as int32, negative ones counted from the end of an axis of `size`. */
 function resolveIndices(op: string, indices: Operand, size: number): Value {
@@ -25,6 +25,8 @@ function resolveIndices(op: string, indices: Operand, size: number): Value {
 
 /**
  * The slices of `x` at indices along an axis (default 0), as NumPy has it; negative indices count from the end.
+ *
+ * One list of indices serves the whole axis; `gather` reads another index at each place, `scatterAdd` is the transpose.
  *
  * Shapes: the axes of `indices` take the place of `axis`.
  *
@@ -47,7 +49,7 @@ export function take(x: Value, indices: Operand, { axis = 0 }: AxisOption = {}):
 /**
  * One element per index along an axis (default 0): `result[i, j] = x[indices[i, j], j]` for axis 0 of a matrix.
  *
- * NumPy calls it `take_along_axis`. Negative indices count from the end.
+ * NumPy calls it `take_along_axis`. Negative indices count from the end. For whole slices at a list of indices: `take`.
  *
  * Shapes: `x` and `indices` have equal sizes but along `axis`; the result is like `indices`.
  *
@@ -73,7 +75,8 @@ export function gather(x: Value, indices: Value, { axis = 0 }: AxisOption = {}):
 }
 
 /**
- * `x` with updates added at indices along an axis (default 0); updates at one index add up. The transpose of `take`.
+ * `x` with updates added at indices along an axis (default 0); updates at one index add up. The transpose of
+ * `take`, which reads where this adds.
  *
  * Shapes: `updates` broadcasts to the shape of `take(x, indices, { axis })`; the result is like `x`.
  *

@@ -2,7 +2,7 @@
 import { isFloat } from "../dtype.ts";
 import * as p from "../prims/elementwise.ts";
 import { broadcastShapes } from "../shape.ts";
-import type { Operand, Value } from "../value.ts";
+import { type Operand, Value } from "../value.ts";
 import { align, broadcastTo, toValue } from "./shape.ts";
 
 function unary(op: string, f: (x: Value) => Value, x: Operand): Value {
@@ -116,7 +116,7 @@ export function neg(x: Operand): Value {
  */
 export function pow(x: Operand, y: Operand): Value {
   // A square is one product, and right for a negative base under every derivative.
-  if (y === 2 && typeof x !== "number") return p.mul(x, x);
+  if (y === 2 && x instanceof Value && x.dtype !== "bool") return p.mul(x, x);
   return binary("pow", p.pow, x, y);
 }
 
@@ -359,6 +359,22 @@ export function atan2(y: Operand, x: Operand): Value {
  */
 export function erf(x: Operand): Value {
   return unary("erf", p.erf, x);
+}
+
+/**
+ * The complementary error function `1 - erf(x)`, accurate where that difference cancels.
+ *
+ * Shapes: like `x`.
+ *
+ * @throws {DTypeError} if `x` is not of a float type
+ * @example Far out
+ * ```ts
+ * assertClose(ct.erfc(ct.tensor([0, 5])).div(ct.tensor([1, 1.53746e-12])), [1, 1]);
+ * ```
+ * @since 0.1.0
+ */
+export function erfc(x: Operand): Value {
+  return unary("erfc", p.erfc, x);
 }
 
 /**
@@ -738,7 +754,7 @@ export function isFiniteValue(x: Operand): Value {
 }
 
 /**
- * The logistic function `1 / (1 + e^-x)`, computed as `(tanh(x / 2) + 1) / 2`, which does not overflow.
+ * The logistic function `1 / (1 + e^-x)`, accurate far out on both sides. Its logarithm is `-softplus(-x)`.
  *
  * Shapes: like `x`.
  *
@@ -750,8 +766,7 @@ export function isFiniteValue(x: Operand): Value {
  * @since 0.1.0
  */
 export function sigmoid(x: Operand): Value {
-  // 1 / (1 + e^-x) = (tanh(x / 2) + 1) / 2, which does not overflow
-  return mul(add(tanh(mul(x, 0.5)), 1), 0.5);
+  return unary("sigmoid", p.sigmoid, x);
 }
 
 /**
@@ -796,9 +811,11 @@ export interface GeluOptions {
  * @since 0.1.0
  */
 export function gelu(x: Operand, { approximate = "none" }: GeluOptions = {}): Value {
-  if (approximate === "none") return mul(mul(x, 0.5), add(erf(mul(x, Math.SQRT1_2)), 1));
+  // 1 + erf(z) = erfc(-z), which does not cancel on the left
+  if (approximate === "none") return mul(mul(x, 0.5), erfc(mul(x, -Math.SQRT1_2)));
+  // (1 + tanh(u)) / 2 = sigmoid(2 u)
   const cubic = mul(add(mul(mul(x, x), 0.044715), 1), x);
-  return mul(mul(x, 0.5), add(tanh(mul(cubic, Math.sqrt(2 / Math.PI))), 1));
+  return mul(x, sigmoid(mul(cubic, 2 * Math.sqrt(2 / Math.PI))));
 }
 
 /**
@@ -830,10 +847,7 @@ export function silu(x: Operand): Value {
  * @since 0.1.0
  */
 export function softplus(x: Operand): Value {
-  // log(1 + e^x) = m + log1p(e^(x - m) + e^-m - 1) for any m, so m needs no derivative; m = max(x, 0) cannot overflow,
-  // and the derivatives of every order are those of the formula, at 0 too
-  const m = stopGradient(maximum(x, 0));
-  return add(m, log1p(add(exp(sub(x, m)), expm1(neg(m)))));
+  return unary("softplus", p.softplus, x);
 }
 
 /**

@@ -4,9 +4,9 @@ import { ShapeError } from "../errors.ts";
 import { sumAxes } from "../prims/movement.ts";
 import * as p from "../prims/reduce.ts";
 import { normalizeAxes, normalizeAxis } from "../shape.ts";
-import type { AxisOptions, Value } from "../value.ts";
+import type { ArgOptions, AxesOption, AxisOption, AxisOptions, Value } from "../value.ts";
 import { add, div, equal, exp, isFiniteValue, log, mul, sqrt, stopGradient, sub, where } from "./math.ts";
-import { type AxesOption, cast, reshape } from "./shape.ts";
+import { cast, reshape } from "./shape.ts";
 
 /** Runs a reduction over resolved axes and keeps them with size 1 on request. */
 function reduce(
@@ -114,17 +114,6 @@ export function prod(x: Value, options: AxisOptions = {}): Value {
   return reduce("prod", p.reduceProd, x, options);
 }
 
-/**
- * Options of argmax and argmin.
- *
- * @since 0.1.0
- */
-export interface ArgOptions {
-  /** Default: the flattened value, like NumPy. */
-  readonly axis?: number;
-  readonly keepDims?: boolean;
-}
-
 function argReduce(
   op: string,
   f: (x: Value, axis: number) => Value,
@@ -184,15 +173,13 @@ export function argmin(x: Value, options: ArgOptions = {}): Value {
  *
  * @since 0.1.0
  */
-export interface CumsumOptions {
-  /** Default 0. */
-  readonly axis?: number;
+export interface CumsumOptions extends AxisOption {
   /** Sums from the end instead. */
   readonly reverse?: boolean;
 }
 
 /**
- * The sums of the elements up to and including each one along an axis.
+ * The sums of the elements up to and including each one along an axis (default 0).
  *
  * Shapes: like `x`.
  *

@@ -16,7 +16,7 @@ import {
   withoutAxes,
 } from "../shape.ts";
 import { bind1, scalar } from "../trace.ts";
-import { type Operand, Value } from "../value.ts";
+import { type AxesOption, type AxisOption, type Operand, Value } from "../value.ts";
 
 /** Whether an element type holds a number exactly; floats hold the nearest. */
 function represents(dtype: DType, x: number): boolean {
@@ -206,21 +206,12 @@ export function squeeze(x: Value, axis?: number | readonly number[]): Value {
 }
 
 /**
- * One axis.
- *
- * @since 0.1.0
- */
-export interface AxisOption {
-  /** Negative axes count from the end; each function names its default. */
-  readonly axis?: number;
-}
-
-/**
  * Values one after the other along an axis.
  *
  * Shapes: equal but along `axis` (default 0), where sizes add up.
  *
- * @throws {ShapeError} if the list is empty, or other sizes or the element types differ
+ * @throws {ShapeError} if the list is empty, or other sizes differ
+ * @throws {DTypeError} if the element types differ
  * @example Two vectors
  * ```ts
  * assertClose(ct.concat([ct.tensor([1, 2]), ct.tensor([3])]), [1, 2, 3]);
@@ -236,7 +227,8 @@ export function concat(xs: readonly Value[], { axis = 0 }: AxisOption = {}): Val
  *
  * Shapes: n values of one shape give that shape with n at `axis` (default 0).
  *
- * @throws {ShapeError} if the list is empty, or shapes or element types differ
+ * @throws {ShapeError} if the list is empty, or shapes differ
+ * @throws {DTypeError} if the element types differ
  * @example Two columns
  * ```ts
  * assertClose(ct.stack([ct.tensor([1, 2]), ct.tensor([3, 4])], { axis: 1 }), [[1, 3], [2, 4]]);
@@ -245,11 +237,18 @@ export function concat(xs: readonly Value[], { axis = 0 }: AxisOption = {}): Val
  */
 export function stack(xs: readonly Value[], { axis = 0 }: AxisOption = {}): Value {
   const [first] = xs;
-  const odd = xs.find((x) => !first!.aval.equals(x.aval));
+  const odd = xs.find((x) => !sameShape(first!.shape, x.shape));
   if (first !== undefined && odd !== undefined) {
     throw new ShapeError(
       "stack",
-      `Cannot stack ${xs.map((x) => x.aval).join(", ")}: ${odd.aval} differs from ${first.aval}, equal shapes and element types are needed`,
+      `Cannot stack ${xs.map((x) => x.aval).join(", ")}: ${odd.aval} differs from ${first.aval}, equal shapes are needed`,
+    );
+  }
+  const other = xs.find((x) => x.dtype !== first!.dtype);
+  if (first !== undefined && other !== undefined) {
+    throw new DTypeError(
+      "stack",
+      `Cannot stack ${xs.map((x) => x.aval).join(", ")}: the element types differ, one type is needed; cast first`,
     );
   }
   const at = normalizeAxis(axis, (first?.ndim ?? 0) + 1, "stack");
@@ -336,16 +335,6 @@ export function pad(x: Value, widths: readonly (readonly [number, number])[], va
     interior: widths.map(() => 0),
     value,
   });
-}
-
-/**
- * One axis or several.
- *
- * @since 0.1.0
- */
-export interface AxesOption {
-  /** Negative axes count from the end; each function names its default. */
-  readonly axis?: number | readonly number[];
 }
 
 /**

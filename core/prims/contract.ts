@@ -1,5 +1,5 @@
 /** The batched dot product: matmul, inner and outer products, and by permutation every contraction of two values. */
-import { makeArray, type TypedArray } from "../dtype.ts";
+import { isFloat, makeArray, type TypedArray } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { definePrimitive, type HostArray, Lin, type Primitive } from "../primitive.ts";
 import { range, sizeOf, stridesOf } from "../shape.ts";
@@ -22,7 +22,7 @@ function freeAxes(ndim: number, contract: readonly number[], batch: readonly num
 
 export const dotP: Primitive<DotParams> = definePrimitive({
   name: "dot",
-  doc: "Sums products over the contracted axes; the result has the batch axes, then the free axes of x, then those of y.",
+  doc: "Sums products over the contracted axes, integers wrap around; the result has the batch axes, then the free axes of x, then those of y.",
   traits: {},
   arity: 2,
   shape([x, y], { contract, batch }) {
@@ -103,7 +103,8 @@ export const dotP: Primitive<DotParams> = definePrimitive({
     const a = inOrder(x!, [...xBatch, ...xFree, ...contract[0]]);
     const b = inOrder(y!, [...yBatch, ...contract[1], ...yFree]);
     const data = makeArray(out!.dtype, out!.size);
-    matmulKernel(a, b, data, sizes(x!, xBatch), sizes(x!, xFree), sizes(x!, contract[0]), sizes(y!, yFree));
+    const kernel = isFloat(out!.dtype) ? matmulKernel : integerKernel;
+    kernel(a, b, data, sizes(x!, xBatch), sizes(x!, xFree), sizes(x!, contract[0]), sizes(y!, yFree));
     return [data];
   },
   domain(draw) {
@@ -216,6 +217,29 @@ function matmulKernel(
         for (let j = 0; j < n; j++) row[j]! += xl * y[yl + j]!;
       }
       out.set(row, (b * m + i) * n);
+    }
+  }
+}
+
+/** The same sums of integers, modulo 2^32 like `mul` and `add`. */
+function integerKernel(
+  x: TypedArray,
+  y: TypedArray,
+  out: TypedArray,
+  batch: number,
+  m: number,
+  k: number,
+  n: number,
+): void {
+  for (let b = 0; b < batch; b++) {
+    for (let i = 0; i < m; i++) {
+      for (let j = 0; j < n; j++) {
+        let sum = 0;
+        for (let l = 0; l < k; l++) {
+          sum = (sum + Math.imul(x[(b * m + i) * k + l]!, y[(b * k + l) * n + j]!)) | 0;
+        }
+        out[(b * m + i) * n + j] = sum;
+      }
     }
   }
 }

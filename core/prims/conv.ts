@@ -7,7 +7,7 @@
  * transpose of a member in one operand is the member that returns this operand.
  */
 import type { Aval } from "../aval.ts";
-import type { TypedArray } from "../dtype.ts";
+import { isFloat, type TypedArray } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { type Draw, definePrimitive, type HostArray, Lin, type Primitive } from "../primitive.ts";
 import { insertAt, type Shape, sameShape, sizeOf, stridesOf, withoutAxes } from "../shape.ts";
@@ -308,11 +308,30 @@ function outputSizeOrEmpty(x: Shape, w: Shape, params: ConvParams): Shape {
 
 // --- kernels -----------------------------------------------------------------------------------------------------
 
-const toFloat64 = (x: TypedArray): Float64Array => (x instanceof Float64Array ? x : new Float64Array(x));
+/** What sums are kept in: float64, or int32 modulo 2^32 for both integer types. */
+type Sums = Float64Array | Int32Array;
+
+interface Arithmetic {
+  make(size: number): Sums;
+  from(x: TypedArray): Sums;
+  readonly multiply: typeof multiply;
+}
+
+const floats: Arithmetic = {
+  make: (size) => new Float64Array(size),
+  from: (x) => (x instanceof Float64Array ? x : new Float64Array(x)),
+  multiply,
+};
+
+const integers: Arithmetic = {
+  make: (size) => new Int32Array(size),
+  from: (x) => new Int32Array(x),
+  multiply: multiplyIntegers,
+};
 
 /**
  * Every member as matrix products with `columns [in k, t]`, the input elements that meet kernel element `in, k` for
- * each output t, one image and group at a time; all in float64:
+ * each output t, one image and group at a time; floats in float64, integers modulo 2^32:
  *
  *   output [out, t] = kernel [out, in k] columns
  *   kernel [out, in k] += output [out, t] columns^T
@@ -326,10 +345,12 @@ function convKernels(
 ): TypedArray {
   const { groups } = params;
   const shapes = { [result]: out.shape } as Record<Role, Shape>;
-  const data = { [result]: new Float64Array(out.size) } as Record<Role, Float64Array>;
+  const arithmetic = isFloat(out.dtype) ? floats : integers;
+  const { multiply } = arithmetic;
+  const data = { [result]: arithmetic.make(out.size) } as Record<Role, Sums>;
   operandsOf[result].forEach((role, i) => {
     shapes[role] = args[i]!.aval.shape;
-    data[role] = toFloat64(args[i]!.data);
+    data[role] = arithmetic.from(args[i]!.data);
   });
   const { input, kernel, output } = data;
   const [batch, channels] = [shapes.input[0]!, shapes.kernel[1]!];
@@ -342,7 +363,7 @@ function convKernels(
   const cells = sizeOf(size.output);
   const rows = channels * sizeOf(size.kernel);
   const image = channels * sizeOf(size.input);
-  const { columns, load, storeInto } = columnBuffer(channels, size, params, result === "kernel");
+  const { columns, load, storeInto } = columnBuffer(channels, size, params, result === "kernel", arithmetic);
   for (let n = 0; n < batch; n++) {
     for (let g = 0; g < groups; g++) {
       const inputAt = (n * groups + g) * image;
@@ -368,11 +389,11 @@ function convKernels(
 }
 
 interface ColumnBuffer {
-  readonly columns: Float64Array;
+  readonly columns: Sums;
   /** Fills the columns from the image that starts at `offset`. */
-  load(input: Float64Array, offset: number): void;
+  load(input: Sums, offset: number): void;
   /** Writes to the image that starts at `offset` the sums of the columns that hold each of its elements. */
-  storeInto(input: Float64Array, offset: number): void;
+  storeInto(input: Sums, offset: number): void;
 }
 
 /** Columns `[in k, t]` of one image, or `[t, in k]` transposed, and the padded image they are windows of. */
@@ -381,10 +402,11 @@ function columnBuffer(
   size: Three<Shape>,
   params: ConvParams,
   transposed: boolean,
+  { make }: Arithmetic,
 ): ColumnBuffer {
   const { strides, padding, dilation, inputDilation } = params;
   const paddedSize = paddedSizes(size.input, params);
-  const padded = new Float64Array(channels * sizeOf(paddedSize));
+  const padded = make(channels * sizeOf(paddedSize));
   const [channel, ...unit] = stridesOf([channels, ...paddedSize]) as [number, ...number[]];
   const imageStrides = stridesOf([channels, ...size.input]);
 
@@ -401,14 +423,14 @@ function columnBuffer(
     strides: [channel, ...unit.map((u, a) => u * inputDilation[a]!)],
   };
   const skipped = first.reduce((sum, s, a) => sum + s * imageStrides[a + 1]!, 0);
-  const image = (data: Float64Array, offset: number): View => ({
+  const image = (data: Sums, offset: number): View => ({
     data,
     offset: offset + skipped,
     strides: imageStrides,
   });
 
   const columnShape = [channels, ...size.kernel, ...size.output];
-  const columns = new Float64Array(sizeOf(columnShape));
+  const columns = make(sizeOf(columnShape));
   const inner = stridesOf(columnShape);
   const [rows, cells] = [channels * sizeOf(size.kernel), sizeOf(size.output)];
   const flat: View = {
@@ -437,7 +459,7 @@ function columnBuffer(
 
 /** A matrix inside an array: element (i, l) is at `offset + i row + l column`. */
 interface Matrix {
-  readonly data: Float64Array;
+  readonly data: Sums;
   readonly offset: number;
   readonly row: number;
   readonly column: number;
@@ -446,9 +468,9 @@ interface Matrix {
 /** out[i, j] += sum over l of x[i, l] y[l, j] for m rows, k products, n columns; four rows of y per pass. */
 function multiply(
   x: Matrix,
-  y: Float64Array,
+  y: Sums,
   yStart: number,
-  out: Float64Array,
+  out: Sums,
   outStart: number,
   m: number,
   k: number,
@@ -476,6 +498,28 @@ function multiply(
       const xl = data[at + l * column]!;
       const yl = yStart + l * n;
       for (let j = 0; j < n; j++) out[to + j]! += xl * y[yl + j]!;
+    }
+  }
+}
+
+/** The same of integers, modulo 2^32. */
+function multiplyIntegers(
+  x: Matrix,
+  y: Sums,
+  yStart: number,
+  out: Sums,
+  outStart: number,
+  m: number,
+  k: number,
+  n: number,
+): void {
+  const { data, row, column } = x;
+  for (let i = 0; i < m; i++) {
+    const to = outStart + i * n;
+    for (let l = 0; l < k; l++) {
+      const xl = data[x.offset + i * row + l * column]!;
+      const yl = yStart + l * n;
+      for (let j = 0; j < n; j++) out[to + j]! += Math.imul(xl, y[yl + j]!);
     }
   }
 }

@@ -420,9 +420,35 @@ export const tanhP: Primitive<null> = elementwise({
 });
 export const tanh: (x: Value) => Value = unary(tanhP);
 
+/** 1 / (1 + e^-x), with a power of a negative number only: neither overflow nor cancellation. */
+function sigmoidScalar(x: number): number {
+  if (x >= 0) return 1 / (1 + Math.exp(-x));
+  const power = Math.exp(x);
+  return power / (1 + power);
+}
+
+export const sigmoidP: Primitive<null> = elementwise({
+  name: "sigmoid",
+  doc: "The logistic function 1 / (1 + exp(-x))",
+  accepts: ["float"],
+  scalar: sigmoidScalar,
+  terms: [(dx, _xs, y) => mul(dx, mul(y, sub(like(y, 1), y)))], // d sigmoid = y (1 - y) dx
+  traits: { uses: "output" },
+});
+export const sigmoid: (x: Value) => Value = unary(sigmoidP);
+
+export const softplusP: Primitive<null> = elementwise({
+  name: "softplus",
+  doc: "log(1 + exp(x)) without overflow",
+  accepts: ["float"],
+  scalar: (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
+  terms: [(dx, [x]) => mul(dx, sigmoid(x!))],
+});
+export const softplus: (x: Value) => Value = unary(softplusP);
+
 /**
- * Error function in float64, relative error below 1e-15: the Maclaurin series for |x| < 2.5, the continued fraction of
- * erfc beyond (Abramowitz & Stegun 7.1.6 and 7.1.14).
+ * Error function in float64, relative error below 1e-15: the Maclaurin series for |x| < 2.5, 1 - erfc beyond
+ * (Abramowitz & Stegun 7.1.6).
  */
 export function erfScalar(x: number): number {
   const a = Math.abs(x);
@@ -437,10 +463,20 @@ export function erfScalar(x: number): number {
     }
     return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
   }
+  return Math.sign(x) * (1 - erfcTail(a));
+}
+
+/** erfc in float64 for x >= 1.5: the continued fraction (Abramowitz & Stegun 7.1.14), as long as 1e-16 needs. */
+function erfcTail(x: number): number {
   // erfc x = exp(-x²)/sqrt(pi) · 1/(x + (1/2)/(x + (2/2)/(x + (3/2)/(x + ...))))
-  let fraction = a;
-  for (let n = 60; n >= 1; n--) fraction = a + n / 2 / fraction;
-  return Math.sign(x) * (1 - Math.exp(-a * a) / (Math.sqrt(Math.PI) * fraction));
+  let fraction = x;
+  for (let n = Math.ceil(6 + 180 / (x * x)); n >= 1; n--) fraction = x + n / 2 / fraction;
+  return Math.exp(-x * x) / (Math.sqrt(Math.PI) * fraction);
+}
+
+/** 1 - erf in float64, relative error below 2e-14 up to x = 10. */
+export function erfcScalar(x: number): number {
+  return x < 1.5 ? 1 - erfScalar(x) : erfcTail(x);
 }
 
 export const erfP: Primitive<null> = elementwise({
@@ -451,6 +487,15 @@ export const erfP: Primitive<null> = elementwise({
   terms: [(dx, [x]) => mul(dx, mul(like(x!, 2 / Math.sqrt(Math.PI)), exp(neg(mul(x!, x!)))))], // d erf = 2/sqrt(pi) e^(-x²) dx
 });
 export const erf: (x: Value) => Value = unary(erfP);
+
+export const erfcP: Primitive<null> = elementwise({
+  name: "erfc",
+  doc: "Complementary error function: 1 - erf(x) without cancellation",
+  accepts: ["float"],
+  scalar: erfcScalar,
+  terms: [(dx, [x]) => mul(dx, mul(like(x!, -2 / Math.sqrt(Math.PI)), exp(neg(mul(x!, x!)))))], // d erfc = -2/sqrt(pi) e^(-x²) dx
+});
+export const erfc: (x: Value) => Value = unary(erfcP);
 
 export const sqrtP: Primitive<null> = elementwise({
   name: "sqrt",

@@ -467,15 +467,20 @@ export const concatP: Primitive<{ readonly axis: number }> = definePrimitive({
         "Cannot concat nothing: the list is empty, at least one value is needed",
       );
     for (const x of xs) {
+      if (x.dtype !== first.dtype) {
+        throw new DTypeError(
+          "concat",
+          `Cannot concat ${xs.join(", ")}: the element types differ, one type is needed; cast first`,
+        );
+      }
       if (
-        x.dtype !== first.dtype ||
         x.ndim !== first.ndim ||
         !(axis in x.shape) ||
         !x.shape.every((n, a) => a === axis || n === first.shape[a])
       ) {
         throw new ShapeError(
           "concat",
-          `Cannot concat ${xs.join(", ")} along axis ${axis}: ${x} differs from ${first}, equal element types and sizes on the other axes are needed`,
+          `Cannot concat ${xs.join(", ")} along axis ${axis}: ${x} differs from ${first}, equal sizes on the other axes are needed`,
         );
       }
     }

@@ -164,17 +164,21 @@ function drawPool(draw: Draw): { shape: number[]; sizes: number[]; params: PoolP
 
 // --- maximum -----------------------------------------------------------------------------------------------------
 
-/** Shape of a maximum: padding holds no element, so every window must reach past it. */
-function maxShape(op: string, x: Aval, params: PoolParams): Shape {
-  const { window, padding } = params;
+/** Throws ShapeError where a window could hold padding only: nothing is largest there, and nothing has a mean. */
+export function checkReach(op: string, x: Aval, { window, padding }: PoolParams): void {
   const sizes = trailing(x.shape, window.length);
-  const counts = countWindows(op, x, sizes, params);
   if (sizes.includes(0) || window.some((n, a) => padding[a]!.some((p) => p >= n))) {
     throw new ShapeError(
       op,
       `Cannot ${op} ${x}: padding is ${JSON.stringify(padding)} for the window [${window}], less than the window and no empty pooled axis is needed`,
     );
   }
+}
+
+function maxShape(op: string, x: Aval, params: PoolParams): Shape {
+  const { window } = params;
+  const counts = countWindows(op, x, trailing(x.shape, window.length), params);
+  checkReach(op, x, params);
   return [...leading(x.shape, window.length), ...counts];
 }
 
@@ -393,8 +397,8 @@ export function poolScatter(y: Value, index: Value, sizes: Shape): Value {
 }
 
 /** Sums in the storage of a result: the array itself for float64. */
-export function stored(sums: Float64Array, out: Aval): TypedArray {
-  if (out.dtype === "float64") return sums;
+export function stored(sums: Float64Array | Int32Array, out: Aval): TypedArray {
+  if (out.dtype === (sums instanceof Float64Array ? "float64" : "int32")) return sums;
   const data = makeArray(out.dtype, out.size);
   data.set(sums);
   return data;

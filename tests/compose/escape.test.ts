@@ -89,6 +89,32 @@ for (const transform of transforms) {
   });
 }
 
+test("a leaked value that is returned as it is is refused by every transform", () => {
+  for (const transform of transforms) {
+    const old = leaked(transform);
+    for (const later of transforms) {
+      const whole: F = () => (later.scalar ? sum(old) : old);
+      expect(() => later.run(whole), `${transform.name} in ${later.name}`).toThrow(TraceError);
+    }
+  }
+  const old = leaked(transforms[0]!);
+  let scalar: Value | undefined;
+  jvp(
+    (y: Value) => {
+      scalar = sum(y);
+      return scalar;
+    },
+    [x],
+    [x],
+  );
+  const loss: F = () => scalar!;
+  expect(() => grad(loss)(x), "as loss").toThrow(TraceError);
+  const beside = (y: Value): readonly [Value, Value] => [sum(y), old];
+  const inside = (y: Value): readonly [Value, { old: Value }] => [sum(y), { old }];
+  expect(() => grad(beside, { hasAux: true })(x), "as aux").toThrow(TraceError);
+  expect(() => valueAndGrad(inside, { hasAux: true })(x), "inside aux").toThrow(TraceError);
+});
+
 test("an inner value used in the outer function after the inner transform is refused", () => {
   const outer = (y: Value): Value => {
     let inner: Value | undefined;

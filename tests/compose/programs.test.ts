@@ -4,11 +4,12 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { hvp } from "../../autodiff/hvp.ts";
 import { jvp } from "../../autodiff/jvp.ts";
+import { linearize } from "../../autodiff/linearize.ts";
 import { evalShape, makeProgram, type Staged } from "../../autodiff/program.ts";
-import { grad } from "../../autodiff/vjp.ts";
+import { grad, vjp } from "../../autodiff/vjp.ts";
 import { vmap } from "../../autodiff/vmap.ts";
-import { zeros } from "../../core/create.ts";
-import { matmul, mean, mul, sin, sub, sum, tanh } from "../../core/ops.ts";
+import { ones, zeros } from "../../core/create.ts";
+import { conv, matmul, mean, mul, pad, sin, sub, sum, tanh } from "../../core/ops.ts";
 import { deadCodeEliminated, evalProgram, show, verify } from "../../core/program.ts";
 import type { Value } from "../../core/value.ts";
 import { float64 } from "../support/quartic.ts";
@@ -73,6 +74,29 @@ test("a recorded gradient runs and gives the bits of the gradient", () => {
   const x = float64([0.5, -1, 2]);
   const { program } = makeProgram(grad(waves))(x);
   assertSameBits(evalProgram(program, [x])[0]!, grad(waves)(x), "gradient");
+});
+
+test("a program keeps the lists it was recorded with", () => {
+  const [starts, limits, shape, widths] = [[0], [2], [3, 1], [[1, 1] as [number, number]]];
+  const x = float64([1, 2, 3]);
+  const f = (y: Value): Value => {
+    const column = pad(y, widths).slice(starts, limits).broadcastTo([3, 2]).reshape([6]);
+    return conv(column.reshape([1, 1, 6]), ones([1, 1, 2], { dtype: "float64" }), { padding: widths })
+      .reshape([7, 1])
+      .add(zeros(shape.toSpliced(0, 1), { dtype: "float64" }));
+  };
+  const ct = float64([1, 2, 3, 4, 5, 6, 7]).reshape([7, 1]);
+  const [, pullback] = vjp(f, x);
+  const [, push] = linearize(f, x);
+  const staged = makeProgram(f)(x);
+  const before = { text: String(staged), back: pullback(ct)[0], along: push(x), value: f(x) };
+  starts[0] = 1;
+  limits[0] = 3;
+  widths[0]![0] = 0;
+  assertSameBits(pullback(ct)[0], before.back, "pullback");
+  assertSameBits(push(x), before.along, "linear function");
+  assertSameBits(evalProgram(staged.program, [x])[0]!, before.value, "program");
+  expect(String(staged)).toBe(before.text);
 });
 
 test("recording does not use the elements, and evalShape gives a tree of abstract values", () => {

@@ -120,6 +120,32 @@ test("small ranges", () => {
   expect(linspace(1, 2, 1).toArray()).toEqual([1]);
 });
 
+test("a typed array of any numbers is taken when the type is given", () => {
+  for (const source of [
+    new Int8Array([3, 7]),
+    new Int16Array([3, 7]),
+    new Uint16Array([3, 7]),
+    new Uint8Array([3, 7]),
+  ]) {
+    expect(tensor(source, { dtype: "int32" }).toArray()).toEqual([3, 7]);
+    expect(tensor(source, { dtype: "float32" }).dtype).toBe("float32");
+  }
+  expect(tensor(new Uint8Array([3, 0, 200]), { dtype: "bool" }).toArray()).toEqual([1, 0, 1]);
+  expect(tensor(new Uint8Array([1, 0])).dtype).toBe("bool");
+});
+
+test("a tensor prints every number as it is", () => {
+  expect(
+    String(
+      tensor([
+        [Number.NaN, 1],
+        [Infinity, -Infinity],
+      ]),
+    ),
+  ).toBe("f32[2,2] [[NaN,1],[Infinity,-Infinity]]");
+  expect(String(tensor(Number.NaN))).toBe("f32[] NaN");
+});
+
 describe("refused", () => {
   const cases: readonly [
     name: string,
@@ -158,6 +184,18 @@ describe("refused", () => {
     ["an adopted array that does not fill its shape", () => adoptArray(new Float32Array(2), [3]), RangeError],
     ["a typed array of another kind", () => tensor(new Int16Array(2) as unknown as Int32Array), DTypeError],
     ["an array of big integers", () => tensor(new BigInt64Array(2) as unknown as Int32Array), DTypeError],
+    [
+      "an array of big integers with a type",
+      () => tensor(new BigInt64Array(2) as never, { dtype: "int32" }),
+      DTypeError,
+    ],
+    [
+      "a view of no elements with a type",
+      () => tensor(new DataView(new ArrayBuffer(8)) as never, { dtype: "int32" }),
+      DTypeError,
+    ],
+    ["bytes above 1 without a type", () => tensor(new Uint8Array([3, 0, 200])), DTypeError],
+    ["bytes above 1 adopted as bool", () => adoptArray(new Uint8Array([2, 0])), DTypeError],
     [
       "an adopted array of another kind",
       () => adoptArray(new Int16Array(2) as unknown as Int32Array),

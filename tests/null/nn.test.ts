@@ -231,6 +231,24 @@ describe("softmaxCrossEntropy", () => {
     expect(Math.abs(certain.item())).toBe(0);
   });
 
+  test("a probability of 0 for an impossible class costs nothing", () => {
+    const logits = tensor([[0, Number.NEGATIVE_INFINITY, 0]]);
+    const labels = tensor([[1, 0, 0]]);
+    const [loss, slope] = valueAndGrad((x: Value) => nn.softmaxCrossEntropy(x, labels))(logits);
+    expect(loss.item()).toBeCloseTo(Math.LN2, 6);
+    expect(slope.toArray()).toEqual([[-0.5, 0, 0.5]]);
+    const possible = nn.softmaxCrossEntropy(logits, tensor([[0.5, 0.5, 0]]));
+    expect(possible.item()).toBe(Infinity);
+  });
+
+  test("the derivative in a label of 0 is the cost of its class", () => {
+    const slope = grad((y: Value) => nn.softmaxCrossEntropy(f64([[0, 1]]), y))(f64([[1, 0]]));
+    expectClose(
+      slope,
+      softmax([0, 1]).map((p) => -Math.log(p)),
+    );
+  });
+
   test("labels that do not fit are refused, and so are classes outside", () => {
     expect(() => nn.softmaxCrossEntropy(f64(rows), int([0]))).toThrow(ShapeError);
     expect(() =>
@@ -275,6 +293,26 @@ describe("other losses", () => {
     );
     expect(loss.item()).toBe(1000);
     expect(slope.toArray()).toEqual([0.5, -0.5]);
+  });
+
+  test("sigmoidBinaryCrossEntropy of certain logits is 0 where they are right, infinite where not", () => {
+    const certain = tensor([Infinity, -Infinity]);
+    const right = (z: Value): Value => nn.sigmoidBinaryCrossEntropy(z, tensor([1, 0]));
+    expect(right(certain).item()).toBe(0);
+    expect(ops.abs(grad(right)(certain)).toArray()).toEqual([0, 0]);
+    expect(nn.sigmoidBinaryCrossEntropy(certain, tensor([0, 1])).item()).toBe(Infinity);
+  });
+
+  test("sigmoidBinaryCrossEntropy keeps its relative accuracy where the logits are right", () => {
+    const loss = nn.sigmoidBinaryCrossEntropy(tensor([30, -30]), tensor([1, 0])).item();
+    expect(Math.abs(loss / Math.log1p(Math.exp(-30)) - 1)).toBeLessThan(1e-5);
+  });
+
+  test("sigmoidBinaryCrossEntropy takes probabilities, and has derivatives in them", () => {
+    const [x, y] = [1.5, 0.3];
+    const loss = (labels: Value): Value => nn.sigmoidBinaryCrossEntropy(f64([x]), labels);
+    expect(loss(f64([y])).item()).toBeCloseTo(Math.log1p(Math.exp(x)) - x * y, 14);
+    expectClose(grad(loss)(f64([y])), [-x]);
   });
 
   test("mse refuses to broadcast", () => {

@@ -40,6 +40,46 @@ function expectThrown(kind: typeof ShapeError | typeof DTypeError, op: string, c
 }
 
 describe("products", () => {
+  test("integer products wrap around exactly", () => {
+    const largest = 2147483647;
+    expect(ops.dot(int([largest]), int([largest])).item()).toBe(1);
+    expect(ops.dot(int([largest, largest]), int([largest, 2])).item()).toBe(Math.imul(largest, 2) + 1);
+    const odd = Array.from({ length: 35 }, (_, i) => Math.imul(i + 1, 0x9e3779b1));
+    const [a, b] = [odd, odd.toReversed()];
+    // The product of matrices [5, 7] and [7, 5] in exact integers, modulo 2^32.
+    const exact = Array.from({ length: 25 }, (_, i) => {
+      let sum = 0n;
+      for (let l = 0; l < 7; l++) sum += BigInt(a[Math.floor(i / 5) * 7 + l]!) * BigInt(b[l * 5 + (i % 5)]!);
+      return sum;
+    });
+    for (const [dtype, wrap] of [
+      ["int32", (sum: bigint) => Number(BigInt.asIntN(32, sum))],
+      ["uint32", (sum: bigint) => Number(BigInt.asUintN(32, sum))],
+    ] as const) {
+      const of = (data: number[]): Value => {
+        const stored = dtype === "int32" ? Int32Array.from(data) : Uint32Array.from(data);
+        return tensor(stored, { shape: [35] });
+      };
+      const product = ops.matmul(of(a).reshape([5, 7]), of(b).reshape([7, 5]));
+      expect(product.dtype).toBe(dtype);
+      expect(Array.from(product.dataSync())).toEqual(exact.map(wrap));
+      const column = ops.matmul(of(a).reshape([5, 7]), of(b).reshape([7, 5]).slice([0, 2], [7, 3]));
+      expect(Array.from(column.dataSync())).toEqual(exact.filter((_, i) => i % 5 === 2).map(wrap));
+    }
+  });
+  test("integer convolutions wrap around exactly", () => {
+    const largest = 2147483647;
+    const wide = (data: number[], shape: number[]): Value => tensor(Int32Array.from(data), { shape });
+    const v = wide([largest, -5, largest, 7], [1, 1, 4]);
+    const w = wide([largest, largest, 3], [1, 1, 3]);
+    const at = (i: number): number => {
+      const row = v.dataSync();
+      return [0, 1, 2].reduce((sum, k) => (sum + Math.imul(row[i + k]!, w.dataSync()[k]!)) | 0, 0);
+    };
+    expect(ops.conv(v, w).toArray()).toEqual([[[at(0), at(1)]]]);
+    const unsigned = (x: Value): Value => tensor(Uint32Array.from(x.dataSync()), { shape: x.shape });
+    expect(ops.conv(unsigned(v), unsigned(w)).toArray()).toEqual([[[at(0) >>> 0, at(1) >>> 0]]]);
+  });
   // np.matmul for each combination of ranks
   test("matmul of batches", () =>
     expectValue(
@@ -191,6 +231,8 @@ describe("shapes", () => {
     expect(ops.stack(rows, { axis: -1 }).shape).toEqual([2, 4, 3]);
     expectThrown(ShapeError, "split", () => ops.split(x, 5));
     expectThrown(ShapeError, "stack", () => ops.stack([tensor([1]), tensor([1, 2])]));
+    expectThrown(DTypeError, "concat", () => ops.concat([tensor([1]), int([1])]));
+    expectThrown(DTypeError, "stack", () => ops.stack([tensor([1]), int([1])]));
     expectThrown(ShapeError, "concat", () => ops.concat([]));
     expectThrown(ShapeError, "concat", () => ops.stack([]));
   });
@@ -245,6 +287,17 @@ describe("shapes", () => {
     expectThrown(DTypeError, "pad", () => ops.pad(int([1]), [[1, 1]], 0.5));
     expectThrown(ShapeError, "pad", () => ops.pad(x, [[1, 1]]));
   });
+});
+
+test.each([
+  ["softmax", () => ops.softmax(tensor(1))],
+  ["cumsum", () => ops.cumsum(tensor(1))],
+  ["sum", () => ops.sum(tensor(1), { axis: 0 })],
+])("%s along an axis of a scalar says that there is none", (op, call) => {
+  expect(call).toThrow(ShapeError);
+  expect(call).toThrow(
+    new RegExp(`^Cannot ${op}: axis is -?[01] of a scalar, a value with that axis is needed`),
+  );
 });
 
 describe("reductions", () => {
@@ -497,5 +550,14 @@ describe("windows", () => {
       ],
     ]);
     expectThrown(ShapeError, "maxPool", () => ops.maxPool(tensor([[1]])));
+  });
+  test("a window of padding only has no mean and no maximum", () => {
+    const padding = [[2, 0]] as const;
+    const v = tensor([[[1, 2, 3, 4]]]);
+    expectThrown(ShapeError, "avgPool", () => ops.avgPool(v, { window: 2, padding }));
+    expectThrown(ShapeError, "maxPool", () => ops.maxPool(v, { window: 2, padding }));
+    expect(ops.avgPool(v, { window: 3, padding }).toArray()).toEqual([[[1, 3]]]);
+    const empty = zeros([1, 1, 0]);
+    expectThrown(ShapeError, "avgPool", () => ops.avgPool(empty, { window: 2, padding: [[1, 1]] }));
   });
 });

@@ -43,6 +43,11 @@ describe("numbers", () => {
     expect(thrown(call)).toBeInstanceOf(DTypeError);
   });
 
+  test("a square of bool is named as a power", () => {
+    expect((thrown(() => ops.pow(bool([true]), 2)) as DTypeError).message).toStartWith("Cannot pow");
+    expect(ops.pow(int([3]), 2).toArray()).toEqual([9]);
+  });
+
   test("the error says which number meets which type", () => {
     const error = thrown(() => ops.add(int([1]), 0.5)) as DTypeError;
     expect(error.op).toBe("add");
@@ -154,6 +159,66 @@ describe("far out", () => {
 
   test("softplus keeps its relative accuracy on the left", () => {
     expect(ops.softplus(f64(-30)).item() / Math.exp(-30)).toBeCloseTo(1, 10);
+  });
+
+  test("softplus of infinities", () => {
+    expect(ops.softplus(tensor([-Infinity, Infinity, Number.NaN])).toArray()).toEqual([
+      0,
+      Infinity,
+      Number.NaN,
+    ]);
+    const slope = grad((x: Value) => ops.softplus(x).sum());
+    expect(slope(tensor([-Infinity, Infinity])).toArray()).toEqual([0, 1]);
+  });
+
+  // e^x / (1 + e^x) with 30 digits, rounded.
+  test.each([
+    [-10, 4.5397868702434395e-5],
+    [-20, 2.0611536181902037e-9],
+    [-40, 4.248354255291589e-18],
+    [-700, 9.85967654375977e-305],
+  ])("sigmoid keeps its relative accuracy at %d", (x, expected) => {
+    expect(Math.abs(ops.sigmoid(f64(x)).item() / expected - 1)).toBeLessThan(1e-14);
+    expect(Math.abs(ops.silu(f64(x)).item() / (x * expected) - 1)).toBeLessThan(1e-14);
+    if (x < -100) return;
+    expect(Math.abs(ops.sigmoid(tensor(x)).item() / expected - 1)).toBeLessThan(1e-6);
+    expect(grad((z: Value) => ops.log(ops.sigmoid(z)))(tensor(x)).item()).toBeCloseTo(1, 4);
+  });
+
+  test("sigmoid of infinities and NaN", () => {
+    expect(ops.sigmoid(tensor([-Infinity, Infinity, Number.NaN])).toArray()).toEqual([0, 1, Number.NaN]);
+    expect(ops.sigmoid(f64([-1000, 1000])).toArray()).toEqual([0, 1]);
+  });
+
+  // Abramowitz & Stegun, table 7.3, and NIST DLMF 7.22: erfc of 0.5, 1, 1.5, 2, 3, 5, 10.
+  test.each([
+    [-3, 1.9999779095030015],
+    [-1, 1.8427007929497148],
+    [0, 1],
+    [0.5, 0.4795001221869535],
+    [1, 0.15729920705028513],
+    [1.5, 0.033894853524689274],
+    [2, 0.004677734981047266],
+    [3, 2.209049699858544e-5],
+    [5, 1.537459794428035e-12],
+    [10, 2.088487583762545e-45],
+  ])("erfc at %d", (x, expected) => {
+    expect(Math.abs(ops.erfc(f64(x)).item() / expected - 1)).toBeLessThan(2e-14);
+    expect(ops.erf(f64(x)).item()).toBeCloseTo(1 - expected, 14);
+  });
+
+  test("erfc of infinities and NaN", () => {
+    expect(ops.erfc(f64([-Infinity, 30, Infinity, Number.NaN])).toArray()).toEqual([2, 0, 0, Number.NaN]);
+  });
+
+  test("gelu keeps its relative accuracy on the left, in both forms", () => {
+    // x P(X <= x) = x erfc(-x / sqrt 2) / 2, with P(X <= -6) = 9.865876450376981e-10
+    expect(Math.abs(ops.gelu(f64(-6)).item() / (-6 * 9.865876450376981e-10) - 1)).toBeLessThan(1e-13);
+    expect(Math.abs(ops.gelu(tensor(-6)).item() / (-6 * 9.865876450376981e-10) - 1)).toBeLessThan(1e-5);
+    // x / (1 + e^-2u)
+    const u = Math.sqrt(2 / Math.PI) * (-6 + 0.044715 * -216);
+    const expected = -6 / (1 + Math.exp(-2 * u));
+    expect(Math.abs(ops.gelu(f64(-6), { approximate: "tanh" }).item() / expected - 1)).toBeLessThan(1e-13);
   });
 
   test.each(at)("sigmoid and its derivatives at %d", (x) => {

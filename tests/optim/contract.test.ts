@@ -5,6 +5,7 @@ import { hessianOperator } from "../../autodiff/operator.ts";
 import { gradientOf } from "../../autodiff/vjp.ts";
 import { tensor } from "../../core/create.ts";
 import type { DType } from "../../core/dtype.ts";
+import { ShapeError } from "../../core/errors.ts";
 import { add, mul, sum } from "../../core/ops.ts";
 import { flatten, leaves, map, show } from "../../core/tree.ts";
 import { Tensor, type Value } from "../../core/value.ts";
@@ -342,6 +343,52 @@ test("clipping leaves a short gradient alone, bit for bit, and zero too", () => 
   }
 });
 
+const f32 = (numbers: readonly number[]): Value => tensor(Float32Array.from(numbers));
+const clippedTo = (limit: number, g: Value): number[] =>
+  list(clipByGlobalNorm(limit).update(g, [], g, {})[0]);
+
+test("the norm of a tree neither overflows nor underflows, and has derivative 0 at 0", () => {
+  expect(globalNorm({ a: f32([3e30]), b: f32([4e30]) }).item() / 5e30).toBeCloseTo(1, 6);
+  expect(globalNorm({ a: f32([3e-30]), b: f32([4e-30]) }).item() / 5e-30).toBeCloseTo(1, 6);
+  expect(globalNorm(f64([3, Infinity])).item()).toBe(Infinity);
+  expect(globalNorm(f64([3, Number.NaN, Infinity])).item()).toBeNaN();
+  expect(list(gradientOf<Value, []>((x) => globalNorm(x))(f64([0, 0])))).toEqual([0, 0]);
+  checkGrads((x: Value) => globalNorm({ x, y: x.mul(2) }), [f64([1, -2, 0.5])]);
+});
+
+test("the norm of nothing is 0", () => {
+  expect(globalNorm({}).item()).toBe(0);
+  expect(globalNorm([f64([])]).item()).toBe(0);
+  expect(globalNorm([f64([]), f64([3, 4])]).item()).toBe(5);
+});
+
+test("clipping by norm keeps the direction of what is large, and shows what is not finite", () => {
+  expect(clippedTo(1, f32([1e20, 1]))).toEqual([1, Math.fround(1e-20)]);
+  const [a, b] = clippedTo(1, f32([3e38, 3e38]));
+  expect([a, b].map((x) => Math.abs(x! / Math.SQRT1_2 - 1) < 1e-6)).toEqual([true, true]);
+  expect(clippedTo(1, f32([Infinity, 1]))).toEqual([Number.NaN, Number.NaN]);
+  expect(clippedTo(1, f32([Number.NaN, 1]))).toEqual([Number.NaN, Number.NaN]);
+});
+
+test("the derivative of clipping is the identity inside, and at zero", () => {
+  const clip = clipByGlobalNorm(1);
+  for (const g of [f64([0, 0]), f64([0.3, 0.4])]) {
+    const slope = gradientOf<Value, []>((x) => sum(mul(f64([5, 7]), clip.update(x, [], x, {})[0])))(g);
+    expect(list(slope)).toEqual([5, 7]);
+  }
+  checkGrads((g: Value) => clip.update({ g }, [], { g }, {})[0], [f64([3, -4])]);
+});
+
+test("updates must be like the parameters, leaf by leaf", () => {
+  const params = { v: f64([1]), w: f64([1, 2]) };
+  const wrong = { v: f64([1]), w: tensor(1, { dtype: "float64" }) };
+  expect(() => applyUpdates(params, wrong)).toThrow(ShapeError);
+  expect(() => applyUpdates(params, wrong)).toThrow(
+    /^Cannot apply updates at w: the update is f64\[\], f64\[2\] is needed/,
+  );
+  expect(() => applyUpdates(params, { v: f64([1]), w: f32([1, 2]) })).toThrow(ShapeError);
+});
+
 test("trees of different structure are refused, with the path", () => {
   const optimizer = adam(0.1);
   const params = { a: f64([1]), b: f64([2]) };
@@ -349,6 +396,6 @@ test("trees of different structure are refused, with the path", () => {
   expect(() => optimizer.update(wrong, optimizer.init(params), params, {})).toThrow(
     /keys are \{a,c\} and \{a,b\}/,
   );
-  expect(() => applyUpdates(params, wrong)).toThrow(/Cannot map trees/);
+  expect(() => applyUpdates(params, wrong)).toThrow(/Cannot apply updates: at the root the keys are/);
   expect(map((x) => x, params)).toEqual(params);
 });
