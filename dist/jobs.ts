@@ -30,7 +30,7 @@ import type { GradientTransformation } from "../optim/transformation.ts";
 import type { Tridiagonal } from "../optim/tridiagonal.ts";
 import { columnsOf, orderOf, type Plan, type UpdatePlan } from "./plan.ts";
 import type { JobArgs } from "./protocol/types.ts";
-import type { Job, JobResult, Jobs, Values } from "./runtime/driver.ts";
+import type { Job, JobResult, JobSteps, Jobs, Values } from "./runtime/driver.ts";
 import type { RunSetup } from "./runtime/sequential.ts";
 import { configOf } from "./script.ts";
 
@@ -229,7 +229,7 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
     }),
 
     // local steps around a consensus
-    local: job(([consensus, state, dual, local, used, sigma], { round }) => {
+    local: job(function* ([consensus, state, dual, local, used, sigma], { round }) {
       const z = value(consensus);
       // The dual of the last round, with the sigma of that round, now that its mean is known.
       const pi = dualUpdate(value(dual), value(local), z, value(used).item());
@@ -247,6 +247,7 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
             ? augmentedGradient({ gradient, dual: pi, local: theta, consensus: z, sigma: penalty })
             : gradient;
         [theta, next] = advance(theta, next, full, penalty);
+        yield;
       }
       const candidate = penalty > 0 ? consensusCandidate(theta, pi, penalty) : theta;
       // Means over the local steps for the loss, sums for the rest.
@@ -466,8 +467,8 @@ function forgetState<S>(method: GradientTransformation<S>): GradientTransformati
 
 // --- register values ---------------------------------------------------------------------------------------------
 
-/** A synchronous job. */
-function job(f: (ins: readonly unknown[], args: JobArgs) => JobResult): Job {
+/** A synchronous job, whole or in pieces. */
+function job(f: (ins: readonly unknown[], args: JobArgs) => JobResult | JobSteps): Job {
   return f;
 }
 

@@ -13,6 +13,7 @@ export type { Script } from "./protocol/script.ts";
 export { type Config, protocolDefaults } from "./protocol/types.ts";
 export {
   type Job,
+  type JobSteps,
   type Jobs,
   memoryStore,
   type Progress,

@@ -28,7 +28,15 @@ export interface JobResult {
  *
  * @since 0.1.0
  */
-export type Job = (ins: readonly unknown[], args: JobArgs) => JobResult | Promise<JobResult>;
+export type Job = (ins: readonly unknown[], args: JobArgs) => JobResult | Promise<JobResult> | JobSteps;
+
+/**
+ * A long computation in pieces: it yields where the event loop may turn, so that a process that computes for minutes
+ * still answers and is not taken for dead.
+ *
+ * @since 0.1.0
+ */
+export type JobSteps = Generator<void, JobResult>;
 
 /**
  * The computations of one peer, by the names that the script uses.
@@ -242,7 +250,7 @@ export function drive<S>(options: DriverOptions<S>): Driver<S> {
   async function compute(effect: Extract<Effect, { k: "compute" }>, ins: readonly unknown[]): Promise<void> {
     const { job, fn, args } = effect;
     try {
-      const result = await runJob(jobs, fn, ins, args);
+      const result = await finished(runJob(jobs, fn, ins, args));
       enqueue(() => ({ k: "computed", job, out: result.outs.map(add), notes: result.notes ?? [] }));
     } catch (error) {
       enqueue(() => ({ k: "failed", job, reason: error instanceof Error ? error.message : String(error) }));
@@ -303,13 +311,22 @@ export function drive<S>(options: DriverOptions<S>): Driver<S> {
   };
 }
 
-/** Looks a computation up and runs it. */
-export function runJob(
-  jobs: Jobs,
-  fn: string,
-  ins: readonly unknown[],
-  args: JobArgs,
-): JobResult | Promise<JobResult> {
+/** The result of a computation in pieces, with a turn of the event loop after each. */
+async function finished(result: ReturnType<Job>): Promise<JobResult> {
+  if (!isSteps(result)) return result;
+  for (let step = result.next(); ; step = result.next()) {
+    if (step.done === true) return step.value;
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** Whether a computation comes in pieces. */
+export function isSteps(result: ReturnType<Job>): result is JobSteps {
+  return "next" in result;
+}
+
+/** Looks a computation up and runs it, up to its first pause. */
+export function runJob(jobs: Jobs, fn: string, ins: readonly unknown[], args: JobArgs): ReturnType<Job> {
   const job = Object.hasOwn(jobs, fn) ? jobs[fn] : undefined;
   if (job === undefined) {
     throw new TypeError(

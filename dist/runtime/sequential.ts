@@ -5,7 +5,7 @@
 
 import type { Phase, Script } from "../protocol/script.ts";
 import type { Config, JobArgs } from "../protocol/types.ts";
-import { type JobResult, type Jobs, runJob, type Values } from "./driver.ts";
+import { isSteps, type Job, type JobResult, type Jobs, runJob, type Values } from "./driver.ts";
 
 /**
  * What a run needs beside its configuration.
@@ -122,10 +122,11 @@ function run(jobs: Jobs, fn: string, ins: readonly unknown[], args: JobArgs): Jo
   return synchronous(runJob(jobs, fn, ins, args), fn);
 }
 
-/** The result itself; a promise is refused. */
-export function synchronous(result: JobResult | Promise<JobResult>, fn: string): JobResult {
+/** The result itself, or that of all pieces at once; a promise is refused. */
+export function synchronous(result: ReturnType<Job>, fn: string): JobResult {
   if (result instanceof Promise) {
     throw new TypeError(`Cannot compute "${fn}" here: it gave a promise, a synchronous function is needed`);
   }
-  return result;
+  if (!isSteps(result)) return result;
+  for (let step = result.next(); ; step = result.next()) if (step.done === true) return step.value;
 }

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import type { Peer } from "../../dist/protocol/types.ts";
 import { drive, type Job, memoryStore, type Progress } from "../../dist/runtime/driver.ts";
 import { RunError, runLocal } from "../../dist/runtime/local.ts";
-import { runSequential } from "../../dist/runtime/sequential.ts";
+import { runSequential, synchronous } from "../../dist/runtime/sequential.ts";
 import { report, type SimOptions, type SimResult, sameBits, simulate } from "../../dist/sim.ts";
 import { toySetup, toyWorker } from "./toy.ts";
 
@@ -183,16 +183,22 @@ test("a worker that never comes back, or has no save, fails the run by name", ()
   expect(missing.failure).toMatchObject({ rank: 1, reason: expect.stringContaining("no complete save") });
 });
 
-test("in one process: the reference, with jobs of both kinds", async () => {
+test("in one process: the reference, with jobs that are whole, asynchronous and in pieces", async () => {
   for (const workers of [1, 3]) {
     const setup = toySetup(workers, 4);
     const slow = (rank: number) => {
       const plain = toyWorker(rank);
       const gradient: Job = async (ins, args) => {
         for (let turn = 0; turn < (rank * 5 + args.round) % 4; turn++) await Promise.resolve();
-        return plain["gradient"]!(ins, args);
+        return synchronous(plain["gradient"]!(ins, args), "gradient");
       };
-      return { ...plain, gradient };
+      const pieces: Job = function* (ins, args) {
+        yield;
+        const result = synchronous(plain["gradient"]!(ins, args), "gradient");
+        yield;
+        return result;
+      };
+      return { ...plain, gradient: rank === 2 ? pieces : gradient };
     };
     const seen: Progress[] = [];
     const jobs = { hub: setup.jobs.hub, worker: slow };
@@ -225,6 +231,26 @@ test("in one process: stop, then continue from the store, and end with the same 
   });
   expect(rounds).toEqual([1, 2, 3, 4, 5]);
   expect(sameBits({ hub, workers }, runSequential(setup))).toBe(true);
+});
+
+test("in one process: a computation in pieces lets the event loop turn between them", async () => {
+  const seen: number[] = [];
+  let piece = 0;
+  const setup = toySetup(1, 1);
+  const worker = (rank: number) => {
+    const plain = toyWorker(rank);
+    const gradient: Job = function* (ins, args) {
+      for (piece = 1; piece <= 4; piece++) {
+        setImmediate(() => seen.push(piece));
+        yield;
+      }
+      return synchronous(plain["gradient"]!(ins, args), "gradient");
+    };
+    return { ...plain, gradient };
+  };
+  await runLocal({ ...setup, jobs: { ...setup.jobs, worker } });
+  // What a piece asked for happened before the next one, not after all of them.
+  expect(seen.slice(0, 4)).toEqual([1, 2, 3, 4]);
 });
 
 test("in one process: timers are seen between jobs, so a run can be interrupted", async () => {

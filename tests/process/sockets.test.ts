@@ -16,7 +16,7 @@ import {
 import type { Progress } from "../../dist/runtime/driver.ts";
 import { fileStore } from "../../dist/runtime/file_store.ts";
 import { RunError, runLocal } from "../../dist/runtime/local.ts";
-import { type RunValues, runSequential } from "../../dist/runtime/sequential.ts";
+import { type RunValues, runSequential, synchronous } from "../../dist/runtime/sequential.ts";
 import { encodeFrame } from "../../dist/wire.ts";
 import { LARGE, setupOf, type Task, type Trouble } from "./fixtures/problem.ts";
 
@@ -317,7 +317,7 @@ function slow(jobs: SocketOptions["jobs"]["hub"]): SocketOptions["jobs"]["hub"] 
       name,
       async (ins: readonly unknown[], args: Parameters<typeof job>[1]) => {
         await Bun.sleep(20);
-        return job(ins, args);
+        return synchronous(job(ins, args), name);
       },
     ]),
   );
