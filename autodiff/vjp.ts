@@ -105,34 +105,11 @@ export function valueAndGrad<A extends readonly unknown[], X, const N extends Ar
   f: (...args: A) => readonly [Value, X],
   ...options: Options<A, N, AuxOptions<N>> & readonly unknown[]
 ): (...args: A) => [valueAndAux: [Value, X], grad: Selected<A, NoInfer<N>>];
-export function valueAndGrad(
-  f: (...args: readonly unknown[]) => unknown,
-  ...[options]: readonly unknown[]
-): (...args: readonly unknown[]) => [unknown, unknown] {
-  const { argnums = 0, hasAux = false } = (options ?? {}) as { argnums?: Argnums; hasAux?: boolean };
-  const positions = typeof argnums === "number" ? [argnums] : [...argnums];
+export function valueAndGrad(f: AnyFunction, ...[options]: readonly unknown[]): AnyFunction {
+  const run = differentiate(f, options);
   return (...args) => {
-    checkPositions(positions, args.length);
-    const selected = positions.map((i) => args[i]);
-    const [xs, def] = flatten(selected);
-    checkDifferentiable(selected, xs);
-    let aux: unknown = null;
-    const { outs, program, result } = linearizeLeaves((...leaves) => {
-      const trees = unflatten<unknown[]>(def, leaves);
-      const out = f(...args.map((arg, i) => (positions.includes(i) ? trees[positions.indexOf(i)] : arg)));
-      checkSynchronous(out, "grad");
-      const [loss, rest] = hasAux ? pair(out) : [out, null];
-      aux = rest;
-      checkScalar(loss);
-      return [loss];
-    }, xs);
-    const value = outs[0]!;
-    const cts = transposeProgram(program, [scalar(1, value.dtype)]);
-    const grads = unflatten<unknown[]>(def, withIntegerZeros(xs, cts));
-    return [
-      hasAux ? [value, map((x) => result(x), aux)] : value,
-      typeof argnums === "number" ? grads[0] : grads,
-    ];
+    const { value, aux, gradient } = run(args);
+    return [aux ? [value, aux[0]] : value, gradient];
   };
 }
 
@@ -164,38 +141,72 @@ export function grad<A extends readonly unknown[], X, const N extends Argnums = 
   f: (...args: A) => readonly [Value, X],
   ...options: Options<A, N, AuxOptions<N>> & readonly unknown[]
 ): (...args: A) => [grad: Selected<A, NoInfer<N>>, aux: X];
-export function grad(
-  f: (...args: readonly unknown[]) => unknown,
-  ...[options]: readonly unknown[]
-): (...args: readonly unknown[]) => unknown {
-  const { hasAux = false } = (options ?? {}) as { hasAux?: boolean };
-  const both = (valueAndGrad as unknown as GradLike)(f, options);
+export function grad(f: AnyFunction, ...[options]: readonly unknown[]): AnyFunction {
+  const run = differentiate(f, options);
   return (...args) => {
-    const [value, gradient] = both(...args);
-    return hasAux ? [gradient, (value as [Value, unknown])[1]] : gradient;
+    const { aux, gradient } = run(args);
+    return aux ? [gradient, aux[0]] : gradient;
   };
 }
 
 /** `grad` for transforms that have checked the type of the tree already. */
-export const gradientOf = grad as unknown as <P, A extends readonly unknown[]>(
+export function gradientOf<P, A extends readonly unknown[]>(
   f: (p: P, ...rest: A) => Value,
-) => (p: P, ...rest: A) => P;
+): (p: P, ...rest: A) => P {
+  const run = differentiate(f as AnyFunction, {});
+  return (p, ...rest) => run([p, ...rest]).gradient as P;
+}
 
 /** `valueAndGrad` with auxiliary output, for callers that have checked the type of the tree already. */
 export function valueAndGradientOf<P, X>(
   f: (p: P) => readonly [Value, X],
 ): (p: P) => [valueAndAux: [Value, X], grad: P] {
-  const both = (valueAndGrad as unknown as GradLike)(f as GradArgument, { hasAux: true });
-  return (p) => both(p) as [[Value, X], P];
+  const run = differentiate(f as AnyFunction, { hasAux: true });
+  return (p) => {
+    const { value, aux, gradient } = run([p]);
+    return [[value, aux![0] as X], gradient as P];
+  };
 }
 
-type GradArgument = (...args: readonly unknown[]) => unknown;
+type AnyFunction = (...args: readonly unknown[]) => unknown;
 
-/** The implementation signature of valueAndGrad, which its overloads hide. */
-type GradLike = (
-  f: (...args: readonly unknown[]) => unknown,
-  options: unknown,
-) => (...args: readonly unknown[]) => [unknown, unknown];
+/** What one sweep gives; `aux` is a list of one, or null without auxiliary output. */
+interface Differentiated {
+  readonly value: Value;
+  readonly aux: readonly [unknown] | null;
+  /** A tree like the selected argument, or a list of trees. */
+  readonly gradient: unknown;
+}
+
+/** The one implementation behind the typed faces above. */
+function differentiate(f: AnyFunction, options: unknown): (args: readonly unknown[]) => Differentiated {
+  const { argnums = 0, hasAux = false } = (options ?? {}) as { argnums?: Argnums; hasAux?: boolean };
+  const positions = typeof argnums === "number" ? [argnums] : [...argnums];
+  return (args) => {
+    checkPositions(positions, args.length);
+    const selected = positions.map((i) => args[i]);
+    const [xs, def] = flatten(selected);
+    checkDifferentiable(selected, xs);
+    let rest: unknown = null;
+    const { outs, program, result } = linearizeLeaves((...leaves) => {
+      const trees = unflatten<unknown[]>(def, leaves);
+      const out = f(...args.map((arg, i) => (positions.includes(i) ? trees[positions.indexOf(i)] : arg)));
+      checkSynchronous(out, "grad");
+      const [loss, second] = hasAux ? pair(out) : [out, null];
+      rest = second;
+      checkScalar(loss);
+      return [loss];
+    }, xs);
+    const value = outs[0]!;
+    const cts = transposeProgram(program, [scalar(1, value.dtype)]);
+    const gradients = unflatten<unknown[]>(def, withIntegerZeros(xs, cts));
+    return {
+      value,
+      aux: hasAux ? [map((x) => result(x), rest)] : null,
+      gradient: typeof argnums === "number" ? gradients[0] : gradients,
+    };
+  };
+}
 
 function checkPositions(positions: readonly number[], count: number): void {
   for (const [k, i] of positions.entries()) {
