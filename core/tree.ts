@@ -27,9 +27,6 @@ export type IsTree<T> = T extends Value
         ? true
         : false;
 
-/** The tree type with leaves of another type. Tuples and readonly stay. */
-export type MapLeaves<T, A> = T extends Value ? A : { [K in keyof T]: MapLeaves<T[K], A> };
-
 const leaf: TreeDef = Object.freeze({ k: "leaf" });
 
 /**

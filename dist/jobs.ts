@@ -277,7 +277,7 @@ function checkFinite(notes: number[], step: number): number[] {
 // --- hub ---------------------------------------------------------------------------------------------------------
 
 /** The computations of the hub. */
-export function hubJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
+function hubJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
   const n = plan.parameters;
   const order = orderOf(plan);
   return {

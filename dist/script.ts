@@ -74,7 +74,7 @@ function curvaturePhases(plan: Plan): Script {
     name: "open",
     ...(isReplicated(plan) ? {} : { send: ["theta"] }),
     worker: { fn: "open", ins: ["theta"], outs: ["operator", "basis"] },
-    hub: { fn: "start", ins: ["theta"], outs: ["v", "tridiagonal"] },
+    hub: { fn: "start", outs: ["v", "tridiagonal"] },
   };
   const iteration: Loop = {
     repeat: orderOf(plan),
@@ -117,7 +117,7 @@ function curvaturePhases(plan: Plan): Script {
     {
       name: "vectors",
       send: ["rows"],
-      worker: { fn: "vectors", ins: ["basis", "rows", "optimizer"], outs: ["columns"] },
+      worker: { fn: "vectors", ins: ["basis", "rows"], outs: ["columns"] },
       reply: ["columns"],
       hub: { fn: "curvature", ins: ["pairs", "columns@*"], outs: ["curvature"] },
     },

@@ -33,6 +33,7 @@ interface Layer {
 }
 
 const CORE_BASE: readonly string[] = [
+  "arithmetic",
   "aval",
   "dtype",
   "errors",

@@ -1,4 +1,5 @@
 /** The batched dot product: matmul, inner and outer products, and by permutation every contraction of two values. */
+import { arithmeticOf, stored } from "../arithmetic.ts";
 import { isFloat, makeArray, type TypedArray } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { definePrimitive, type HostArray, Lin, type Primitive } from "../primitive.ts";
@@ -102,10 +103,20 @@ export const dotP: Primitive<DotParams> = definePrimitive({
       sizeOf(axes.map((a) => v.aval.shape[a]!));
     const a = inOrder(x!, [...xBatch, ...xFree, ...contract[0]]);
     const b = inOrder(y!, [...yBatch, ...contract[1], ...yFree]);
-    const data = makeArray(out!.dtype, out!.size);
-    const kernel = isFloat(out!.dtype) ? matmulKernel : integerKernel;
-    kernel(a, b, data, sizes(x!, xBatch), sizes(x!, xFree), sizes(x!, contract[0]), sizes(y!, yFree));
-    return [data];
+    const [batches, m, k, n] = [
+      sizes(x!, xBatch),
+      sizes(x!, xFree),
+      sizes(x!, contract[0]),
+      sizes(y!, yFree),
+    ];
+    if (n === 1 && isFloat(out!.dtype))
+      return [dotRows(a, b, makeArray(out!.dtype, out!.size), batches, m, k)];
+    const { from, make, multiply } = arithmeticOf(out!.dtype);
+    const [xs, ys, sums] = [from(a), from(b), make(out!.size)];
+    for (let i = 0; i < batches; i++) {
+      multiply({ data: xs, offset: i * m * k, row: k, column: 1 }, ys, i * k * n, sums, i * m * n, m, k, n);
+    }
+    return [stored(sums, out!)];
   },
   domain(draw) {
     const [b, m, k, n] = [draw.int(1, 2), draw.int(1, 3), draw.int(0, 3), draw.int(1, 3)];
@@ -175,77 +186,15 @@ function inOrder(x: HostArray, axes: readonly number[]): TypedArray {
   return data;
 }
 
-/**
- * out[b, i, j] = sum over l of x[b, i, l] y[b, l, j], accumulated in float64 in the order of l. Four rows of y are
- * combined per pass, so that each accumulator is read and written once for four products.
- */
-function matmulKernel(
-  x: TypedArray,
-  y: TypedArray,
-  out: TypedArray,
-  batch: number,
-  m: number,
-  k: number,
-  n: number,
-): void {
-  if (n === 1) {
-    dotRows(x, y, out, batch, m, k);
-    return;
-  }
-  const row = new Float64Array(n);
-  for (let b = 0; b < batch; b++) {
-    const yBase = b * k * n;
-    for (let i = 0; i < m; i++) {
-      const xBase = (b * m + i) * k;
-      row.fill(0);
-      let l = 0;
-      for (; l + 4 <= k; l += 4) {
-        const x0 = x[xBase + l]!;
-        const x1 = x[xBase + l + 1]!;
-        const x2 = x[xBase + l + 2]!;
-        const x3 = x[xBase + l + 3]!;
-        const y0 = yBase + l * n;
-        const y1 = y0 + n;
-        const y2 = y1 + n;
-        const y3 = y2 + n;
-        for (let j = 0; j < n; j++)
-          row[j]! += x0 * y[y0 + j]! + x1 * y[y1 + j]! + x2 * y[y2 + j]! + x3 * y[y3 + j]!;
-      }
-      for (; l < k; l++) {
-        const xl = x[xBase + l]!;
-        const yl = yBase + l * n;
-        for (let j = 0; j < n; j++) row[j]! += xl * y[yl + j]!;
-      }
-      out.set(row, (b * m + i) * n);
-    }
-  }
-}
-
-/** The same sums of integers, modulo 2^32 like `mul` and `add`. */
-function integerKernel(
-  x: TypedArray,
-  y: TypedArray,
-  out: TypedArray,
-  batch: number,
-  m: number,
-  k: number,
-  n: number,
-): void {
-  for (let b = 0; b < batch; b++) {
-    for (let i = 0; i < m; i++) {
-      for (let j = 0; j < n; j++) {
-        let sum = 0;
-        for (let l = 0; l < k; l++) {
-          sum = (sum + Math.imul(x[(b * m + i) * k + l]!, y[(b * k + l) * n + j]!)) | 0;
-        }
-        out[(b * m + i) * n + j] = sum;
-      }
-    }
-  }
-}
-
 /** The case of one column: a dot product per row, in four interleaved sums. */
-function dotRows(x: TypedArray, y: TypedArray, out: TypedArray, batch: number, m: number, k: number): void {
+function dotRows(
+  x: TypedArray,
+  y: TypedArray,
+  out: TypedArray,
+  batch: number,
+  m: number,
+  k: number,
+): TypedArray {
   for (let b = 0; b < batch; b++) {
     const yBase = b * k;
     for (let i = 0; i < m; i++) {
@@ -262,4 +211,5 @@ function dotRows(x: TypedArray, y: TypedArray, out: TypedArray, batch: number, m
       out[b * m + i] = s0 + s1 + (s2 + s3);
     }
   }
+  return out;
 }

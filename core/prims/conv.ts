@@ -6,8 +6,9 @@
  * Each member of the family takes two of the three and returns the derivative of the form by the third, so the
  * transpose of a member in one operand is the member that returns this operand.
  */
+import { type Arithmetic, arithmeticOf, type Matrix, type Sums, stored } from "../arithmetic.ts";
 import type { Aval } from "../aval.ts";
-import { isFloat, type TypedArray } from "../dtype.ts";
+import type { TypedArray } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { type Draw, definePrimitive, type HostArray, Lin, type Primitive } from "../primitive.ts";
 import { insertAt, type Shape, sameShape, sizeOf, stridesOf, withoutAxes } from "../shape.ts";
@@ -16,7 +17,7 @@ import { bind1 } from "../trace.ts";
 import type { Value } from "../value.ts";
 import { add } from "./elementwise.ts";
 import { checkNumeric, moveAxis, reshape, zeros } from "./movement.ts";
-import { checkSteps, dilatedSize, isPairs, type PaddingPairs, stored, windowCount } from "./pool.ts";
+import { checkSteps, dilatedSize, isPairs, type PaddingPairs, windowCount } from "./pool.ts";
 
 /** How kernel positions meet input positions; one entry per spatial axis. */
 export interface ConvParams {
@@ -308,27 +309,6 @@ function outputSizeOrEmpty(x: Shape, w: Shape, params: ConvParams): Shape {
 
 // --- kernels -----------------------------------------------------------------------------------------------------
 
-/** What sums are kept in: float64, or int32 modulo 2^32 for both integer types. */
-type Sums = Float64Array | Int32Array;
-
-interface Arithmetic {
-  make(size: number): Sums;
-  from(x: TypedArray): Sums;
-  readonly multiply: typeof multiply;
-}
-
-const floats: Arithmetic = {
-  make: (size) => new Float64Array(size),
-  from: (x) => (x instanceof Float64Array ? x : new Float64Array(x)),
-  multiply,
-};
-
-const integers: Arithmetic = {
-  make: (size) => new Int32Array(size),
-  from: (x) => new Int32Array(x),
-  multiply: multiplyIntegers,
-};
-
 /**
  * Every member as matrix products with `columns [in k, t]`, the input elements that meet kernel element `in, k` for
  * each output t, one image and group at a time; floats in float64, integers modulo 2^32:
@@ -345,7 +325,7 @@ function convKernels(
 ): TypedArray {
   const { groups } = params;
   const shapes = { [result]: out.shape } as Record<Role, Shape>;
-  const arithmetic = isFloat(out.dtype) ? floats : integers;
+  const arithmetic = arithmeticOf(out.dtype);
   const { multiply } = arithmetic;
   const data = { [result]: arithmetic.make(out.size) } as Record<Role, Sums>;
   operandsOf[result].forEach((role, i) => {
@@ -455,73 +435,6 @@ function columnBuffer(
       copyView(inside, image(input, offset), insideShape);
     },
   };
-}
-
-/** A matrix inside an array: element (i, l) is at `offset + i row + l column`. */
-interface Matrix {
-  readonly data: Sums;
-  readonly offset: number;
-  readonly row: number;
-  readonly column: number;
-}
-
-/** out[i, j] += sum over l of x[i, l] y[l, j] for m rows, k products, n columns; four rows of y per pass. */
-function multiply(
-  x: Matrix,
-  y: Sums,
-  yStart: number,
-  out: Sums,
-  outStart: number,
-  m: number,
-  k: number,
-  n: number,
-): void {
-  const { data, row, column } = x;
-  for (let i = 0; i < m; i++) {
-    const at = x.offset + i * row;
-    const to = outStart + i * n;
-    let l = 0;
-    for (; l + 4 <= k; l += 4) {
-      const x0 = data[at + l * column]!;
-      const x1 = data[at + (l + 1) * column]!;
-      const x2 = data[at + (l + 2) * column]!;
-      const x3 = data[at + (l + 3) * column]!;
-      const y0 = yStart + l * n;
-      const y1 = y0 + n;
-      const y2 = y1 + n;
-      const y3 = y2 + n;
-      for (let j = 0; j < n; j++) {
-        out[to + j]! += x0 * y[y0 + j]! + x1 * y[y1 + j]! + x2 * y[y2 + j]! + x3 * y[y3 + j]!;
-      }
-    }
-    for (; l < k; l++) {
-      const xl = data[at + l * column]!;
-      const yl = yStart + l * n;
-      for (let j = 0; j < n; j++) out[to + j]! += xl * y[yl + j]!;
-    }
-  }
-}
-
-/** The same of integers, modulo 2^32. */
-function multiplyIntegers(
-  x: Matrix,
-  y: Sums,
-  yStart: number,
-  out: Sums,
-  outStart: number,
-  m: number,
-  k: number,
-  n: number,
-): void {
-  const { data, row, column } = x;
-  for (let i = 0; i < m; i++) {
-    const to = outStart + i * n;
-    for (let l = 0; l < k; l++) {
-      const xl = data[x.offset + i * row + l * column]!;
-      const yl = yStart + l * n;
-      for (let j = 0; j < n; j++) out[to + j]! += Math.imul(xl, y[yl + j]!);
-    }
-  }
 }
 
 // --- domain ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
  * by index, so its derivative is a gather at a fixed index; that gather and its transpose scatter, and the sum over
  * windows and its transpose, are the linear members of the family.
  */
+
+import { stored } from "../arithmetic.ts";
 import { Aval } from "../aval.ts";
 import { makeArray, type TypedArray } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
@@ -394,14 +396,6 @@ export const poolScatterP: Primitive<{ readonly sizes: Shape }> = definePrimitiv
 /** The transpose of `poolGather`: sums of the elements that share an index, in axes of the given sizes. */
 export function poolScatter(y: Value, index: Value, sizes: Shape): Value {
   return bind1(poolScatterP, [y, index], { sizes });
-}
-
-/** Sums in the storage of a result: the array itself for float64. */
-export function stored(sums: Float64Array | Int32Array, out: Aval): TypedArray {
-  if (out.dtype === (sums instanceof Float64Array ? "float64" : "int32")) return sums;
-  const data = makeArray(out.dtype, out.size);
-  data.set(sums);
-  return data;
 }
 
 // --- sum ---------------------------------------------------------------------------------------------------------
