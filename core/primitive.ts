@@ -7,6 +7,7 @@
 import type { Aval } from "./aval.ts";
 import type { DType, TypedArray } from "./dtype.ts";
 import { RuleError, ShapeError } from "./errors.ts";
+import type { Kernel } from "./kernel.ts";
 import type { Shape } from "./shape.ts";
 import type { Value } from "./value.ts";
 
@@ -107,6 +108,8 @@ export interface Primitive<P> {
   batch(xs: readonly Value[], dims: Dims, size: number, params: P): readonly [Value[], (number | null)[]];
   /** Reference semantics on host arrays; returns fresh arrays, or an argument's own where the elements are the same. */
   cpu(args: readonly HostArray[], outs: readonly Aval[], params: P): TypedArray[];
+  /** How a compiling backend computes it; absent where only `cpu` does. */
+  readonly kernel?: Kernel<P>;
   readonly traits: Traits;
   /** How tests draw valid inputs at which the function is differentiable. */
   domain(draw: Draw): Sample<P>;

@@ -5,11 +5,12 @@
  * running the primitive's rule under that parent. Tracing is synchronous.
  */
 import { Aval } from "./aval.ts";
+import { type Backend, reference } from "./backend.ts";
 import { type DType, makeArray, type TypedArray } from "./dtype.ts";
 import { TraceError } from "./errors.ts";
-import type { AnyPrimitive, HostArray, Primitive } from "./primitive.ts";
+import type { AnyPrimitive, Primitive } from "./primitive.ts";
 import { sizeOf } from "./shape.ts";
-import { storage, Tensor, Tracer, type Value } from "./value.ts";
+import { Tensor, Tracer, type Value } from "./value.ts";
 
 /** Interprets primitives. `process` is called with this trace no longer current: it chooses where rules run. */
 export interface Trace {
@@ -17,22 +18,33 @@ export interface Trace {
   process(primitive: AnyPrimitive, args: readonly Value[], params: unknown): Value[];
 }
 
-/** Evaluates at once, on the reference kernels of the records. */
+let backend: Backend = reference;
+
+/** What evaluates primitives and compiles programs now. */
+export function currentBackend(): Backend {
+  return backend;
+}
+
+/** Makes a backend the current one; returns the one before. */
+export function setBackend(next: Backend): Backend {
+  const previous = backend;
+  backend = next;
+  return previous;
+}
+
+/** Evaluates at once, on the current backend. */
 const evalTrace: Trace = {
   name: "eval",
   process(primitive, args, params) {
-    const hosts = args.map((x): HostArray => {
-      if (x instanceof Tensor) return { aval: x.aval, data: storage(x) };
-      throw escaped(primitive.name, x);
-    });
-    const outs = primitive.shape(
-      hosts.map((h) => h.aval),
-      params,
-    );
-    const data = primitive.cpu(hosts, outs, params);
-    return outs.map((aval, i) => new Tensor(aval, data[i]!));
+    for (const x of args) if (!(x instanceof Tensor)) throw escaped(primitive.name, x);
+    return backend.evaluate(primitive, args as readonly Tensor[], params);
   },
 };
+
+/** Whether operations are evaluated at once: no transform is running. */
+export function isEager(): boolean {
+  return current === evalTrace;
+}
 
 let current: Trace = evalTrace;
 /** Every trace whose function runs now, outermost first: only their tracers stand for something. */

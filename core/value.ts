@@ -174,6 +174,8 @@ export function installMethods(methods: Methods & ThisType<Value>): void {
 }
 
 let readStorage: (tensor: Tensor) => TypedArray;
+let replaceStorage: (tensor: Tensor, data: TypedArray) => void;
+let giveUp: (tensor: Tensor, site: string) => void;
 
 /**
  * A value with elements. Frozen; its storage cannot be reached from outside the library.
@@ -188,10 +190,18 @@ let readStorage: (tensor: Tensor) => TypedArray;
  */
 export class Tensor extends Value {
   readonly aval: Aval;
-  readonly #data: TypedArray;
+  /** The elements; or, once they are given up, where that was. */
+  #data: TypedArray | string;
 
   static {
-    readStorage = (tensor) => tensor.#data;
+    readStorage = (tensor) =>
+      typeof tensor.#data === "string" ? tensor.#missing(tensor.#data) : tensor.#data;
+    replaceStorage = (tensor, data) => {
+      tensor.#data = data;
+    };
+    giveUp = (tensor, site) => {
+      tensor.#data = site;
+    };
   }
 
   constructor(aval: Aval, data: TypedArray) {
@@ -207,12 +217,18 @@ export class Tensor extends Value {
     return "cpu";
   }
 
+  #missing(site: string): never {
+    throw new TraceError(
+      `Cannot use ${this.aval}: its storage was given up as ${site}, a value that was not donated is needed`,
+    );
+  }
+
   async data(): Promise<TypedArray> {
-    return this.#data.slice();
+    return readStorage(this).slice();
   }
 
   dataSync(): TypedArray {
-    return this.#data.slice();
+    return readStorage(this).slice();
   }
 
   override toString(): string {
@@ -235,6 +251,29 @@ Object.defineProperty(Value.prototype, Symbol.for("nodejs.util.inspect.custom"),
 /** The elements themselves, not a copy: for backends and eager evaluation only. */
 export function storage(tensor: Tensor): TypedArray {
   return readStorage(tensor);
+}
+
+/** Moves the elements of a tensor to another array, which holds the same numbers: for backends only. */
+export function moveStorage(tensor: Tensor, data: TypedArray): void {
+  replaceStorage(tensor, data);
+}
+
+/** Takes the elements from a tensor: later use is an error that names the site. */
+export function donate(tensor: Tensor, site: string): void {
+  giveUp(tensor, site);
+}
+
+/** Arrays that several tensors may hold, as a value and its reshape do: these are never overwritten. */
+const shared = new WeakSet<TypedArray>();
+
+/** Says that an array is the storage of more than one tensor. */
+export function markShared(data: TypedArray): void {
+  shared.add(data);
+}
+
+/** Whether an array may be the storage of more than one tensor. */
+export function isShared(data: TypedArray): boolean {
+  return shared.has(data);
 }
 
 /** A value that a transform follows. Its elements are not known while the function is traced. */

@@ -4,7 +4,8 @@
  */
 import type { Aval } from "../aval.ts";
 import { makeArray } from "../dtype.ts";
-import { DTypeError, ShapeError } from "../errors.ts";
+import { DTypeError, invariant, ShapeError } from "../errors.ts";
+import { isRowMajor, type Layout, type Placement, reshaped, rowMajor } from "../kernel.ts";
 import { definePrimitive, type HostArray, Lin, type Primitive } from "../primitive.ts";
 import {
   checkShape,
@@ -72,6 +73,39 @@ const contiguous = (data: View["data"], shape: Shape): View => ({
 });
 const shifted = (axes: readonly number[]): number[] => axes.map((a) => a + 1);
 
+/** Kernel and reference function of a primitive that says where in its operand each element of the result is. */
+function viewing<P>(
+  view: (x: Layout, params: P, out: Aval) => Layout | null,
+): Pick<Primitive<P>, "cpu" | "kernel"> {
+  return {
+    kernel: { k: "view", view },
+    cpu([x], [out], params) {
+      const layout = view(rowMajor(x!.aval.shape), params, out!);
+      invariant(layout, "every layout of row-major elements has a view");
+      if (x!.aval.size === out!.size && layout.offset === 0 && isRowMajor(layout)) return [x!.data];
+      const data = makeArray(out!.dtype, out!.size);
+      copyView({ data: x!.data, ...layout }, contiguous(data, out!.shape), out!.shape);
+      return [data];
+    },
+  };
+}
+
+/** Kernel and reference function of a primitive that says where in the result its operands go. */
+function placing<P>(
+  place: (args: readonly Aval[], params: P, out: Aval) => Placement,
+): Pick<Primitive<P>, "cpu" | "kernel"> {
+  return {
+    kernel: { k: "place", place },
+    cpu(args, [out], params) {
+      const avals = args.map((x) => x.aval);
+      const { fill, pieces } = place(avals, params, out!);
+      const data = makeArray(out!.dtype, out!.size).fill(fill ?? 0);
+      for (const { arg, layout } of pieces) copyView(host(args[arg]!), { data, ...layout }, layout.shape);
+      return [data];
+    },
+  };
+}
+
 // --- broadcast and sum -------------------------------------------------------------------------------------------
 
 /** Places axis `i` of the operand at axis `axes[i]` of `shape`; the other axes repeat it. */
@@ -100,14 +134,11 @@ export const broadcastP: Primitive<{ readonly shape: Shape; readonly axes: reado
     broadcast(moveAxis(x, dim, 0), [size, ...shape], [0, ...shifted(axes)]),
     0,
   ],
-  cpu([x], [out], { shape, axes }) {
-    const data = makeArray(out!.dtype, out!.size);
-    if (x!.data.length === 1) return [data.fill(x!.data[0]!)];
-    const from = stridesOf(x!.aval.shape);
-    const strides = shape.map((_, a) => (axes.includes(a) ? from[axes.indexOf(a)]! : 0));
-    copyView({ data: x!.data, offset: 0, strides }, contiguous(data, shape), shape);
-    return [data];
-  },
+  ...viewing(({ offset, strides }, { shape, axes }) => ({
+    shape,
+    offset,
+    strides: shape.map((_, a) => (axes.includes(a) ? strides[axes.indexOf(a)]! : 0)),
+  })),
   domain(draw) {
     const shape = draw.shape(0, 4);
     const axes = range(shape.length).filter(() => draw.bool());
@@ -135,6 +166,7 @@ export const sumP: Primitive<{ readonly axes: readonly number[] }> = linear({
       range(x.ndim).filter((a) => !axes.includes(a)),
     ),
   batch: (x, dim, _size, { axes }) => [sumAxes(moveAxis(x, dim, 0), shifted(axes)), 0],
+  kernel: { k: "reduce", join: "sum", axes: ({ axes }) => axes },
   cpu([x], [out], { axes }) {
     const sums = new Float64Array(out!.size);
     addView(contiguous(x!.data, x!.aval.shape), reducedView(sums, x!.aval.shape, axes), x!.aval.shape);
@@ -195,7 +227,7 @@ export const reshapeP: Primitive<{ readonly shape: Shape }> = linear({
   },
   transpose: (ct, x) => reshape(ct, x.shape),
   batch: (x, dim, size, { shape }) => [reshape(moveAxis(x, dim, 0), [size, ...shape]), 0],
-  cpu: ([x]) => [x!.data],
+  ...viewing((x, { shape }) => reshaped(x, shape)),
   domain(draw) {
     const shape = draw.shape(0, 3);
     return { args: [{ shape }], params: { shape: draw.bool() ? [sizeOf(shape)] : [...shape].reverse() } };
@@ -240,16 +272,11 @@ export const permuteP: Primitive<{ readonly perm: readonly number[] }> = linear(
     ),
     0,
   ],
-  cpu([x], [out], { perm }) {
-    const data = makeArray(out!.dtype, out!.size);
-    const from = stridesOf(x!.aval.shape);
-    copyView(
-      { data: x!.data, offset: 0, strides: perm.map((a) => from[a]!) },
-      contiguous(data, out!.shape),
-      out!.shape,
-    );
-    return [data];
-  },
+  ...viewing(({ shape, offset, strides }, { perm }) => ({
+    shape: perm.map((a) => shape[a]!),
+    offset,
+    strides: perm.map((a) => strides[a]!),
+  })),
   domain(draw) {
     const shape = draw.shape(0, 4);
     const perm: number[] = [];
@@ -284,15 +311,11 @@ export const flipP: Primitive<{ readonly axes: readonly number[] }> = linear({
   },
   transpose: (ct, _x, params) => bind1(flipP, [ct], params),
   batch: (x, dim, _size, { axes }) => [bind1(flipP, [moveAxis(x, dim, 0)], { axes: shifted(axes) }), 0],
-  cpu([x], [out], { axes }) {
-    const data = makeArray(out!.dtype, out!.size);
-    const { shape } = out!;
-    const forward = stridesOf(shape);
-    const strides = forward.map((s, a) => (axes.includes(a) ? -s : s));
-    const offset = axes.reduce((sum, a) => sum + forward[a]! * Math.max(shape[a]! - 1, 0), 0);
-    copyView({ data: x!.data, offset, strides }, contiguous(data, shape), shape);
-    return [data];
-  },
+  ...viewing(({ shape, offset, strides }, { axes }) => ({
+    shape,
+    offset: axes.reduce((sum, a) => sum + strides[a]! * Math.max(shape[a]! - 1, 0), offset),
+    strides: strides.map((s, a) => (axes.includes(a) ? -s : s)),
+  })),
   domain(draw) {
     const shape = draw.shape(0, 3);
     return { args: [{ shape }], params: { axes: range(shape.length).filter(() => draw.bool()) } };
@@ -336,11 +359,7 @@ export const sliceP: Primitive<SliceParams> = linear({
     }),
     0,
   ],
-  cpu([x], [out], { starts, strides }) {
-    const data = makeArray(out!.dtype, out!.size);
-    copyView(steppedView(x!.data, x!.aval.shape, starts, strides), contiguous(data, out!.shape), out!.shape);
-    return [data];
-  },
+  ...viewing((x, { starts, strides }, out) => ({ ...stepped(x, starts, strides), shape: out.shape })),
   domain(draw) {
     const shape = draw.shape(0, 3);
     const starts = shape.map((n) => draw.int(0, n));
@@ -349,18 +368,15 @@ export const sliceP: Primitive<SliceParams> = linear({
   },
 });
 
-/** The elements at `starts + index * steps` of a row-major array. */
-function steppedView(
-  data: View["data"],
-  shape: Shape,
+/** The elements at `starts + index * steps`; the shape is the caller's. */
+function stepped(
+  { offset, strides }: Layout,
   starts: readonly number[],
   steps: readonly number[],
-): View {
-  const unit = stridesOf(shape);
+): Omit<Layout, "shape"> {
   return {
-    data,
-    offset: starts.reduce((sum, s, i) => sum + s * unit[i]!, 0),
-    strides: steps.map((s, i) => s * unit[i]!),
+    offset: starts.reduce((sum, s, i) => sum + s * strides[i]!, offset),
+    strides: steps.map((s, i) => s * strides[i]!),
   };
 }
 
@@ -428,17 +444,14 @@ export const padP: Primitive<PadParams> = definePrimitive({
     ],
     [0],
   ],
-  cpu([x], [out], { low, interior, value }) {
-    const data = makeArray(out!.dtype, out!.size).fill(value);
-    const to = steppedView(
-      data,
-      out!.shape,
+  ...placing(([x], { low, interior, value }, out) => {
+    const spread = stepped(
+      rowMajor(out.shape),
       low,
       interior.map((n) => n + 1),
     );
-    copyView(contiguous(x!.data, x!.aval.shape), to, x!.aval.shape);
-    return [data];
-  },
+    return { fill: value, pieces: [{ arg: 0, layout: { ...spread, shape: x!.shape } }] };
+  }),
   domain(draw) {
     const shape = draw.shape(0, 3);
     const amounts = (hi: number): number[] => shape.map(() => draw.int(0, hi));
@@ -517,17 +530,16 @@ export const concatP: Primitive<{ readonly axis: number }> = definePrimitive({
     ],
     [0],
   ],
-  cpu(xs, [out], { axis }) {
-    const data = makeArray(out!.dtype, out!.size);
-    const strides = stridesOf(out!.shape);
+  ...placing((xs, { axis }, out) => {
+    const { strides } = rowMajor(out.shape);
     let start = 0;
-    for (const x of xs) {
-      const { shape } = x.aval;
-      copyView(contiguous(x.data, shape), { data, offset: start * strides[axis]!, strides }, shape);
+    const pieces = xs.map(({ shape }, arg) => {
+      const offset = start * strides[axis]!;
       start += shape[axis]!;
-    }
-    return [data];
-  },
+      return { arg, layout: { shape, offset, strides } };
+    });
+    return { fill: null, pieces };
+  }),
   domain(draw) {
     const shape = draw.shape(1, 3);
     const axis = draw.int(0, shape.length - 1);

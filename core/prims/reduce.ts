@@ -47,13 +47,14 @@ function checkNotEmpty(op: string, x: Aval, axes: readonly number[]): void {
 interface Extremum {
   readonly name: string;
   readonly doc: string;
+  readonly join: "max" | "min";
   /** What loses against every element. */
   start(dtype: DType): number;
   readonly fold: (seen: number, x: number) => number;
 }
 
 /** Defines the largest or the smallest element along axes; the two differ in the order only. */
-function extremum({ name, doc, start, fold }: Extremum): Primitive<AxesParams> {
+function extremum({ name, doc, join, start, fold }: Extremum): Primitive<AxesParams> {
   const primitive: Primitive<AxesParams> = definePrimitive({
     name,
     doc,
@@ -77,6 +78,7 @@ function extremum({ name, doc, start, fold }: Extremum): Primitive<AxesParams> {
       [bind1(primitive, [moveAxis(x!, dim!, 0)], { axes: shifted(axes) })],
       [0],
     ],
+    kernel: { k: "reduce", join, axes: ({ axes }) => axes },
     cpu([x], [out], { axes }) {
       const { shape } = x!.aval;
       const data = makeArray(out!.dtype, out!.size).fill(start(out!.dtype));
@@ -96,6 +98,7 @@ function extremum({ name, doc, start, fold }: Extremum): Primitive<AxesParams> {
 
 export const reduceMaxP: Primitive<AxesParams> = extremum({
   name: "reduceMax",
+  join: "max",
   doc: "The largest element along axes, which disappear; NaN where there is one.",
   start: (dtype) => (isFloat(dtype) ? -Infinity : dtype === "int32" ? -2147483648 : 0),
   fold: Math.max,
@@ -103,6 +106,7 @@ export const reduceMaxP: Primitive<AxesParams> = extremum({
 
 export const reduceMinP: Primitive<AxesParams> = extremum({
   name: "reduceMin",
+  join: "min",
   doc: "The smallest element along axes, which disappear; NaN where there is one.",
   start: (dtype) => (isFloat(dtype) ? Infinity : dtype === "int32" ? 2147483647 : 4294967295),
   fold: Math.min,
@@ -139,6 +143,7 @@ export const reduceProdP: Primitive<AxesParams> = definePrimitive({
     [bind1(reduceProdP, [moveAxis(x!, dim!, 0)], { axes: shifted(axes) })],
     [0],
   ],
+  kernel: { k: "reduce", join: "prod", axes: ({ axes }) => axes },
   cpu([x], [out], { axes }) {
     const { shape, dtype } = x!.aval;
     const products = new Float64Array(out!.size).fill(1);
