@@ -16,19 +16,20 @@ import { type Shape, sameShape, sizeOf } from "./shape.ts";
 export class Aval {
   readonly shape: Shape;
   readonly dtype: DType;
+  /** Number of elements. */
+  readonly size: number;
+  /** The text, once it was asked for: backends look programs up by it. */
+  #text: string | null = null;
 
   constructor(shape: Shape, dtype: DType) {
     this.shape = Object.isFrozen(shape) ? shape : Object.freeze([...shape]);
     this.dtype = dtype;
+    this.size = sizeOf(this.shape);
     Object.freeze(this);
   }
 
   get ndim(): number {
     return this.shape.length;
-  }
-
-  get size(): number {
-    return sizeOf(this.shape);
   }
 
   /** Same shape and same element type. */
@@ -42,6 +43,7 @@ export class Aval {
   }
 
   toString(): string {
-    return `${shortName(this.dtype)}[${this.shape.join(",")}]`;
+    this.#text ??= `${shortName(this.dtype)}[${this.shape.join(",")}]`;
+    return this.#text;
   }
 }

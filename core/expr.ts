@@ -15,6 +15,7 @@ export type ExprType = "f32" | "f64" | "i32" | "u32" | "bool";
  *   the element in the iteration space, u32
  * - `min`, `max`: NaN where either argument is; `nearest`: halves to even; `fma`: a b + c, rounded once or twice
  * - `eq ne lt le`: bool of two arguments of one type; `select`: bool, then, else
+ * - `rare`: the same as `select` where the condition seldom holds: a generator may skip `then` where it does not
  * - `and or xor not`: bits of i32 and u32, or bool; `shl`, `shr`: by the constant `value`, arithmetic for i32
  * - `convert`: the nearest value of another type; floats truncate to integers and saturate, NaN gives 0; bool is
  *   "not zero", and gives 0 or 1
@@ -44,6 +45,7 @@ export type Op =
   | "lt"
   | "le"
   | "select"
+  | "rare"
   | "and"
   | "or"
   | "xor"
@@ -130,6 +132,12 @@ export const le: (x: Expr, y: Expr) => Expr = compare("le");
 export function select(condition: Expr, x: Expr, y: Expr): Expr {
   invariant(condition.type === "bool" && x.type === y.type, `select of ${x.type} and ${y.type}`);
   return node("select", x.type, [condition, x, y]);
+}
+
+/** `select` for a long computation that few elements need. */
+export function rare(condition: Expr, x: Expr, y: Expr): Expr {
+  invariant(condition.type === "bool" && x.type === y.type, `rare of ${x.type} and ${y.type}`);
+  return node("rare", x.type, [condition, x, y]);
 }
 
 export const shl = (x: Expr, by: number): Expr => node("shl", x.type, [x], by);

@@ -8,6 +8,8 @@ import type { AnyPrimitive } from "./primitive.ts";
 import { bind, checkAlive, currentTrace, type Trace, withTrace } from "./trace.ts";
 import { Tensor, Tracer, type Value } from "./value.ts";
 
+export { deadCodeEliminated } from "./passes/dce.ts";
+
 /**
  * A name for the result of an equation or an input; identity is what distinguishes variables.
  *
@@ -134,9 +136,13 @@ function copied(params: unknown): unknown {
   return copy;
 }
 
-/** Records `f` on inputs of the given abstract values. */
-export function stage(f: (...xs: Value[]) => readonly Value[], avals: readonly Aval[]): Program {
-  const recorder = new Recorder("makeProgram", { parent: currentTrace(), linearOnly: false });
+/** Records `f` on inputs of the given abstract values; `name` is what errors call the recording. */
+export function stage(
+  f: (...xs: Value[]) => readonly Value[],
+  avals: readonly Aval[],
+  name = "makeProgram",
+): Program {
+  const recorder = new Recorder(name, { parent: currentTrace(), linearOnly: false });
   const ins = avals.map((aval) => recorder.input(aval));
   return recorder.finish(
     ins,
@@ -163,17 +169,6 @@ export function evalProgram(program: Program, args: readonly Value[]): (Value | 
     });
   }
   return program.outs.map((atom) => atom && read(atom));
-}
-
-/** Drops the equations that no output needs. */
-export function deadCodeEliminated(program: Program): Program {
-  const live = new Set<Atom | null>(program.outs);
-  const eqns = program.eqns.toReversed().filter(({ ins, outs }) => {
-    const needed = outs.some((v) => live.has(v));
-    if (needed) for (const atom of ins) live.add(atom);
-    return needed;
-  });
-  return { ...program, eqns: eqns.reverse() };
 }
 
 /**

@@ -2,7 +2,7 @@
 import type { Aval } from "./aval.ts";
 import { type DType, dtypeOf, type TypedArray } from "./dtype.ts";
 import { invariant, TraceError } from "./errors.ts";
-import { type Shape, sizeOf } from "./shape.ts";
+import type { Shape } from "./shape.ts";
 
 /**
  * Anything that operations accept: a value, or a number that takes the other operand's element type.
@@ -206,8 +206,8 @@ export class Tensor extends Value {
 
   constructor(aval: Aval, data: TypedArray) {
     super();
-    invariant(data.length === sizeOf(aval.shape), `${aval} stored in ${data.length} elements`);
-    invariant(dtypeOf(data) === aval.dtype, `${aval} stored as ${dtypeOf(data)}`);
+    invariant(data.length === aval.size, "a tensor is stored in as many elements as it has");
+    invariant(dtypeOf(data) === aval.dtype, "a tensor is stored in the array of its element type");
     this.aval = aval;
     this.#data = data;
     Object.freeze(this);

@@ -1,0 +1,77 @@
+/** The compiled CPU backend: programs through the compiler, single primitives through a cache of one-equation programs. */
+import { type Backend, type CompileOptions, type Executable, reference } from "../../backend.ts";
+import { isRowMajor, rowMajor } from "../../kernel.ts";
+import type { AnyPrimitive } from "../../primitive.ts";
+import { type Program, Var } from "../../program.ts";
+import { markShared, storage, Tensor } from "../../value.ts";
+import { engine } from "./engine.ts";
+import { Compiler, compile } from "./executable.ts";
+import type { NamedKernel } from "./named.ts";
+
+const namedKernels: ReadonlyMap<string, NamedKernel> = new Map();
+
+let compiler: Compiler | null = null;
+
+function theCompiler(): Compiler {
+  compiler ??= new Compiler(engine(), namedKernels);
+  return compiler;
+}
+
+type Entry = (args: readonly Tensor[]) => Tensor[];
+
+/** Single primitives compiled so far, by parameters and abstract values. */
+const entries = new Map<AnyPrimitive, Map<string, Entry>>();
+/** More entries than this for one primitive are forgotten together. */
+const MOST_ENTRIES = 512;
+
+function keyOf(args: readonly Tensor[], params: unknown): string {
+  let key = params === null ? "" : JSON.stringify(params);
+  for (const x of args) key += `|${x.aval}`;
+  return key;
+}
+
+function entryOf(primitive: AnyPrimitive, args: readonly Tensor[], params: unknown): Entry {
+  const avals = args.map((x) => x.aval);
+  const outs = primitive.shape(avals, params);
+  const { kernel } = primitive;
+  const runsReference: Entry = (xs) => reference.evaluate(primitive, xs, params);
+  if (!kernel || (kernel.k === "named" && !namedKernels.has(kernel.name))) return runsReference;
+  if (kernel.k === "view") {
+    const layout = kernel.view(rowMajor(avals[0]!.shape), params, outs[0]!);
+    if (layout && layout.offset === 0 && avals[0]!.size === outs[0]!.size && isRowMajor(layout)) {
+      const aval = outs[0]!;
+      return ([x]) => {
+        const data = storage(x!);
+        markShared(data);
+        return [new Tensor(aval, data)];
+      };
+    }
+  }
+  const ins = avals.map((aval) => new Var(aval));
+  const vars = outs.map((aval) => new Var(aval));
+  const program: Program = { ins, eqns: [{ prim: primitive, ins, outs: vars, params }], outs: vars };
+  const executable = compile(program, theCompiler());
+  return (xs) => executable.run(xs);
+}
+
+export const cpu: Backend = {
+  name: "cpu",
+  evaluate(primitive, args, params) {
+    let known = entries.get(primitive);
+    if (!known) {
+      known = new Map();
+      entries.set(primitive, known);
+    }
+    const key = keyOf(args, params);
+    let entry = known.get(key);
+    if (!entry) {
+      if (known.size >= MOST_ENTRIES) known.clear();
+      entry = entryOf(primitive, args, params);
+      known.set(key, entry);
+    }
+    return entry(args);
+  },
+  compile: (program: Program, options?: CompileOptions): Executable =>
+    compile(program, theCompiler(), options),
+  info: () => ({ backend: "cpu", ...engine().info() }),
+};

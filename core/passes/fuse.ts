@@ -1,0 +1,471 @@
+/**
+ * Fusion: a program as steps. Equations that compute element by element join one loop with the reductions they feed
+ * and are fed by; equations that only move elements become layouts of what is read. What remains are kernels written by
+ * hand and equations that the host runs.
+ */
+import type { Aval } from "../aval.ts";
+import { invariant } from "../errors.ts";
+import { constant, type Expr, exprType, input } from "../expr.ts";
+import { isRowMajor, type Layout, rowMajor } from "../kernel.ts";
+import type { AnyPrimitive } from "../primitive.ts";
+import { type Atom, type Program, Var } from "../program.ts";
+import { type Shape, sameShape, sizeOf, withoutAxes } from "../shape.ts";
+import { storage, type Tensor } from "../value.ts";
+
+/** A buffer: an input of the program, a constant, or the result of a step. Its elements are in row-major order. */
+export class Slot {
+  readonly aval: Aval;
+  readonly origin: "input" | "constant" | "step";
+  /** The elements of a constant. */
+  readonly value: Tensor | null;
+  constructor(aval: Aval, origin: Slot["origin"], value: Tensor | null = null) {
+    this.aval = aval;
+    this.origin = origin;
+    this.value = value;
+  }
+}
+
+/** `full`: one value per element of the iteration space. `row`: one per element that is left when axes are reduced. */
+export type Level = "full" | "row";
+
+/** Elements of a buffer that a loop reads: their value is the expression, an input. */
+export interface Load {
+  readonly expr: Expr;
+  readonly level: Level;
+  readonly slot: Slot;
+  /** Over the iteration space, or at level `row` over the axes that are kept. */
+  readonly layout: Layout;
+}
+
+export interface Store {
+  readonly expr: Expr;
+  readonly level: Level;
+  readonly slot: Slot;
+  readonly layout: Layout;
+}
+
+export type Join = "sum" | "prod" | "max" | "min";
+
+/** Joins the values of an expression along the reduced axes; the result is the other expression, an input. */
+export interface Reduction {
+  readonly join: Join;
+  readonly arg: Expr;
+  readonly result: Expr;
+}
+
+/** One pass over an iteration space. */
+export interface LoopStep {
+  readonly k: "loop";
+  readonly names: readonly string[];
+  readonly shape: Shape;
+  readonly reduced: readonly number[];
+  readonly loads: readonly Load[];
+  /** In order: what a reduction's argument needs comes before it. */
+  readonly reductions: readonly Reduction[];
+  /** Results of equations in order, for whoever wants to keep one instead of computing it again. */
+  readonly values: readonly { readonly expr: Expr; readonly level: Level }[];
+  readonly stores: readonly Store[];
+}
+
+export interface Operand {
+  readonly slot: Slot;
+  readonly layout: Layout;
+}
+
+/** A kernel written by hand, or the function of the record. */
+export interface CallStep {
+  readonly k: "named" | "host";
+  readonly prim: AnyPrimitive;
+  readonly params: unknown;
+  readonly args: readonly Operand[];
+  readonly outs: readonly Slot[];
+}
+
+export type Step = LoopStep | CallStep;
+
+/** Where an output of the program is: a buffer in row-major order, under a shape of the same size. */
+export interface Output {
+  readonly slot: Slot;
+  readonly aval: Aval;
+}
+
+export interface Schedule {
+  readonly ins: readonly Slot[];
+  readonly steps: readonly Step[];
+  readonly outs: readonly Output[];
+}
+
+/** What a backend says about its kernels written by hand: which operands must be row-major, null if it has none. */
+export type Prepare = (
+  prim: AnyPrimitive,
+  args: readonly { readonly aval: Aval; readonly layout: Layout }[],
+  outs: readonly Aval[],
+  params: unknown,
+) => readonly boolean[] | null;
+
+/** Rows longer than this are not kept for a second pass: they would not stay in the nearest cache. */
+const LONGEST_ROW = 16384;
+/** With fewer rows than this, long rows are reduced in pieces, so nothing may follow in the same loop. */
+const FEW_ROWS = 8;
+/** More buffers than this in one loop leave no registers for their addresses. */
+const MOST_OPERANDS = 14;
+/** More equations than this in one loop leave no registers for their values. */
+const MOST_VALUES = 64;
+/** How many steps back an equation may join a loop that it does not depend on. */
+const HORIZON = 12;
+
+/** A value under some layout: the elements are those of `base`, which is row-major. */
+interface Source {
+  readonly base: Var | Tensor;
+  readonly layout: Layout;
+}
+
+/** A loop while equations still join it. */
+class Loop {
+  readonly shape: Shape;
+  reduced: readonly number[] = [];
+  readonly loads: Load[] = [];
+  readonly reductions: Reduction[] = [];
+  readonly values = new Map<Var, { expr: Expr; level: Level; phase: number }>();
+  readonly stores: Store[] = [];
+  readonly names: string[] = [];
+  /** Nothing may join. */
+  closed = false;
+  inputs = 0;
+
+  constructor(shape: Shape) {
+    this.shape = shape;
+  }
+
+  get kept(): Shape {
+    return withoutAxes(this.shape, this.reduced);
+  }
+
+  /** Whether the innermost axis that matters is reduced: only then can values follow a reduction. */
+  get inRows(): boolean {
+    const last = this.shape.findLastIndex((n) => n !== 1);
+    return last < 0 || this.reduced.includes(last);
+  }
+
+  /** Whether a reduction's result can be used within the loop. */
+  get canFollow(): boolean {
+    const rows = sizeOf(this.kept);
+    const length = sizeOf(this.shape) / Math.max(rows, 1);
+    return this.inRows && length <= LONGEST_ROW && (rows >= FEW_ROWS || length <= 1024);
+  }
+
+  levelOf(shape: Shape): Level | null {
+    if (sameShape(shape, this.shape)) return "full";
+    return this.reductions.length > 0 && this.canFollow && sameShape(shape, this.kept) ? "row" : null;
+  }
+
+  /** A fresh input expression: for a load or for the result of a reduction. */
+  input(dtype: Aval["dtype"]): Expr {
+    return input(this.inputs++, exprType(dtype));
+  }
+}
+
+/** Whether a layout over the iteration space repeats row values along the reduced axes. */
+function repeatsRows(layout: Layout, loop: Loop): boolean {
+  const kept = rowMajor(loop.kept).strides;
+  let next = 0;
+  return (
+    layout.offset === 0 &&
+    layout.shape.every((n, a) => {
+      const wanted = loop.reduced.includes(a) ? 0 : kept[next++]!;
+      return n === 1 || layout.strides[a] === wanted;
+    })
+  );
+}
+
+const isWhole = (layout: Layout, size: number): boolean =>
+  layout.offset === 0 && sizeOf(layout.shape) === size && isRowMajor(layout);
+
+/** Groups the equations of a program, which has no symbolic zeros among its outputs, into steps. */
+export function fused(program: Program, prepare: Prepare): Schedule {
+  return new Fusion(prepare).run(program);
+}
+
+class Fusion {
+  readonly #prepare: Prepare;
+  readonly #steps: (Loop | CallStep)[] = [];
+  readonly #sources = new Map<Var, Source>();
+  readonly #slots = new Map<Var | Tensor, Slot>();
+  /** Index of the step that computes a value; inputs have none. */
+  readonly #producer = new Map<Var, number>();
+
+  constructor(prepare: Prepare) {
+    this.#prepare = prepare;
+  }
+
+  run(program: Program): Schedule {
+    const ins = program.ins.map((v) => {
+      const slot = new Slot(v.aval, "input");
+      this.#slots.set(v, slot);
+      this.#sources.set(v, { base: v, layout: rowMajor(v.aval.shape) });
+      return slot;
+    });
+    for (const { prim, ins: atoms, outs, params } of program.eqns) {
+      this.#add(prim, atoms, outs, params);
+    }
+    const outs = program.outs.map((atom): Output => {
+      invariant(atom !== null, "a compiled program has no symbolic zeros");
+      return { slot: this.#whole(this.#source(atom), atom.aval), aval: atom.aval };
+    });
+    const steps = this.#steps.map((step): Step => (step instanceof Loop ? finished(step) : step));
+    return { ins, steps: steps.filter((step) => step.k !== "loop" || step.stores.length > 0), outs };
+  }
+
+  #add(prim: AnyPrimitive, atoms: readonly Atom[], outs: readonly Var[], params: unknown): void {
+    const { kernel } = prim;
+    const args = atoms.map((atom) => this.#source(atom));
+    const out = outs[0]!;
+    if (kernel?.k === "map") {
+      this.#map(prim.name, out, args, (exprs) => kernel.expr(exprs, params, out.aval));
+    } else if (kernel?.k === "view") {
+      const layout = kernel.view(args[0]!.layout, params, out.aval);
+      if (layout) this.#sources.set(out, { base: args[0]!.base, layout });
+      else {
+        const copy = this.#copy(args[0]!, atoms[0]!.aval);
+        const whole = kernel.view(rowMajor(atoms[0]!.aval.shape), params, out.aval);
+        invariant(whole, "every layout of row-major elements has a view");
+        this.#sources.set(out, { base: copy, layout: whole });
+      }
+    } else if (kernel?.k === "reduce") {
+      const axes = kernel.axes(params);
+      if (axes.length === 0) this.#map(prim.name, out, args, (exprs) => exprs[0]!);
+      else this.#reduce(prim.name, out, args[0]!, kernel.join, axes);
+    } else if (kernel?.k === "place") {
+      const avals = atoms.map((atom) => atom.aval);
+      const { fill, pieces } = kernel.place(avals, params, out.aval);
+      this.#own(out, this.#steps.length);
+      if (fill !== null) {
+        this.#place(prim.name, out, rowMajor(out.aval.shape), constant(fill, exprType(out.aval.dtype)));
+      }
+      for (const { arg, layout } of pieces) {
+        if (sizeOf(layout.shape) > 0) this.#place(prim.name, out, layout, args[arg]!);
+      }
+      this.#producer.set(out, this.#steps.length - 1);
+    } else {
+      this.#call(prim, params, atoms, args, outs);
+    }
+  }
+
+  #source(atom: Atom): Source {
+    if (!(atom instanceof Var)) return { base: atom as Tensor, layout: rowMajor(atom.aval.shape) };
+    const source = this.#sources.get(atom);
+    invariant(source, "a variable is written before it is read");
+    return source;
+  }
+
+  #producerOf({ base }: Source): number {
+    return base instanceof Var ? (this.#producer.get(base) ?? -1) : -1;
+  }
+
+  /** Says that a step computes a variable. */
+  #own(v: Var, step: number): void {
+    this.#producer.set(v, step);
+    this.#sources.set(v, { base: v, layout: rowMajor(v.aval.shape) });
+  }
+
+  /** The buffer of a value that is used outside the step that computes it. */
+  #slot(base: Var | Tensor): Slot {
+    const known = this.#slots.get(base);
+    if (known) return known;
+    const slot = base instanceof Var ? new Slot(base.aval, "step") : new Slot(base.aval, "constant", base);
+    this.#slots.set(base, slot);
+    const step = base instanceof Var ? this.#steps[this.#producer.get(base) ?? -1] : undefined;
+    if (step instanceof Loop) {
+      const value = step.values.get(base as Var);
+      if (value) step.stores.push({ ...value, slot, layout: rowMajor(base.aval.shape) });
+    }
+    return slot;
+  }
+
+  /** A buffer that holds the value in row-major order. */
+  #whole(source: Source, aval: Aval): Slot {
+    if (isWhole(source.layout, source.base.aval.size)) return this.#slot(source.base);
+    return this.#slot(this.#copy(source, aval));
+  }
+
+  /** A new variable with the elements of the source in row-major order. */
+  #copy(source: Source, aval: Aval): Var {
+    const v = new Var(aval);
+    this.#map("copy", v, [source], (exprs) => exprs[0]!);
+    return v;
+  }
+
+  // --- elementwise -----------------------------------------------------------------------------------------------
+
+  #map(name: string, out: Var, args: readonly Source[], expr: (args: readonly Expr[]) => Expr): void {
+    const { shape } = out.aval;
+    const at = this.#home(args, shape, (loop, step) => {
+      const level = loop.levelOf(shape);
+      return level !== null && this.#readable(args, loop, step, level);
+    });
+    const loop = this.#steps[at] as Loop;
+    const level = loop.levelOf(shape)!;
+    const exprs = args.map((source) => this.#read(source, loop, at, level));
+    const phase = Math.max(0, ...exprs.map((e) => phaseOf(e, loop)));
+    loop.values.set(out, { expr: expr(exprs), level, phase });
+    loop.names.push(name);
+    this.#own(out, at);
+  }
+
+  /** The step that an equation over `shape` joins: its last producer, a later loop with a common operand, or a new one. */
+  #home(args: readonly Source[], shape: Shape, fits: (loop: Loop, step: number) => boolean): number {
+    const first = Math.max(-1, ...args.map((source) => this.#producerOf(source)));
+    const last = this.#steps.length - 1;
+    const joins = (step: number): boolean => {
+      const loop = this.#steps[step];
+      if (!(loop instanceof Loop) || loop.closed || loop.values.size >= MOST_VALUES) return false;
+      if (loop.loads.length + loop.stores.length + args.length > MOST_OPERANDS) return false;
+      const related =
+        step === first ||
+        sizeOf(shape) <= 1 ||
+        args.some(({ base }) => loop.loads.some((load) => load.slot === this.#slots.get(base)));
+      return related && fits(loop, step);
+    };
+    if (first >= 0 && joins(first)) return first;
+    for (let step = Math.max(first + 1, last - HORIZON); step <= last; step++) if (joins(step)) return step;
+    return this.#steps.push(new Loop(shape)) - 1;
+  }
+
+  #readable(args: readonly Source[], loop: Loop, step: number, level: Level): boolean {
+    return args.every((source) => {
+      const { base, layout } = source;
+      if (this.#producerOf(source) !== step) return this.#producerOf(source) < step;
+      const value = loop.values.get(base as Var);
+      if (!value) return false;
+      if (value.level === level) return isWhole(layout, base.aval.size);
+      return value.level === "row" && loop.canFollow && repeatsRows(layout, loop);
+    });
+  }
+
+  /** The expression of a value within a loop: computed there, a constant, or loaded. */
+  #read(source: Source, loop: Loop, step: number, level: Level): Expr {
+    const { base, layout } = source;
+    if (this.#producerOf(source) === step && base instanceof Var) return loop.values.get(base)!.expr;
+    if (!(base instanceof Var) && base.aval.size === 1) {
+      return constant(storage(base)[0]!, exprType(base.aval.dtype));
+    }
+    const slot = this.#slot(base);
+    const known = loop.loads.find(
+      (load) => load.slot === slot && load.level === level && sameLayout(load.layout, layout),
+    );
+    if (known) return known.expr;
+    const expr = loop.input(base.aval.dtype);
+    loop.loads.push({ expr, level, slot, layout });
+    return expr;
+  }
+
+  // --- reductions ------------------------------------------------------------------------------------------------
+
+  #reduce(name: string, out: Var, arg: Source, join: Join, axes: readonly number[]): void {
+    const { shape } = arg.layout;
+    const reduced = [...axes].sort((a, b) => a - b);
+    const at = this.#home([arg], shape, (loop, step) => {
+      if (!sameShape(loop.shape, shape)) return false;
+      if (loop.reductions.length > 0 && !sameShape(loop.reduced, reduced)) return false;
+      if (!this.#readable([arg], loop, step, "full")) return false;
+      const value = arg.base instanceof Var ? loop.values.get(arg.base) : undefined;
+      return loop.reductions.length === 0 || value === undefined || value.phase === 0 || loop.canFollow;
+    });
+    const loop = this.#steps[at] as Loop;
+    loop.reduced = reduced;
+    const expr = this.#read(arg, loop, at, "full");
+    const result = loop.input(out.aval.dtype);
+    const phase = phaseOf(expr, loop) + 1;
+    loop.reductions.push({ join, arg: expr, result });
+    resultPhases.set(result, phase);
+    loop.values.set(out, { expr: result, level: "row", phase });
+    loop.names.push(name);
+    this.#own(out, at);
+  }
+
+  // --- everything else -------------------------------------------------------------------------------------------
+
+  /** A loop that writes one piece of a variable. */
+  #place(name: string, out: Var, layout: Layout, what: Source | Expr): void {
+    const loop = new Loop(layout.shape);
+    const at = this.#steps.push(loop) - 1;
+    const expr = "base" in what ? this.#read(what, loop, at, "full") : what;
+    loop.stores.push({ expr, level: "full", slot: this.#slot(out), layout });
+    loop.names.push(name);
+    loop.closed = true;
+  }
+
+  #call(
+    prim: AnyPrimitive,
+    params: unknown,
+    atoms: readonly Atom[],
+    args: readonly Source[],
+    outs: readonly Var[],
+  ): void {
+    const avals = atoms.map((atom) => atom.aval);
+    const needs =
+      prim.kernel?.k === "named"
+        ? this.#prepare(
+            prim,
+            args.map(({ layout }, i) => ({ aval: avals[i]!, layout })),
+            outs.map((v) => v.aval),
+            params,
+          )
+        : null;
+    const operands = args.map((source, i): Operand => {
+      if (needs && !needs[i]) return { slot: this.#slot(source.base), layout: source.layout };
+      return { slot: this.#whole(source, avals[i]!), layout: rowMajor(avals[i]!.shape) };
+    });
+    const at = this.#steps.length;
+    const slots = outs.map((v) => {
+      this.#own(v, at);
+      const slot = new Slot(v.aval, "step");
+      this.#slots.set(v, slot);
+      return slot;
+    });
+    this.#steps.push({ k: needs ? "named" : "host", prim, params, args: operands, outs: slots });
+  }
+}
+
+/** After how many reductions of its loop a reduction's result is known. */
+const resultPhases = new WeakMap<Expr, number>();
+
+/** After how many reductions, one after the other, an expression of a loop is known. */
+function phaseOf(e: Expr, loop: Loop): number {
+  const known = resultPhases.get(e);
+  if (known !== undefined) return known;
+  for (const value of loop.values.values()) if (value.expr === e) return value.phase;
+  return 0;
+}
+
+function sameLayout(x: Layout, y: Layout): boolean {
+  return (
+    x.offset === y.offset &&
+    sameShape(x.shape, y.shape) &&
+    x.strides.every((s, a) => s === y.strides[a] || x.shape[a] === 1)
+  );
+}
+
+function finished(loop: Loop): LoopStep {
+  const { names, shape, reduced, loads, reductions, stores } = loop;
+  const used = new Set<Expr>();
+  const visit = (e: Expr): void => {
+    if (used.has(e)) return;
+    used.add(e);
+    e.args.forEach(visit);
+    for (const { result, arg } of reductions) if (result === e) visit(arg);
+  };
+  for (const { expr } of stores) visit(expr);
+  return {
+    k: "loop",
+    names,
+    shape,
+    reduced,
+    loads: loads.filter(({ expr }) => used.has(expr)),
+    reductions: reductions.filter(({ result }) => used.has(result)),
+    values: [...loop.values.values()]
+      .filter(({ expr }) => used.has(expr))
+      .map(({ expr, level }) => ({ expr, level })),
+    stores,
+  };
+}

@@ -1,0 +1,50 @@
+/** The compiled backend against the reference: every primitive, on calls drawn from its domain at several sizes. */
+import { expect, test } from "bun:test";
+import "../../core/ops.ts";
+import "../../core/random.ts";
+import { Aval } from "../../core/aval.ts";
+import { reference } from "../../core/backend.ts";
+import { cpu } from "../../core/backends/cpu/backend.ts";
+import type { DType } from "../../core/dtype.ts";
+import { primitives } from "../../core/primitive.ts";
+import { type Program, Var } from "../../core/program.ts";
+import { storage } from "../../core/value.ts";
+import { drawCall, SeededDraw, seeds } from "../support/arbitrary_tensor.ts";
+import { propWith } from "../support/prop.ts";
+import { assertClose } from "../support/tolerance.ts";
+
+let compared = 0;
+
+for (const primitive of primitives()) {
+  for (const float of ["float32", "float64"] satisfies DType[]) {
+    for (const largest of [3, 21]) {
+      propWith(
+        { runs: 15 },
+        `${primitive.name} of ${float} up to size ${largest}`,
+        seeds(largest),
+        (seed) => {
+          const { args, params } = drawCall(primitive, new SeededDraw(seed), float);
+          const expected = reference.evaluate(primitive, args, params);
+          const before = args.map((x) => [...storage(x)]);
+          const ins = args.map((x) => new Var(x.aval));
+          const outs = expected.map((y) => new Var(new Aval(y.shape, y.dtype)));
+          const program: Program = { ins, eqns: [{ prim: primitive, ins, outs, params }], outs };
+          for (const actual of [cpu.evaluate(primitive, args, params), cpu.compile(program).run(args)]) {
+            expected.forEach((y, i) => {
+              assertClose(actual[i]!, y, `${primitive.name} ${args.map((x) => x.aval)}`);
+              compared++;
+            });
+          }
+          args.forEach((x, i) => {
+            expect([...storage(x)]).toEqual(before[i]!);
+          });
+        },
+      );
+    }
+  }
+}
+
+test("every primitive was compared", () => {
+  console.log(`conformance: ${primitives().length} primitives, ${compared} results of the compiled backend`);
+  expect(compared).toBeGreaterThan(primitives().length);
+});
