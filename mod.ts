@@ -22,6 +22,14 @@
  */
 export { type CheckGradsOptions, checkGrads } from "./autodiff/check.ts";
 export { hessian, hvp, type Jacobian, jacfwd, jacrev } from "./autodiff/hvp.ts";
+export {
+  type Compiled,
+  type Jit,
+  type JitCounts,
+  type JitOptions,
+  type JitStats,
+  jit,
+} from "./autodiff/jit.ts";
 export { jvp } from "./autodiff/jvp.ts";
 export { linearize } from "./autodiff/linearize.ts";
 export * as operator from "./autodiff/operator.ts";
@@ -30,6 +38,7 @@ export { linearTranspose } from "./autodiff/transpose.ts";
 export { grad, valueAndGrad, vjp } from "./autodiff/vjp.ts";
 export { type VmapOptions, vmap } from "./autodiff/vmap.ts";
 export { Aval } from "./core/aval.ts";
+export { backendInfo } from "./core/backends/select.ts";
 export {
   adoptArray as adopt,
   arange,

@@ -1,4 +1,5 @@
 #!/usr/bin/env bun
+import "../core/backends/select.ts";
 import { PlanError } from "../core/errors.ts";
 /** The command-line program. */
 import { trainFlags, UsageError } from "./config.ts";

@@ -1,4 +1,5 @@
 /** Runs a plan in this process or on worker processes: the same functions, the same bits. */
+import { availableParallelism } from "node:os";
 import type { Value } from "../core/value.ts";
 import { runSockets, spawnBun, type WorkerProcess } from "../dist/runtime/bun.ts";
 import type { Progress, Store } from "../dist/runtime/driver.ts";
@@ -46,6 +47,7 @@ export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
     return { ...outcome(result), peakMemoryBytes: ownPeakBytes() };
   }
   const main = new URL("./main.ts", import.meta.url).pathname;
+  const threads = Math.max(1, Math.floor(availableParallelism() / config.workers));
   const processes = new Map<number, WorkerProcess>();
   // A second Ctrl-C ends this process at once: its workers go with it.
   const endWorkers = (): void => {
@@ -62,7 +64,8 @@ export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
       onProgress: (progress, traffic) => onProgress(progress, traffic.bytesSent + traffic.bytesReceived),
       onNotice,
       spawn(rank, address) {
-        const child = spawnBun(main, ["worker", "--run", directory, "--rank", String(rank)], { address });
+        const args = ["worker", "--run", directory, "--rank", String(rank)];
+        const child = spawnBun(main, args, { address, threads });
         processes.set(rank, child);
         return child;
       },

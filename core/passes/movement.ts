@@ -25,8 +25,18 @@ type Broadcast = { readonly shape: Shape; readonly axes: readonly number[] };
 const broadcastOnce: Rule<Broadcast> = ({ ins: [x], params: { shape, axes } }, scope) => {
   if (x!.aval.size === sizeOf(shape)) return reshaped(x!, shape, scope);
   const inner = scope.made(x!, broadcastP);
-  if (!inner) return null;
-  return scope.emit(broadcastP, inner.ins, { shape, axes: inner.params.axes.map((a) => axes[a]!) });
+  if (inner)
+    return scope.emit(broadcastP, inner.ins, { shape, axes: inner.params.axes.map((a) => axes[a]!) });
+  // Axes of size 1 that a reshape put in are put in by the broadcast.
+  const source = scope.made(x!, reshapeP)?.ins[0];
+  const long = axes.filter((_, i) => x!.aval.shape[i] !== 1);
+  const isSame =
+    source &&
+    sameShape(
+      source.aval.shape,
+      long.map((a) => shape[a]!),
+    );
+  return isSame ? scope.emit(broadcastP, [source], { shape, axes: long }) : null;
 };
 
 /** A permutation of a permutation is one; one that moves only axes of size 1 is a reshape. */

@@ -38,7 +38,9 @@ const MOST_ROUNDS = 16;
 export function simplified(program: Program): Program {
   let present = deadCodeEliminated(program);
   for (let round = 0; round < MOST_ROUNDS; round++) {
-    const next = deadCodeEliminated(commonSubexpressionsMerged(identitiesApplied(constantsFolded(present))));
+    // Merged first: an equation that is there twice looks as if it had one reader.
+    const merged = commonSubexpressionsMerged(present);
+    const next = deadCodeEliminated(identitiesApplied(constantsFolded(merged)));
     if (next === present) break;
     present = next;
   }

@@ -5,6 +5,9 @@
 import { Aval } from "../aval.ts";
 import { type DType, isFloat, makeArray, shortName, type TypedArray } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
+import type { Expr, ExprType } from "../expr.ts";
+import * as e from "../expr.ts";
+import * as functions from "../functions.ts";
 import {
   type ArgSpec,
   type Draw,
@@ -49,6 +52,8 @@ export interface ElementwiseRecord {
   /** Exact integer versions where the float function would round or trap. */
   readonly int32?: Scalar;
   readonly uint32?: Scalar;
+  /** The same as an expression, for compiling backends; `null` for a type that has none: `scalar` is called then. */
+  readonly kernel?: (x: Expr, y: Expr, z: Expr) => Expr | null;
   /** One per argument; `null` where the function is locally constant. Absent: the whole function is. */
   readonly terms?: readonly (Term | null)[];
   readonly transpose?: (ct: Value, args: readonly (Value | Lin)[]) => (Value | null)[];
@@ -80,6 +85,7 @@ export function elementwise(record: ElementwiseRecord): Primitive<null> {
     name,
     doc: record.doc,
     traits: { elementwise: true, ...record.traits },
+    kernel: { k: "map", expr: (args, _params, out) => expressionOf(record, args, out) },
     arity: accepts.length,
     shape(args) {
       checkArguments(name, accepts, args);
@@ -157,6 +163,27 @@ function pickScalar(record: ElementwiseRecord, dtype: DType): Scalar {
   return (dtype === "int32" ? record.int32 : dtype === "uint32" ? record.uint32 : undefined) ?? record.scalar;
 }
 
+/** What a kernel computes for one element. */
+function expressionOf(record: ElementwiseRecord, args: readonly Expr[], out: Aval): Expr {
+  const [x, y, z] = args as [Expr, Expr, Expr];
+  const dtype = dtypeOfType[args.at(-1)!.type];
+  return record.kernel?.(x, y, z) ?? e.call(pickScalar(record, dtype), e.exprType(out.dtype), args);
+}
+
+const dtypeOfType: Readonly<Record<ExprType, DType>> = {
+  f32: "float32",
+  f64: "float64",
+  i32: "int32",
+  u32: "uint32",
+  bool: "bool",
+};
+
+/** A function of float32 that has an expression; float64 has the precision of the host's function. */
+const single =
+  (f: (x: Expr) => Expr) =>
+  (x: Expr): Expr | null =>
+    x.type === "f32" ? f(x) : null;
+
 function loop(f: Scalar, args: readonly HostArray[], out: TypedArray): TypedArray {
   const n = out.length;
   const x = args[0]!.data;
@@ -206,6 +233,7 @@ export const negP: Primitive<null> = elementwise({
   name: "neg",
   doc: "Negation: -x",
   accepts: ["number"],
+  kernel: e.neg,
   scalar: (x) => -x,
   terms: [(dx) => neg(dx)],
   transpose: (ct) => [neg(ct)],
@@ -216,6 +244,7 @@ export const addP: Primitive<null> = elementwise({
   name: "add",
   doc: "Sum: x + y",
   accepts: ["number", "number"],
+  kernel: e.add,
   scalar: (x, y) => x + y,
   terms: [(dx) => dx, (dy) => dy],
   transpose: (ct, args) => args.map((x) => (x instanceof Lin ? ct : null)),
@@ -227,6 +256,7 @@ export const subP: Primitive<null> = elementwise({
   name: "sub",
   doc: "Difference: x - y",
   accepts: ["number", "number"],
+  kernel: e.sub,
   scalar: (x, y) => x - y,
   terms: [(dx) => dx, (dy) => neg(dy)],
   transpose: (ct, [x, y]) => [x instanceof Lin ? ct : null, y instanceof Lin ? neg(ct) : null],
@@ -237,6 +267,7 @@ export const mulP: Primitive<null> = elementwise({
   name: "mul",
   doc: "x * y; integers wrap around",
   accepts: ["number", "number"],
+  kernel: e.mul,
   scalar: (x, y) => x * y,
   int32: Math.imul,
   uint32: (x, y) => Math.imul(x, y) >>> 0,
@@ -253,6 +284,7 @@ export const divP: Primitive<null> = elementwise({
   name: "div",
   doc: "x / y; integers round towards zero and give 0 where y is 0",
   accepts: ["number", "number"],
+  kernel: e.div,
   scalar: (x, y) => x / y,
   int32: quotient,
   uint32: quotient,
@@ -285,6 +317,7 @@ export const expP: Primitive<null> = elementwise({
   name: "exp",
   doc: "e to the power x",
   accepts: ["float"],
+  kernel: single(functions.exp),
   scalar: Math.exp,
   terms: [(dx, _xs, y) => mul(dx, y)],
   traits: { uses: "output" },
@@ -295,6 +328,7 @@ export const expm1P: Primitive<null> = elementwise({
   name: "expm1",
   doc: "exp(x) - 1 without cancellation near 0",
   accepts: ["float"],
+  kernel: single(functions.expm1),
   scalar: Math.expm1,
   terms: [(dx, _xs, y) => mul(dx, add(y, like(y, 1)))],
   traits: { uses: "output" },
@@ -305,6 +339,7 @@ export const logP: Primitive<null> = elementwise({
   name: "log",
   doc: "Natural logarithm",
   accepts: ["float"],
+  kernel: single(functions.log),
   scalar: Math.log,
   terms: [(dx, [x]) => div(dx, x!)],
   draw: [{ range: [0.2, 3] }],
@@ -315,6 +350,7 @@ export const log1pP: Primitive<null> = elementwise({
   name: "log1p",
   doc: "log(1 + x) without cancellation near 0",
   accepts: ["float"],
+  kernel: single(functions.log1p),
   scalar: Math.log1p,
   terms: [(dx, [x]) => div(dx, add(x!, like(x!, 1)))],
   draw: [{ range: [-0.7, 2] }],
@@ -414,6 +450,7 @@ export const tanhP: Primitive<null> = elementwise({
   name: "tanh",
   doc: "Hyperbolic tangent",
   accepts: ["float"],
+  kernel: single(functions.tanh),
   scalar: Math.tanh,
   terms: [(dx, _xs, y) => mul(dx, sub(like(y, 1), mul(y, y)))], // d tanh = (1 - y²) dx
   traits: { uses: "output" },
@@ -431,6 +468,7 @@ export const sigmoidP: Primitive<null> = elementwise({
   name: "sigmoid",
   doc: "The logistic function 1 / (1 + exp(-x))",
   accepts: ["float"],
+  kernel: single(functions.sigmoid),
   scalar: sigmoidScalar,
   terms: [(dx, _xs, y) => mul(dx, mul(y, sub(like(y, 1), y)))], // d sigmoid = y (1 - y) dx
   traits: { uses: "output" },
@@ -441,6 +479,7 @@ export const softplusP: Primitive<null> = elementwise({
   name: "softplus",
   doc: "log(1 + exp(x)) without overflow",
   accepts: ["float"],
+  kernel: single(functions.softplus),
   scalar: (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
   terms: [(dx, [x]) => mul(dx, sigmoid(x!))],
 });
@@ -501,6 +540,7 @@ export const sqrtP: Primitive<null> = elementwise({
   name: "sqrt",
   doc: "Square root",
   accepts: ["float"],
+  kernel: e.sqrt,
   scalar: Math.sqrt,
   terms: [(dx, _xs, y) => div(dx, add(y, y))], // d sqrt = dx / 2y
   traits: { uses: "output" },
@@ -512,6 +552,7 @@ export const rsqrtP: Primitive<null> = elementwise({
   name: "rsqrt",
   doc: "1 / sqrt(x)",
   accepts: ["float"],
+  kernel: (x) => e.div(e.constant(1, x.type), e.sqrt(x)),
   scalar: (x) => 1 / Math.sqrt(x),
   terms: [(dx, [x], y) => mul(dx, mul(like(y, -0.5), div(y, x!)))], // d rsqrt = -y / 2x dx
   draw: [{ range: [0.2, 3] }],
@@ -524,16 +565,26 @@ export const absP: Primitive<null> = elementwise({
   name: "abs",
   doc: "Absolute value",
   accepts: ["number"],
+  kernel: e.abs,
   scalar: Math.abs,
   terms: [(dx, [x]) => mul(dx, sign(x!))],
   draw: [{ avoid: [0] }],
 });
 export const abs: (x: Value) => Value = unary(absP);
 
+/** -1, 0 or 1, and NaN of NaN. */
+function signOf(x: Expr): Expr {
+  const zero = e.constant(0, x.type);
+  const one = e.constant(1, x.type);
+  const below = x.type === "u32" ? zero : e.select(e.lt(x, zero), e.neg(one), x);
+  return e.select(e.lt(zero, x), one, below);
+}
+
 export const signP: Primitive<null> = elementwise({
   name: "sign",
   doc: "-1, 0 or 1",
   accepts: ["number"],
+  kernel: signOf,
   scalar: Math.sign,
   draw: [{ avoid: [0] }],
 });
@@ -548,6 +599,7 @@ export const maximumP: Primitive<null> = elementwise({
   name: "maximum",
   doc: "The larger of x and y; NaN where either is",
   accepts: ["number", "number"],
+  kernel: e.max,
   scalar: (x, y) => (x > y || Number.isNaN(x) ? x : y),
   terms: [
     (dx, [x, y]) => mul(dx, share(less(y!, x!), equal(x!, y!), dx)),
@@ -562,6 +614,7 @@ export const minimumP: Primitive<null> = elementwise({
   name: "minimum",
   doc: "The smaller of x and y; NaN where either is",
   accepts: ["number", "number"],
+  kernel: e.min,
   scalar: (x, y) => (x < y || Number.isNaN(x) ? x : y),
   terms: [
     (dx, [x, y]) => mul(dx, share(less(x!, y!), equal(x!, y!), dx)),
@@ -576,6 +629,7 @@ export const floorP: Primitive<null> = elementwise({
   name: "floor",
   doc: "Largest integer not above x",
   accepts: ["float"],
+  kernel: e.floor,
   scalar: Math.floor,
   draw: [{ avoid: [-2, -1, 0, 1, 2] }],
 });
@@ -585,6 +639,7 @@ export const ceilP: Primitive<null> = elementwise({
   name: "ceil",
   doc: "Smallest integer not below x",
   accepts: ["float"],
+  kernel: e.ceil,
   scalar: Math.ceil,
   draw: [{ avoid: [-2, -1, 0, 1, 2] }],
 });
@@ -594,6 +649,7 @@ export const roundP: Primitive<null> = elementwise({
   name: "round",
   doc: "Nearest integer, halves to the even one",
   accepts: ["float"],
+  kernel: e.nearest,
   scalar(x) {
     const low = Math.floor(x);
     const rest = x - low;
@@ -610,6 +666,7 @@ const comparison = (
   name: string,
   doc: string,
   scalar: (x: number, y: number) => boolean,
+  kernel: (x: Expr, y: Expr) => Expr,
   traits: Traits,
 ): Primitive<null> =>
   elementwise({
@@ -618,17 +675,24 @@ const comparison = (
     accepts: ["any", "any"],
     result: "bool",
     scalar: (x, y) => Number(scalar(x, y)),
+    kernel,
     traits,
   });
 
-export const equalP: Primitive<null> = comparison("equal", "Whether x = y", (x, y) => x === y, {
+export const equalP: Primitive<null> = comparison("equal", "Whether x = y", (x, y) => x === y, e.eq, {
   commutative: true,
 });
-export const notEqualP: Primitive<null> = comparison("notEqual", "Whether x != y", (x, y) => x !== y, {
+export const notEqualP: Primitive<null> = comparison("notEqual", "Whether x != y", (x, y) => x !== y, e.ne, {
   commutative: true,
 });
-export const lessP: Primitive<null> = comparison("less", "Whether x < y", (x, y) => x < y, {});
-export const lessEqualP: Primitive<null> = comparison("lessEqual", "Whether x <= y", (x, y) => x <= y, {});
+export const lessP: Primitive<null> = comparison("less", "Whether x < y", (x, y) => x < y, e.lt, {});
+export const lessEqualP: Primitive<null> = comparison(
+  "lessEqual",
+  "Whether x <= y",
+  (x, y) => x <= y,
+  e.le,
+  {},
+);
 export const equal: (x: Value, y: Value) => Value = binary(equalP);
 export const notEqual: (x: Value, y: Value) => Value = binary(notEqualP);
 export const less: (x: Value, y: Value) => Value = binary(lessP);
@@ -638,6 +702,7 @@ export const logicalAndP: Primitive<null> = elementwise({
   name: "logicalAnd",
   doc: "True where both are",
   accepts: ["bool", "bool"],
+  kernel: e.and,
   scalar: (x, y) => x & y,
   traits: { commutative: true },
 });
@@ -645,6 +710,7 @@ export const logicalOrP: Primitive<null> = elementwise({
   name: "logicalOr",
   doc: "True where either is",
   accepts: ["bool", "bool"],
+  kernel: e.or,
   scalar: (x, y) => x | y,
   traits: { commutative: true },
 });
@@ -652,6 +718,7 @@ export const logicalNotP: Primitive<null> = elementwise({
   name: "logicalNot",
   doc: "True where x is false",
   accepts: ["bool"],
+  kernel: e.not,
   scalar: (x) => 1 - x,
 });
 export const logicalAnd: (x: Value, y: Value) => Value = binary(logicalAndP);
@@ -662,6 +729,7 @@ export const whereP: Primitive<null> = elementwise({
   name: "where",
   doc: "x where the condition holds, else y",
   accepts: ["bool", "any", "any"],
+  kernel: e.select,
   scalar: (c, x, y) => (c !== 0 ? x : y),
   terms: [null, (dx, [c]) => where(c!, dx, like(dx, 0)), (dy, [c]) => where(c!, like(dy, 0), dy)],
   transpose: (ct, [c, x, y]) => [
@@ -695,6 +763,7 @@ export const castP: Primitive<{ readonly dtype: DType }> = definePrimitive({
   ],
   transpose: ([ct], [x]) => [ct && x instanceof Lin ? bind1(castP, [ct], { dtype: x.aval.dtype }) : null],
   batch: ([x], [dim], _size, params) => [[bind1(castP, [x!], params)], [dim!]],
+  kernel: { k: "map", expr: ([x], { dtype }) => e.convert(x!, e.exprType(dtype)) },
   cpu([x], [out], { dtype }) {
     if (x!.aval.dtype === dtype) return [x!.data];
     const data = makeArray(dtype, out!.size);
@@ -717,6 +786,7 @@ export const stopGradientP: Primitive<null> = definePrimitive({
   shape: ([x]) => [x!],
   jvp: ([x]) => [[apply(stopGradientP, x!)], [null]],
   batch: ([x], [dim]) => [[apply(stopGradientP, x!)], [dim!]],
+  kernel: { k: "map", expr: ([x]) => x! },
   cpu: ([x]) => [x!.data],
   domain: (draw) => ({ args: [{ shape: draw.shape(0, 3) }], params: null }),
 });

@@ -107,6 +107,7 @@ export const gatherP: Primitive<GatherParams> = definePrimitive({
     }
     return [[gather(x!, moveAxis(indices!, indexDim!, batchDims), { axis, batchDims })], [axis]];
   },
+  kernel: { k: "named", name: "gather" },
   cpu([x, indices], [out], params) {
     const { batch, before, n, count, after } = loops(x!.aval.shape, indices!.aval.shape, params);
     const source = x!.data;
@@ -185,6 +186,7 @@ export const scatterAddP: Primitive<ScatterAddParams> = definePrimitive({
     const shared = { ...params, axis: axis + 1, batchDims: batchDims + 1 };
     return [[scatterAdd(moveAxis(indices!, indexDim!, 0), moved, shared)], [0]];
   },
+  kernel: { k: "named", name: "scatterAdd" },
   cpu([indices, updates], [out], params) {
     const { batch, before, n, count, after } = loops(out!.shape, indices!.aval.shape, params);
     const source = updates!.data;

@@ -229,6 +229,7 @@ export const maxPoolP: Primitive<PoolParams> = definePrimitive({
     [dx ? poolGather(dx, maxPoolIndex(x!, params), params.window.length) : null],
   ],
   batch: ([x], [dim], _size, params) => [[maxPool(moveAxis(x!, dim!, 0), params)], [0]],
+  kernel: { k: "named", name: "maxPool" },
   cpu([x], [out], params) {
     const best = makeArray(out!.dtype, out!.size);
     maxKernel(x!.data, x!.aval.shape, out!.shape, params, best);
@@ -259,6 +260,7 @@ export const maxPoolIndexP: Primitive<PoolParams> = definePrimitive({
   shape: ([x], params) => [new Aval(maxShape("maxPoolIndex", x!, params), "int32")],
   jvp: ([x], _dxs, params) => [[maxPoolIndex(x!, params)], [null]],
   batch: ([x], [dim], _size, params) => [[maxPoolIndex(moveAxis(x!, dim!, 0), params)], [0]],
+  kernel: { k: "named", name: "maxPoolIndex" },
   cpu: ([x], [out], params) => [
     maxKernel(x!.data, x!.aval.shape, out!.shape, params, makeArray(x!.aval.dtype, out!.size)),
   ],
@@ -315,6 +317,7 @@ export const poolGatherP: Primitive<{ readonly axes: number }> = definePrimitive
     null,
   ],
   batch: (xs, dims, size, { axes }) => [[poolGather(...bothFirst(xs, dims, size), axes)], [0]],
+  kernel: { k: "named", name: "poolGather" },
   cpu([x, index], [out], { axes }) {
     const data = makeArray(out!.dtype, out!.size);
     const block = sizeOf(trailing(x!.aval.shape, axes));
@@ -369,6 +372,7 @@ export const poolScatterP: Primitive<{ readonly sizes: Shape }> = definePrimitiv
     null,
   ],
   batch: (xs, dims, size, { sizes }) => [[poolScatter(...bothFirst(xs, dims, size), sizes)], [0]],
+  kernel: { k: "named", name: "poolScatter" },
   cpu([y, index], [out], { sizes }) {
     const sums = new Float64Array(out!.size);
     const block = sizeOf(sizes);
@@ -410,6 +414,7 @@ export const sumPoolP: Primitive<PoolParams> = linear({
   },
   transpose: (ct, x, params) => sumPoolTranspose(ct, params, trailing(x.shape, params.window.length)),
   batch: (x, dim, _size, params) => [sumPool(moveAxis(x, dim, 0), params), 0],
+  kernel: { k: "named", name: "sumPool" },
   cpu([x], [out], params) {
     const sums = new Float64Array(out!.size);
     const from = x!.data;
@@ -458,6 +463,7 @@ export const sumPoolTransposeP: Primitive<PoolParams & { readonly sizes: Shape }
   },
   transpose: (ct, _y, { window, strides, padding }) => sumPool(ct, { window, strides, padding }),
   batch: (y, dim, _size, { sizes, ...params }) => [sumPoolTranspose(moveAxis(y, dim, 0), params, sizes), 0],
+  kernel: { k: "named", name: "sumPoolTranspose" },
   cpu([y], [out], { sizes, ...params }) {
     const sums = new Float64Array(out!.size);
     const from = y!.data;

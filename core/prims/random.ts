@@ -94,6 +94,7 @@ export const randomBitsP: Primitive<RandomBitsParams> = definePrimitive({
   },
   jvp: ([key], _dxs, params) => [[bind1(randomBitsP, [key!], params)], [null]],
   batch: ([key], [dim], _size, params) => [[bind1(randomBitsP, [moveAxis(key!, dim!, 0)], params)], [0]],
+  kernel: { k: "named", name: "randomBits" },
   cpu([key], [out], { shape, words }) {
     const data = new Uint32Array(out!.size);
     const n = sizeOf(shape);
@@ -155,6 +156,7 @@ export const foldInP: Primitive<null> = definePrimitive({
     ],
     [0],
   ],
+  kernel: { k: "named", name: "foldIn" },
   cpu([key, data], [out]) {
     const words = new Uint32Array(out!.size);
     for (let k = 0; k < words.length; k += 2)

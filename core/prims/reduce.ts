@@ -211,6 +211,7 @@ function argExtremum(name: string, doc: string, sign: 1 | -1): Primitive<{ reado
       [bind1(primitive, [moveAxis(x!, dim!, 0)], { axis: axis + 1 })],
       [0],
     ],
+    kernel: { k: "named", name },
     cpu([x], [out], { axis }) {
       const { outer, n, inner } = split(x!.aval.shape, axis);
       const source = x!.data;
@@ -277,6 +278,7 @@ export const cumsumP: Primitive<CumsumParams> = linear({
   },
   transpose: (ct, _x, { axis, reverse }) => cumsum(ct, axis, !reverse),
   batch: (x, dim, _size, { axis, reverse }) => [cumsum(moveAxis(x, dim, 0), axis + 1, reverse), 0],
+  kernel: { k: "named", name: "cumsum" },
   cpu([x], [out], { axis, reverse }) {
     const { outer, n, inner } = split(out!.shape, axis);
     const source: TypedArray = x!.data;

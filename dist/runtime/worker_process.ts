@@ -35,6 +35,8 @@ export interface SpawnOptions {
   readonly address?: Address;
   /** Its standard error: shown as it comes, or kept (the last 4000 characters) for error messages. Default: kept. */
   readonly standardError?: "show" | "keep";
+  /** Threads of its kernels, unless COTANGENT_THREADS says otherwise; processes of one machine share its cores. */
+  readonly threads?: number;
 }
 
 const VARIABLE = "COTANGENT_HUB";
@@ -53,12 +55,13 @@ const KEPT_CHARACTERS = 4000;
  * @since 0.1.0
  */
 export function spawnBun(script: string, args: readonly string[], options: SpawnOptions = {}): WorkerProcess {
-  const { address, standardError = "keep" } = options;
+  const { address, standardError = "keep", threads } = options;
   const child = Bun.spawn([process.execPath, script, ...args], {
     stdin: "ignore",
     stdout: "inherit",
     stderr: standardError === "keep" ? "pipe" : "inherit",
     env: {
+      ...(threads !== undefined && { COTANGENT_THREADS: String(threads) }),
       ...process.env,
       ...(address === undefined ? {} : { [VARIABLE]: JSON.stringify(address) }),
     },

@@ -1,10 +1,12 @@
-/** Laws of primitives: each is checked for every record of the registry, on calls drawn from its domain. */
+/** Laws of primitives: each is checked for every record of the registry, on calls drawn from its domain, on both backends. */
 import "../../core/ops.ts";
 import "../../core/random.ts";
 import { expect, test } from "bun:test";
+import { reference } from "../../core/backend.ts";
+import { cpu } from "../../core/backends/cpu/backend.ts";
 import { isFloat } from "../../core/dtype.ts";
 import { type AnyPrimitive, primitives } from "../../core/primitive.ts";
-import { bind } from "../../core/trace.ts";
+import { bind, setBackend } from "../../core/trace.ts";
 import type { Value } from "../../core/value.ts";
 import { type Call, drawCall, SeededDraw, seeds } from "./arbitrary_tensor.ts";
 import { propWith } from "./prop.ts";
@@ -71,11 +73,16 @@ export function testLaws(laws: readonly Law[]): void {
       const name = `${law.name} law of ${primitive.name}`;
       checked.set(name, 0);
       propWith({ runs: RUNS }, name, seeds(law.largest), (seed) => {
-        try {
-          checked.set(name, checked.get(name)! + law.check(primitive, new SeededDraw(seed)));
-        } catch (error) {
-          failed.add(name);
-          throw error;
+        for (const backend of [cpu, reference]) {
+          const previous = setBackend(backend);
+          try {
+            checked.set(name, checked.get(name)! + law.check(primitive, new SeededDraw(seed)));
+          } catch (error) {
+            failed.add(name);
+            throw new Error(`on the backend "${backend.name}"`, { cause: error });
+          } finally {
+            setBackend(previous);
+          }
         }
       });
     }

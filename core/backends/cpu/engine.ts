@@ -1,4 +1,5 @@
 /** Runs compiled kernels: loads their modules and gives each thread its range of the work. */
+import { reportMemory } from "../../memory.ts";
 import { FunctionBuilder, ModuleBuilder } from "./assembler.ts";
 import { Heap } from "./heap.ts";
 import { checkThreads, type Delivery, defaultThreads, SCRATCH_BYTES, Threads } from "./threads.ts";
@@ -123,7 +124,11 @@ let current: Engine | undefined;
 
 /** The one engine of this process, made when it is first needed. */
 export function engine(): Engine {
-  current ??= new Engine();
+  if (current === undefined) {
+    const made = new Engine();
+    reportMemory("cpu", () => made.heap.report());
+    current = made;
+  }
   return current;
 }
 

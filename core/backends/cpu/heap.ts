@@ -5,6 +5,7 @@
 import type { DType, TypedArray } from "../../dtype.ts";
 import { bytesPerElement } from "../../dtype.ts";
 import { invariant } from "../../errors.ts";
+import type { DeviceMemory } from "../../memory.ts";
 
 /** Bytes of one page of WebAssembly memory. */
 const PAGE_BYTES = 65536;
@@ -161,7 +162,9 @@ const SMALL_BYTES = 65536;
 const SMALL_SHARE = 1 / 8;
 
 /** Dead arrays may hold this much, or as much as live ones, before they are looked for. */
-const LEAST_SWEEP_BYTES = 64 * 2 ** 20;
+const LEAST_SLACK_BYTES = 64 * 2 ** 20;
+/** More where looking would take a larger part of the time than this, up to an eighth of the memory. */
+const GREATEST_COST = 1 / 32;
 /** Where dead arrays cannot be looked for, arrays made of blocks stop here. */
 const GREATEST_LIMIT_BYTES = 2 ** 30;
 
@@ -175,27 +178,15 @@ interface Tracked {
   index: number;
 }
 
-/** Collects garbage now; only Bun then forgets the targets of WeakRefs within the same turn. */
-const collect: (() => void) | null = typeof Bun === "undefined" ? null : () => Bun.gc(true);
-
 export interface HeapOptions {
   /** Pages of 64 KiB; default: 4 GiB, or less where the host refuses. */
   readonly pages?: number;
   /** Whether other threads can share it; default: where the host has SharedArrayBuffer. */
   readonly shared?: boolean;
-  /** Greatest bytes of arrays made of blocks where garbage cannot be collected within a turn. */
+  /** Collects garbage and lets go of the targets of WeakRefs at once; null where no call does. Default: Bun's. */
+  readonly collect?: (() => void) | null;
+  /** Greatest bytes of arrays made of blocks where `collect` is null; default: 1 GiB or half of the memory. */
   readonly limitBytes?: number;
-}
-
-export interface HeapReport {
-  /** In blocks that are not free, with their headers. */
-  readonly liveBytes: number;
-  /** Greatest `liveBytes` so far. */
-  readonly peakBytes: number;
-  /** Was in use and waits for its next use. */
-  readonly pooledBytes: number;
-  /** Reserved from the host. */
-  readonly capacityBytes: number;
 }
 
 export class Heap {
@@ -211,16 +202,21 @@ export class Heap {
 
   readonly #small: Zone;
   readonly #large: Zone;
+  readonly #collect: (() => void) | null;
   readonly #limitBytes: number;
   #liveUnits = 0;
   #peakUnits = 0;
 
   readonly #tracked: Tracked[] = [];
   #trackedBytes = 0;
-  /** Arrays are swept when `#trackedBytes` reaches this. */
-  #sweepAtBytes = LEAST_SWEEP_BYTES;
+  readonly #leastSlackBytes: number;
+  #slackBytes: number;
+  /** Arrays are swept when `#trackedBytes` would exceed this. */
+  #sweepAtBytes: number;
   /** Bytes asked for since the last sweep, given or not. */
   #askedBytes = 0;
+  /** When the last sweep ended, in milliseconds. */
+  #sweptAt: number = performance.now();
 
   /** Held by the class: a registry that nothing holds is collected itself. */
   static readonly #collected: FinalizationRegistry<Tracked> = new FinalizationRegistry((one) => {
@@ -240,6 +236,12 @@ export class Heap {
     const middle = FIRST_UNIT + Math.floor((end - FIRST_UNIT) * SMALL_SHARE);
     this.#small = new Zone(this.u32, FIRST_UNIT, middle);
     this.#large = new Zone(this.u32, middle, end);
+    this.#leastSlackBytes = Math.min(LEAST_SLACK_BYTES, this.buffer.byteLength / 8);
+    this.#slackBytes = this.#leastSlackBytes;
+    this.#sweepAtBytes = this.#leastSlackBytes;
+    // Elsewhere, the target of a WeakRef lives at least until the turn ends.
+    const bun = typeof Bun === "undefined" ? null : (): void => Bun.gc(true);
+    this.#collect = options.collect === undefined ? bun : options.collect;
     this.#limitBytes = options.limitBytes ?? Math.min(GREATEST_LIMIT_BYTES, this.buffer.byteLength / 2);
   }
 
@@ -252,6 +254,7 @@ export class Heap {
   }
 
   #take(bytes: number): number {
+    if (bytes >= this.buffer.byteLength) return 0;
     const units = classSize(1 + Math.max(1, Math.ceil(bytes / UNIT_BYTES)));
     const [zone, other] = bytes <= SMALL_BYTES ? [this.#small, this.#large] : [this.#large, this.#small];
     let block = zone.take(units);
@@ -280,13 +283,13 @@ export class Heap {
   makeArray(dtype: DType, size: number): TypedArray | null {
     const bytes = size * bytesPerElement(dtype);
     this.#askedBytes += bytes;
-    if (collect === null) {
+    if (this.#collect === null) {
       if (this.#trackedBytes + bytes > this.#limitBytes) return null;
     } else if (this.#trackedBytes + bytes > this.#sweepAtBytes) this.#sweepIfWorth();
     const pointer = this.allocate(bytes);
     if (pointer === 0) return null;
     const array = view(this.buffer, pointer, dtype, size);
-    const reference = collect === null ? null : new WeakRef(array);
+    const reference = this.#collect === null ? null : new WeakRef(array);
     const one: Tracked = { heap: this, pointer, bytes, array: reference, index: this.#tracked.length };
     this.#tracked.push(one);
     this.#trackedBytes += bytes;
@@ -307,15 +310,22 @@ export class Heap {
 
   /** Returns the blocks of dead arrays, unless few can have died since the last time; says whether it did. */
   #sweepIfWorth(): boolean {
-    if (collect === null || this.#askedBytes < LEAST_SWEEP_BYTES) return false;
-    this.#askedBytes = 0;
-    collect();
+    const least = this.#leastSlackBytes;
+    if (this.#collect === null || this.#askedBytes < least) return false;
+    const began = performance.now();
+    this.#collect();
     // From the end: a returned one is replaced by the last, which was looked at before.
     for (let i = this.#tracked.length - 1; i >= 0; i--) {
       const one = this.#tracked[i]!;
-      if (one.array!.deref() === undefined) this.#return(one);
+      if (one.array?.deref() === undefined) this.#return(one);
     }
-    this.#sweepAtBytes = this.#trackedBytes + Math.max(LEAST_SWEEP_BYTES, this.#trackedBytes);
+    const cost = (performance.now() - began) / (began - this.#sweptAt);
+    if (cost > GREATEST_COST)
+      this.#slackBytes = Math.max(least, Math.min(2 * this.#slackBytes, this.buffer.byteLength / 8));
+    else if (cost < GREATEST_COST / 4) this.#slackBytes = Math.max(least, this.#slackBytes / 2);
+    this.#sweepAtBytes = this.#trackedBytes + Math.max(this.#slackBytes, this.#trackedBytes);
+    this.#askedBytes = 0;
+    this.#sweptAt = performance.now();
     return true;
   }
 
@@ -324,7 +334,8 @@ export class Heap {
     return data.buffer === this.buffer ? data.byteOffset : 0;
   }
 
-  report(): HeapReport {
+  /** Blocks count with their headers. */
+  report(): DeviceMemory {
     const used = this.#small.top - this.#small.first + (this.#large.top - this.#large.first);
     return {
       liveBytes: this.#liveUnits * UNIT_BYTES,

@@ -1,32 +1,37 @@
-/** What a worker thread runs: it waits for ranges of kernels and computes them, for as long as the process lives. */
+/** What a worker thread runs: it waits for pieces of work and computes them, for as long as the process lives. */
 import { receiveMessageOnPort, workerData } from "node:worker_threads";
 import {
   ARGS,
   type Assignment,
   BEGIN,
-  BUSY,
   type Delivery,
+  DONE,
   END,
   FAILED,
-  FIRST_STAMP,
-  IDLE,
+  GRAIN,
   KERNEL,
+  OFFER,
+  PIECES,
+  pieceStart,
+  READY,
+  RUN,
   SLEEPING,
-  STATE,
 } from "./threads.ts";
 
-/** How long it watches for the next range before it sleeps, in milliseconds: about what waking up costs. */
-const WATCH = 0.05;
+/** How long it watches for the next offer before it sleeps, in milliseconds: about what waking it costs. */
+const WATCH = 0.1;
 
 type Run = (begin: number, end: number, args: number, scratch: number) => void;
 
 const { memory, slot, scratch, port }: Assignment = workerData;
-const words = new Int32Array(memory.buffer, slot, 16);
+const words = new Int32Array(memory.buffer, slot, 32);
+const load = (word: number): number => Atomics.load(words, word);
 const kernels = new Map<number, Run>();
 
 /** The kernel with this number, after the modules that have arrived; undefined = its module has not. */
 function find(id: number): Run | undefined {
-  for (let run = kernels.get(id); ; run = kernels.get(id)) {
+  for (;;) {
+    const run = kernels.get(id);
     if (run !== undefined) return run;
     const delivery: Delivery | undefined = receiveMessageOnPort(port)?.message;
     if (delivery === undefined) return undefined;
@@ -36,42 +41,38 @@ function find(id: number): Run | undefined {
   }
 }
 
-/** Returns once STATE is no longer `seen`. */
+/** Returns once the offer is no longer `seen`, or somewhat earlier. */
 function wait(seen: number): void {
   const began = performance.now();
   do {
     for (let i = 0; i < 32; i++) {
-      if (Atomics.load(words, STATE) !== seen) return;
+      if (load(OFFER) !== seen) return;
       Atomics.pause?.();
     }
   } while (performance.now() - began < WATCH);
   Atomics.store(words, SLEEPING, 1);
-  Atomics.wait(words, STATE, seen);
+  Atomics.wait(words, OFFER, seen);
   Atomics.store(words, SLEEPING, 0);
 }
 
-Atomics.store(words, STATE, IDLE);
+Atomics.store(words, READY, 1);
 for (;;) {
-  const stamp = Atomics.load(words, STATE);
-  if (stamp < FIRST_STAMP) {
-    wait(stamp);
-    continue;
-  }
-  const args = Atomics.load(words, ARGS);
-  const begin = Atomics.load(words, BEGIN);
-  const end = Atomics.load(words, END);
-  const run = find(Atomics.load(words, KERNEL));
+  const offer = load(OFFER);
+  const run = offer % RUN > 0 ? find(load(KERNEL)) : undefined;
   if (run === undefined) {
-    wait(stamp);
+    wait(offer);
     continue;
   }
-  if (Atomics.compareExchange(words, STATE, stamp, BUSY) !== stamp) continue;
+  const range = { begin: load(BEGIN), end: load(END), grain: load(GRAIN), pieces: load(PIECES) };
+  const args = load(ARGS);
+  if (Atomics.compareExchange(words, OFFER, offer, offer - 1) !== offer) continue;
+  const piece = range.pieces - (offer % RUN);
   try {
-    run(begin, end, args, scratch);
+    run(pieceStart(range, piece), pieceStart(range, piece + 1), args, scratch);
   } catch (error) {
     port.postMessage(String(error));
     Atomics.store(words, FAILED, 1);
   }
-  Atomics.store(words, STATE, IDLE);
-  Atomics.notify(words, STATE);
+  Atomics.add(words, DONE, 1);
+  Atomics.notify(words, DONE);
 }

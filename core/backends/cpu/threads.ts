@@ -1,34 +1,47 @@
 /**
- * Worker threads that take ranges of a kernel's work. All talk goes through words in shared memory, so that neither
- * side needs its event loop: the main thread opens a range to each worker, computes its own, takes back what no worker
- * has begun, and waits for the rest. A worker that is not ready, asleep or dead costs nothing but its help.
+ * Worker threads that take part in a kernel's work. All talk goes through words in shared memory, so that neither side
+ * needs its event loop: the main thread offers each worker a range, computes its own, helps with what no worker has
+ * begun, and waits for the rest. A worker that is not ready, asleep or dead costs nothing but its help.
  */
 import type { LoadedKernel } from "./engine.ts";
 import type { Heap } from "./heap.ts";
 
 // Words of a slot: what the main thread and one worker share, in cache lines of its own.
-export const STATE = 0;
-export const SLEEPING = 1; // 1 = the worker wants to be notified when STATE changes
-export const KERNEL = 2;
-export const ARGS = 3;
-export const BEGIN = 4;
-export const END = 5;
-export const FAILED = 6; // 1 = the kernel threw; what it said is in the port
+/**
+ * The offer: the number of the run times `RUN`, plus how many pieces of the range nobody has begun. Whoever takes one
+ * off has claimed a piece. A worker that read the other words for an older run fails to, and reads them again.
+ */
+export const OFFER = 0;
+export const KERNEL = 1;
+export const ARGS = 2;
+export const BEGIN = 3;
+export const END = 4;
+export const GRAIN = 5;
+export const PIECES = 6;
+export const READY = 16; // 1 = the worker runs
+export const SLEEPING = 17; // 1 = it wants to be notified when OFFER changes
+export const DONE = 18; // pieces that it has ended in this run
+export const FAILED = 19; // 1 = one of them threw; what it said is in the port
 const SLOT_BYTES = 128;
+
+/** A range is begun piece by piece, so that a worker that comes late or is slow has less to do. */
+const MOST_PIECES = 4;
+export const RUN = 8;
+const LAST_RUN: number = 2 ** 28 - 1;
+
+/** Where piece `piece` of the range [begin, end) begins: at a multiple of the grain from `begin`. */
+export function pieceStart(
+  { begin, end, grain, pieces }: { begin: number; end: number; grain: number; pieces: number },
+  piece: number,
+): number {
+  return Math.min(end, begin + Math.floor((Math.ceil((end - begin) / grain) * piece) / pieces) * grain);
+}
 
 /** More than this is a mistake: each has its scratch buffer and its wake-up. */
 const MOST_THREADS = 256;
 
 /** Bytes of each thread's scratch buffer. */
 export const SCRATCH_BYTES: number = 2 ** 20;
-
-// Values of STATE. Any other value is a range that waits to be begun, stamped with the number of its run: a worker
-// that read an older run's words finds another stamp when it claims the range, and drops them.
-export const STARTING = 0; // set by the main thread; the worker sets IDLE when it is ready
-export const IDLE = 1;
-export const BUSY = 2;
-export const FIRST_STAMP = 3;
-const LAST_STAMP: number = 2 ** 31 - 1;
 
 /** What a worker is given at its start. */
 export interface Assignment {
@@ -67,6 +80,15 @@ export interface ThreadsOptions {
   readonly patience?: number;
 }
 
+/** A worker's part of a run. */
+interface Range {
+  readonly helper: Slot;
+  readonly begin: number;
+  readonly end: number;
+  readonly grain: number;
+  readonly pieces: number;
+}
+
 /** Units [0, total) of a kernel, in ranges that begin at multiples of `grain`. */
 export interface Work {
   readonly total: number;
@@ -76,7 +98,7 @@ export interface Work {
 }
 
 const PATIENCE = 5000;
-/** How long a range is watched before this thread sleeps, in milliseconds. */
+/** How long a worker is watched before this thread sleeps, in milliseconds. */
 const WATCH = 0.1;
 /** How long it sleeps at most before it counts once, in milliseconds. */
 const NAP = 20;
@@ -85,7 +107,7 @@ export class Threads {
   readonly #heap: Heap;
   readonly #patience: number;
   readonly #slots: Slot[] = [];
-  #stamp: number = FIRST_STAMP;
+  #run = 0;
   #failure: string | null = null;
 
   constructor(heap: Heap, options: ThreadsOptions = {}) {
@@ -108,11 +130,11 @@ export class Threads {
   /** How many workers are ready to help. */
   get ready(): number {
     if (this.obstacle !== null) return 0;
-    return this.#slots.filter(({ at }) => Atomics.load(this.#heap.i32, at + STATE) !== STARTING).length;
+    return this.#slots.filter(({ at }) => Atomics.load(this.#heap.i32, at + READY) === 1).length;
   }
 
   /**
-   * Runs the kernel on this thread and up to `threads - 1` workers, one range each. The first call starts the workers
+   * Runs the kernel on this thread and up to `threads - 1` workers, an equal range each. The first call starts the workers
    * and, as they are not ready yet, does all the work itself.
    *
    * @throws what the kernel threw, after every range has ended
@@ -120,53 +142,73 @@ export class Threads {
   run(kernel: LoadedKernel, work: Work, threads: number): void {
     const words = this.#heap.i32;
     const helpers = this.#helpers(threads - 1);
-    const grains = Math.ceil(work.total / work.grain);
-    const ranges = Math.min(helpers.length + 1, grains);
-    const edge = (range: number): number =>
-      Math.min(work.total, Math.floor((grains * range) / ranges) * work.grain);
-    this.#stamp = this.#stamp === LAST_STAMP ? FIRST_STAMP : this.#stamp + 1;
-    const stamp = this.#stamp;
-    for (let range = 1; range < ranges; range++) {
-      const { at, port, delivered } = helpers[range - 1]!;
-      if (!delivered.has(kernel.source.first)) {
-        port.postMessage(kernel.source);
-        delivered.add(kernel.source.first);
-      }
-      Atomics.store(words, at + KERNEL, kernel.id);
-      Atomics.store(words, at + ARGS, work.args);
-      Atomics.store(words, at + BEGIN, edge(range));
-      Atomics.store(words, at + END, edge(range + 1));
-      Atomics.store(words, at + STATE, stamp);
-      // A worker says that it will sleep before it looks at STATE for the last time.
-      if (Atomics.load(words, at + SLEEPING) === 1) Atomics.notify(words, at + STATE);
+    const { total, grain, args, scratch } = work;
+    const whole = {
+      begin: 0,
+      end: total,
+      grain,
+      pieces: Math.min(helpers.length + 1, Math.ceil(total / grain)),
+    };
+    this.#run = this.#run === LAST_RUN ? 0 : this.#run + 1;
+    const ranges: Range[] = [];
+    for (let i = 1; i < whole.pieces; i++) {
+      const begin = pieceStart(whole, i);
+      const end = pieceStart(whole, i + 1);
+      const pieces = Math.min(MOST_PIECES, Math.ceil((end - begin) / grain));
+      const range = { helper: helpers[i - 1]!, begin, end, grain, pieces };
+      this.#offer(kernel, args, range);
+      ranges.push(range);
     }
 
     const errors: unknown[] = [];
-    const attempt = (range: number): void => {
+    const attempt = (begin: number, end: number): void => {
       try {
-        kernel.run(edge(range), edge(range + 1), work.args, work.scratch);
+        kernel.run(begin, end, args, scratch);
       } catch (error) {
         errors.push(error);
       }
     };
     const began = performance.now();
-    attempt(0);
+    attempt(0, pieceStart(whole, 1));
     const patience = this.#patience + 50 * (performance.now() - began);
-    for (let range = ranges - 1; range >= 1; range--) {
-      const { at } = helpers[range - 1]!;
-      if (Atomics.compareExchange(words, at + STATE, stamp, IDLE) === stamp) attempt(range);
-    }
-    // Also after an error: nothing runs on behind the caller's back.
-    for (let range = 1; range < ranges; range++) {
-      const { at, port } = helpers[range - 1]!;
-      if (!this.#wait(at, patience)) {
-        this.stop(`a thread held its range of kernel "${kernel.name}" for too long`);
-        attempt(range);
-      } else if (Atomics.exchange(words, at + FAILED, 0) === 1) {
-        errors.push(host?.receiveMessageOnPort(port)?.message);
+    const awaited = ranges.map((range) => {
+      const at = range.helper.at + OFFER;
+      let theirs = range.pieces;
+      for (let offer = Atomics.load(words, at); offer % RUN > 0; offer = Atomics.load(words, at)) {
+        if (Atomics.compareExchange(words, at, offer, offer - 1) !== offer) continue;
+        theirs--;
+        const piece = range.pieces - (offer % RUN);
+        attempt(pieceStart(range, piece), pieceStart(range, piece + 1));
       }
+      return theirs;
+    });
+    // Also after an error: nothing runs on behind the caller's back.
+    for (const [i, { helper, begin, end }] of ranges.entries()) {
+      if (!this.#wait(helper.at + DONE, awaited[i]!, patience)) {
+        this.stop(`a thread held a range of kernel "${kernel.name}" for too long`);
+        attempt(begin, end);
+      } else if (Atomics.exchange(words, helper.at + FAILED, 0) === 1) errors.push(...messages(helper.port));
     }
     if (errors.length > 0) throw errors[0];
+  }
+
+  #offer(kernel: LoadedKernel, args: number, { helper, begin, end, grain, pieces }: Range): void {
+    const { at, port, delivered } = helper;
+    const words = this.#heap.i32;
+    if (!delivered.has(kernel.source.first)) {
+      port.postMessage(kernel.source);
+      delivered.add(kernel.source.first);
+    }
+    Atomics.store(words, at + KERNEL, kernel.id);
+    Atomics.store(words, at + ARGS, args);
+    Atomics.store(words, at + BEGIN, begin);
+    Atomics.store(words, at + END, end);
+    Atomics.store(words, at + GRAIN, grain);
+    Atomics.store(words, at + PIECES, pieces);
+    Atomics.store(words, at + DONE, 0);
+    Atomics.store(words, at + OFFER, this.#run * RUN + pieces);
+    // A worker says that it will sleep before it looks at the offer for the last time.
+    if (Atomics.load(words, at + SLEEPING) === 1) Atomics.notify(words, at + OFFER);
   }
 
   /** Up to `count` workers that are ready, after starting those that are missing. */
@@ -174,25 +216,24 @@ export class Threads {
     while (this.#slots.length < count && this.obstacle === null) this.#start();
     if (this.obstacle !== null) return [];
     const words = this.#heap.i32;
-    return this.#slots.slice(0, count).filter(({ at }) => Atomics.load(words, at + STATE) === IDLE);
+    return this.#slots.slice(0, count).filter(({ at }) => Atomics.load(words, at + READY) === 1);
   }
 
-  /** Waits until the worker has ended its range; false when patience ends first. */
-  #wait(at: number, patience: number): boolean {
+  /** Waits until the word is `value`; false when patience ends first. */
+  #wait(at: number, value: number, patience: number): boolean {
     const words = this.#heap.i32;
     const began = performance.now();
     do {
       for (let i = 0; i < 32; i++) {
-        if (Atomics.load(words, at + STATE) !== BUSY) return true;
+        if (Atomics.load(words, at) === value) return true;
         Atomics.pause?.();
       }
     } while (performance.now() - began < WATCH);
     // Naps are counted: the clock of a process that was stopped and goes on has moved, its threads have not.
-    for (let naps = Math.ceil(patience / NAP); naps > 0; naps--) {
-      Atomics.wait(words, at + STATE, BUSY, NAP);
-      if (Atomics.load(words, at + STATE) !== BUSY) return true;
-    }
-    return false;
+    let naps = Math.ceil(patience / NAP);
+    for (let seen = Atomics.load(words, at); seen !== value; seen = Atomics.load(words, at))
+      if (Atomics.wait(words, at, seen, NAP) === "timed-out" && --naps <= 0) return false;
+    return true;
   }
 
   #start(): void {
@@ -229,6 +270,14 @@ export class Threads {
   }
 }
 
+/** What a worker has said since the last time. */
+function messages(port: MessagePort): unknown[] {
+  const found: unknown[] = [];
+  for (let one = host?.receiveMessageOnPort(port); one !== undefined; one = host?.receiveMessageOnPort(port))
+    found.push(one.message);
+  return found;
+}
+
 /** How many threads this process may use: what is asked for in `COTANGENT_THREADS`, or one for each core. */
 export function defaultThreads(): number {
   const asked = environment("COTANGENT_THREADS");
@@ -245,7 +294,7 @@ export function checkThreads(count: number, what: string): number {
 }
 
 /** A variable of the environment, if this process may read it without asking the user. */
-function environment(name: string): string | undefined {
+export function environment(name: string): string | undefined {
   const deno: unknown = Reflect.get(globalThis, "Deno");
   if (isAsker(deno) && deno.permissions.querySync({ name: "env", variable: name }).state !== "granted")
     return undefined;
