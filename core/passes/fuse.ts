@@ -6,7 +6,7 @@
 import type { Aval } from "../aval.ts";
 import { invariant } from "../errors.ts";
 import { constant, type Expr, exprType, input } from "../expr.ts";
-import { isRowMajor, type Layout, rowMajor } from "../kernel.ts";
+import { isRowMajor, type Layout, reshaped, rowMajor } from "../kernel.ts";
 import type { AnyPrimitive } from "../primitive.ts";
 import { type Atom, type Program, Var } from "../program.ts";
 import { type Shape, sameShape, sizeOf, withoutAxes } from "../shape.ts";
@@ -120,6 +120,15 @@ interface Source {
   readonly layout: Layout;
 }
 
+/** An equation that computes element by element and that nothing has asked for yet. */
+interface Pending {
+  readonly name: string;
+  readonly args: readonly Source[];
+  readonly expr: (args: readonly Expr[]) => Expr;
+  /** The last step that its operands come from, as far as that was known. */
+  readonly first: number;
+}
+
 /** A loop while equations still join it. */
 class Loop {
   readonly shape: Shape;
@@ -154,9 +163,16 @@ class Loop {
     return this.inRows && length <= LONGEST_ROW && (rows >= FEW_ROWS || length <= 1024);
   }
 
+  /** At which level a value of this shape, or of one with as many elements, can be computed. */
   levelOf(shape: Shape): Level | null {
-    if (sameShape(shape, this.shape)) return "full";
-    return this.reductions.length > 0 && this.canFollow && sameShape(shape, this.kept) ? "row" : null;
+    const size = sizeOf(shape);
+    if (size === sizeOf(this.shape)) return "full";
+    return this.reductions.length > 0 && this.canFollow && size === sizeOf(this.kept) ? "row" : null;
+  }
+
+  /** The iteration space of a level. */
+  spaceOf(level: Level): Shape {
+    return level === "full" ? this.shape : this.kept;
   }
 
   /** A fresh input expression: for a load or for the result of a reduction. */
@@ -193,6 +209,8 @@ class Fusion {
   readonly #slots = new Map<Var | Tensor, Slot>();
   /** Index of the step that computes a value; inputs have none. */
   readonly #producer = new Map<Var, number>();
+  /** Placed when a value is needed: late, so that it joins the loop of the one who needs it. */
+  readonly #pending = new Map<Var, Pending>();
 
   constructor(prepare: Prepare) {
     this.#prepare = prepare;
@@ -221,7 +239,10 @@ class Fusion {
     const args = atoms.map((atom) => this.#source(atom));
     const out = outs[0]!;
     if (kernel?.k === "map") {
-      this.#map(prim.name, out, args, (exprs) => kernel.expr(exprs, params, out.aval));
+      const first = Math.max(-1, ...args.map((source) => this.#firstOf(source)));
+      const expr: Pending["expr"] = (exprs) => kernel.expr(exprs, params, out.aval);
+      this.#pending.set(out, { name: prim.name, args, expr, first });
+      this.#sources.set(out, { base: out, layout: rowMajor(out.aval.shape) });
     } else if (kernel?.k === "view") {
       const layout = kernel.view(args[0]!.layout, params, out.aval);
       if (layout) this.#sources.set(out, { base: args[0]!.base, layout });
@@ -233,11 +254,12 @@ class Fusion {
       }
     } else if (kernel?.k === "reduce") {
       const axes = kernel.axes(params);
-      if (axes.length === 0) this.#map(prim.name, out, args, (exprs) => exprs[0]!);
+      if (axes.length === 0) this.#sources.set(out, args[0]!);
       else this.#reduce(prim.name, out, args[0]!, kernel.join, axes);
     } else if (kernel?.k === "place") {
       const avals = atoms.map((atom) => atom.aval);
       const { fill, pieces } = kernel.place(avals, params, out.aval);
+      for (const arg of args) this.#demand(arg, -1);
       this.#own(out, this.#steps.length);
       if (fill !== null) {
         this.#place(prim.name, out, rowMajor(out.aval.shape), constant(fill, exprType(out.aval.dtype)));
@@ -258,6 +280,26 @@ class Fusion {
     return source;
   }
 
+  #firstOf(source: Source): number {
+    const pending = source.base instanceof Var ? this.#pending.get(source.base) : undefined;
+    return pending?.first ?? this.#producerOf(source);
+  }
+
+  /** Places the equation of a value and those it needs, if they are still pending; best in the loop `hint`. */
+  #demand({ base }: Source, hint: number): void {
+    if (!(base instanceof Var)) return;
+    const pending = this.#pending.get(base);
+    if (!pending) return;
+    this.#pending.delete(base);
+    const { name, args, expr } = pending;
+    let near = hint;
+    for (const arg of args.toSorted((x, y) => this.#firstOf(y) - this.#firstOf(x))) {
+      this.#demand(arg, near);
+      near = Math.max(near, this.#producerOf(arg));
+    }
+    this.#map(name, base, args, expr, near);
+  }
+
   #producerOf({ base }: Source): number {
     return base instanceof Var ? (this.#producer.get(base) ?? -1) : -1;
   }
@@ -270,6 +312,7 @@ class Fusion {
 
   /** The buffer of a value that is used outside the step that computes it. */
   #slot(base: Var | Tensor): Slot {
+    this.#demand({ base, layout: rowMajor(base.aval.shape) }, -1);
     const known = this.#slots.get(base);
     if (known) return known;
     const slot = base instanceof Var ? new Slot(base.aval, "step") : new Slot(base.aval, "constant", base);
@@ -277,7 +320,10 @@ class Fusion {
     const step = base instanceof Var ? this.#steps[this.#producer.get(base) ?? -1] : undefined;
     if (step instanceof Loop) {
       const value = step.values.get(base as Var);
-      if (value) step.stores.push({ ...value, slot, layout: rowMajor(base.aval.shape) });
+      if (value) {
+        const { expr, level } = value;
+        step.stores.push({ expr, level, slot, layout: rowMajor(step.spaceOf(level)) });
+      }
     }
     return slot;
   }
@@ -291,15 +337,17 @@ class Fusion {
   /** A new variable with the elements of the source in row-major order. */
   #copy(source: Source, aval: Aval): Var {
     const v = new Var(aval);
-    this.#map("copy", v, [source], (exprs) => exprs[0]!);
+    this.#demand(source, -1);
+    this.#map("copy", v, [source], (exprs) => exprs[0]!, -1);
     return v;
   }
 
   // --- elementwise -----------------------------------------------------------------------------------------------
 
-  #map(name: string, out: Var, args: readonly Source[], expr: (args: readonly Expr[]) => Expr): void {
+  /** Places an equation whose operands are placed. */
+  #map(name: string, out: Var, args: readonly Source[], expr: Pending["expr"], hint: number): void {
     const { shape } = out.aval;
-    const at = this.#home(args, shape, (loop, step) => {
+    const at = this.#home(args, shape, hint, (loop, step) => {
       const level = loop.levelOf(shape);
       return level !== null && this.#readable(args, loop, step, level);
     });
@@ -313,7 +361,12 @@ class Fusion {
   }
 
   /** The step that an equation over `shape` joins: its last producer, a later loop with a common operand, or a new one. */
-  #home(args: readonly Source[], shape: Shape, fits: (loop: Loop, step: number) => boolean): number {
+  #home(
+    args: readonly Source[],
+    shape: Shape,
+    hint: number,
+    fits: (loop: Loop, step: number) => boolean,
+  ): number {
     const first = Math.max(-1, ...args.map((source) => this.#producerOf(source)));
     const last = this.#steps.length - 1;
     const joins = (step: number): boolean => {
@@ -322,18 +375,22 @@ class Fusion {
       if (loop.loads.length + loop.stores.length + args.length > MOST_OPERANDS) return false;
       const related =
         step === first ||
+        step === hint ||
         sizeOf(shape) <= 1 ||
         args.some(({ base }) => loop.loads.some((load) => load.slot === this.#slots.get(base)));
       return related && fits(loop, step);
     };
     if (first >= 0 && joins(first)) return first;
+    if (hint > first && joins(hint)) return hint;
     for (let step = Math.max(first + 1, last - HORIZON); step <= last; step++) if (joins(step)) return step;
     return this.#steps.push(new Loop(shape)) - 1;
   }
 
   #readable(args: readonly Source[], loop: Loop, step: number, level: Level): boolean {
     return args.every((source) => {
-      const { base, layout } = source;
+      const { base } = source;
+      const layout = reshaped(source.layout, loop.spaceOf(level));
+      if (layout === null) return false;
       if (this.#producerOf(source) !== step) return this.#producerOf(source) < step;
       const value = loop.values.get(base as Var);
       if (!value) return false;
@@ -344,8 +401,10 @@ class Fusion {
 
   /** The expression of a value within a loop: computed there, a constant, or loaded. */
   #read(source: Source, loop: Loop, step: number, level: Level): Expr {
-    const { base, layout } = source;
+    const { base } = source;
     if (this.#producerOf(source) === step && base instanceof Var) return loop.values.get(base)!.expr;
+    const layout = reshaped(source.layout, loop.spaceOf(level));
+    invariant(layout, "an operand has a layout over the space of its loop");
     if (!(base instanceof Var) && base.aval.size === 1) {
       return constant(storage(base)[0]!, exprType(base.aval.dtype));
     }
@@ -364,7 +423,8 @@ class Fusion {
   #reduce(name: string, out: Var, arg: Source, join: Join, axes: readonly number[]): void {
     const { shape } = arg.layout;
     const reduced = [...axes].sort((a, b) => a - b);
-    const at = this.#home([arg], shape, (loop, step) => {
+    this.#demand(arg, -1);
+    const at = this.#home([arg], shape, -1, (loop, step) => {
       if (!sameShape(loop.shape, shape)) return false;
       if (loop.reductions.length > 0 && !sameShape(loop.reduced, reduced)) return false;
       if (!this.#readable([arg], loop, step, "full")) return false;
@@ -388,6 +448,7 @@ class Fusion {
   /** A loop that writes one piece of a variable. */
   #place(name: string, out: Var, layout: Layout, what: Source | Expr): void {
     const loop = new Loop(layout.shape);
+    if ("base" in what) this.#demand(what, -1);
     const at = this.#steps.push(loop) - 1;
     const expr = "base" in what ? this.#read(what, loop, at, "full") : what;
     loop.stores.push({ expr, level: "full", slot: this.#slot(out), layout });
@@ -417,7 +478,7 @@ class Fusion {
       return { slot: this.#whole(source, avals[i]!), layout: rowMajor(avals[i]!.shape) };
     });
     const at = this.#steps.length;
-    const slots = outs.map((v) => {
+    const slots = outs.map((v): Slot => {
       this.#own(v, at);
       const slot = new Slot(v.aval, "step");
       this.#slots.set(v, slot);
