@@ -1,5 +1,13 @@
 /**
- * Mathematical functions of float32 as scalar expressions.
+ * Mathematical functions of float32 as scalar expressions, right to one or two units in the last place for every
+ * argument: infinities, NaN, both zeros, and numbers below the normal range. The bound of each function is in
+ * tests/backend/functions.test.ts.
+ *
+ * All follow the three steps of Cody & Waite 1980, "Software Manual for the Elementary Functions": reduce the argument
+ * exactly, approximate on a small interval, put the parts together so that the largest comes last. Coefficients are
+ * minimax for the relative error of the whole function (Remez' algorithm in extended precision), each rounded to
+ * float32 before the next ones are fitted to what is left (Muller et al. 2018, "Handbook of Floating-Point Arithmetic",
+ * chapters 9 and 10). Nothing depends on whether `fma` rounds once or twice.
  */
 import {
   abs,
@@ -10,26 +18,49 @@ import {
   convert,
   div,
   type Expr,
+  eq,
+  floor,
   fma,
+  le,
   lt,
   max,
   min,
   mul,
+  ne,
+  nearest,
+  not,
   or,
+  rare,
   select,
+  sqrt,
   sub,
+  trunc,
+  xor,
 } from "./expr.ts";
 
-type F = (x: Expr) => Expr;
-const c = (value: number): Expr => constant(value, "f32");
-const int = (value: number): Expr => constant(value, "i32");
-const bitsOf = (x: Expr): Expr => bitcast(x, "i32");
-const floatOf = (x: Expr): Expr => bitcast(x, "f32");
+type Unary = (x: Expr) => Expr;
 
-/** c0 + c1 x + c2 x² + ...: pairs first, so that less waits for the multiplication before it (Estrin's scheme). */
+const f32 = (value: number): Expr => constant(value, "f32");
+const f64 = (value: number): Expr => constant(value, "f64");
+const i32 = (value: number): Expr => constant(value, "i32");
+const bitsOf: Unary = (x) => bitcast(x, "i32");
+const floatOf: Unary = (bits) => bitcast(bits, "f32");
+const single: Unary = (x) => convert(x, "f32");
+const double: Unary = (x) => convert(x, "f64");
+const square: Unary = (x) => mul(x, x);
+
+const one = f32(1);
+const zero = f32(0);
+const infinity = f32(Infinity);
+const signBit = i32(-(2 ** 31));
+/** Of the exponent within the bits of a float. */
+const exponentOne = 2 ** 23;
+const exponentBias = 127 * exponentOne;
+
+/** c0 + c1 x + c2 x² + ...: pairs first, so that less waits for the product before it (Estrin's scheme). */
 function polynomial(x: Expr, coefficients: readonly number[]): Expr {
   let terms = coefficients.map((value) => constant(value, x.type));
-  for (let power = x; terms.length > 1; power = mul(power, power)) {
+  for (let power = x; terms.length > 1; power = square(power)) {
     const pairs: Expr[] = [];
     for (let i = 0; i < terms.length; i += 2) {
       const odd = terms[i + 1];
@@ -40,105 +71,506 @@ function polynomial(x: Expr, coefficients: readonly number[]): Expr {
   return terms[0]!;
 }
 
-/** The magnitude of x, which is not negative, with the sign of y. */
+/** x, which has no sign, with the sign of y. */
 function withSignOf(x: Expr, y: Expr): Expr {
-  return floatOf(or(bitsOf(x), and(bitsOf(y), int(-0x80000000))));
+  return floatOf(or(bitsOf(x), and(bitsOf(y), signBit)));
+}
+
+/** -|x| */
+function negativeOf(x: Expr): Expr {
+  return floatOf(or(bitsOf(x), signBit));
 }
 
 // --- exponentials ------------------------------------------------------------------------------------------------
 
-// Adding 1.5 2^23 rounds to an integer, which then stands in the low bits.
-const rounding = 1.5 * 2 ** 23;
-const ln2High = 0.693145751953125; // 16 bits, so that k ln2High is exact
-const ln2Low = 1.428606820309417e-6;
+/** Adding it rounds to an integer, which then is in the low bits. */
+const rounder = f32(1.5 * 2 ** 23);
+// ln 2 = high + low; high has 16 bits, so that its product with k is exact.
+const ln2High = 0.693145751953125;
+const ln2Low = 1.4286068203094173e-6;
 
-/** x = k ln 2 + r with |r| <= ln 2 / 2; `k` is the integer in the low bits of a float. */
-function reduce(x: Expr): { shifted: Expr; k: Expr; r: Expr } {
-  const shifted = fma(x, c(Math.LOG2E), c(rounding));
-  const k = sub(shifted, c(rounding));
-  const r = fma(k, c(-ln2Low), fma(k, c(-ln2High), x));
-  return { shifted, k, r };
+/** An argument of the exponential, x or x + rest, as k ln 2 + r with |r| <= ln 2 / 2; k is an integer in the low bits of `rounded`. */
+interface Reduced {
+  readonly rounded: Expr;
+  readonly r: Expr;
 }
 
-/** 2^k of the integer k in the low bits; shifting pushes the other bits out. */
-function powerOfTwo(k: Expr): Expr {
-  return floatOf(add(mul(k, int(2 ** 23)), int(127 * 2 ** 23)));
+function reduced(x: Expr, rest: Expr | null = null): Reduced {
+  const rounded = fma(rest ? add(x, rest) : x, f32(Math.LOG2E), rounder);
+  const k = sub(rounded, rounder);
+  const r = fma(k, f32(-ln2High), x);
+  return { rounded, r: fma(k, f32(-ln2Low), rest ? add(r, rest) : r) };
 }
 
-/** e^r - 1 for |r| <= ln 2 / 2 */
+/** 2^(k + shift) for the integer k in the low bits: the product moves it to the exponent and all else out. */
+function powerOfTwo(k: Expr, shift = 0): Expr {
+  return floatOf(add(mul(k, i32(exponentOne)), i32(exponentBias + shift * exponentOne)));
+}
+
+/** e^r - 1 = r + r² q(r) for |r| <= ln 2 / 2 */
 function expm1Near0(r: Expr): Expr {
-  const q = polynomial(r, [0.4999999701976776, 0.16666534543037415, 0.04166771471500397, 0.008367698639631271, 0.001384192262776196]);
-  return fma(mul(r, r), q, r);
+  const q = polynomial(
+    r,
+    [
+      0.4999999701976776, 0.16666534543037415, 0.04166771471500397, 0.008367698639631271,
+      0.001384192262776196,
+    ],
+  );
+  return fma(square(r), q, r);
 }
 
-function expWithin(x: Expr, halvings = 0): Expr {
-  const { shifted, r } = reduce(x);
-  const half = fma(x, c(Math.LOG2E / 2), c(rounding));
-  const p = add(expm1Near0(r), c(1));
-  const k1 = bitsOf(half);
-  const k2 = sub(bitsOf(shifted), k1);
-  return mul(mul(p, powerOfTwo(k1)), floatOf(add(mul(k2, int(2 ** 23)), int((127 - halvings) * 2 ** 23))));
+/**
+ * Two factors whose product is 2^k, about equal: a result below the normal range comes from the second product alone,
+ * and is rounded once. `x log2e` is about k.
+ */
+function powersOfTwo(k: Expr, x: Expr, log2e: number): readonly [Expr, Expr] {
+  const half = bitsOf(fma(x, f32(log2e / 2), rounder));
+  return [powerOfTwo(half), powerOfTwo(sub(bitsOf(k), half))];
 }
 
-export const exp: F = (x) => expWithin(min(c(89), max(c(-104), x)));
+/** e^x for -104 <= x <= 89, where it is 0 and infinite already. */
+function expWithin(x: Expr): Expr {
+  const { rounded, r } = reduced(x);
+  const [first, second] = powersOfTwo(rounded, x, Math.LOG2E);
+  return mul(fma(expm1Near0(r), first, first), second);
+}
 
-export const expm1: F = (x) => {
-  const { shifted, r } = reduce(min(c(89), max(c(-18), x)));
-  const half = floatOf(add(mul(bitsOf(shifted), int(2 ** 23)), int(126 * 2 ** 23)));
-  // 2 (2^(k-1) (e^r - 1) + 2^(k-1) - 1/2)
-  const y = fma(half, expm1Near0(r), sub(half, c(0.5)));
+export const exp: Unary = (x) => expWithin(min(f32(89), max(f32(-104), x)));
+
+/** e^-|x| */
+function decay(x: Expr): Expr {
+  return expWithin(max(f32(-104), negativeOf(x)));
+}
+
+export const expm1: Unary = (x) => {
+  const { rounded, r } = reduced(min(f32(89), max(f32(-18), x)));
+  // 2 (2^(k-1) (e^r - 1) + (2^(k-1) - 1/2)): 2^128 is no float.
+  const power = powerOfTwo(bitsOf(rounded), -1);
+  const y = fma(power, expm1Near0(r), sub(power, f32(0.5)));
   return withSignOf(abs(add(y, y)), x);
 };
 
-export const tanh: F = (x) => {
+export const tanh: Unary = (x) => {
+  // t / (t + 2) with t = e^2|x| - 1; the series where that could be 3 units off.
   const y = abs(x);
-  const { shifted, r } = reduce(min(c(20), add(y, y)));
-  const power = powerOfTwo(bitsOf(shifted));
-  const t = fma(power, expm1Near0(r), sub(power, c(1)));
-  return withSignOf(div(t, add(t, c(2))), x);
+  const { rounded, r } = reduced(min(f32(20), add(y, y)));
+  const power = powerOfTwo(bitsOf(rounded));
+  const t = fma(power, expm1Near0(r), sub(power, one));
+  const y2 = square(y);
+  const near = fma(mul(y, y2), fma(y2, f32(2 / 15), f32(-1 / 3)), y);
+  return withSignOf(select(lt(y, f32(0.066)), near, div(t, add(t, f32(2)))), x);
 };
 
-export const sigmoid: F = (x) => {
-  const power = expWithin(max(c(-104), floatOf(or(bitsOf(x), int(-0x80000000)))));
-  return div(select(lt(x, c(0)), power, c(1)), add(power, c(1)));
+export const sigmoid: Unary = (x) => {
+  const power = decay(x);
+  return div(select(lt(x, zero), power, one), add(power, one));
 };
 
-// --- logarithms
-
-function logarithm(f: Expr, k: Expr): Expr {
-  const q = polynomial(f, [0.3333333134651184, -0.2500081956386566, 0.20001226663589478, -0.16623356938362122, 0.14201757311820984, -0.13160187005996704, 0.1276158094406128, -0.07634491473436356]);
-  const square = mul(f, f);
-  const low = fma(k, c(ln2Low), mul(mul(square, f), q));
-  return fma(k, c(ln2High), add(f, fma(square, c(-0.5), low)));
+/** e^x / 2 for 0 <= x <= 89.5, where it is infinite already. */
+function halfExp(x: Expr): Expr {
+  const { rounded, r } = reduced(x);
+  const power = powerOfTwo(bitsOf(rounded), -2);
+  const y = fma(power, expm1Near0(r), power);
+  return add(y, y);
 }
 
-export const softplus: F = (x) => {
-  const e = expWithin(max(c(-104), floatOf(or(bitsOf(x), int(-0x80000000)))));
-  const over = lt(c(Math.SQRT2 - 1), e);
-  const f = select(over, mul(sub(e, c(1)), c(0.5)), e);
-  return add(max(x, c(0)), logarithm(f, select(over, c(1), c(0))));
+export const sinh: Unary = (x) => {
+  const y = abs(x);
+  const half = halfExp(min(f32(89.5), y));
+  const near = fma(
+    mul(y, square(y)),
+    polynomial(
+      square(y),
+      [0.1666666716337204, 0.00833331048488617, 0.00019842895562760532, 2.7823248274216894e-6],
+    ),
+    y,
+  );
+  return withSignOf(select(lt(y, one), near, sub(half, div(f32(0.25), half))), x);
 };
 
-export const log: F = (x) => {
-  const small = lt(x, c(2 ** -126));
-  const y = select(small, mul(x, c(2 ** 24)), x);
-  const bits = sub(bitsOf(y), int(0x3f3504f3));
-  const e = and(bits, int(-0x800000));
-  const f = sub(floatOf(sub(bitsOf(y), e)), c(1));
-  const k = add(mul(convert(e, "f32"), c(2 ** -23)), select(small, c(-24), c(0)));
-  const r = logarithm(f, k);
-  // inf, nan, 0, negative
-  const finite = select(lt(x, c(Infinity)), r, add(x, x));
-  return select(lt(c(0), x), finite, select(lt(x, c(0)), c(NaN), sub(x, c(Infinity))));
+export const cosh: Unary = (x) => {
+  const half = halfExp(min(f32(89.5), abs(x)));
+  return add(half, div(f32(0.25), half));
 };
 
-export const log1p: F = (x) => {
-  const u = add(x, c(1));
-  const e = and(sub(bitsOf(u), int(0x3f3504f3)), int(-0x800000));
-  const k = mul(convert(e, "f32"), c(2 ** -23));
-  const inverse = floatOf(max(sub(int(0x3f800000), e), int(0)));
-  const f = add(floatOf(sub(bitsOf(x), e)), sub(inverse, c(1)));
-  const r = logarithm(f, k);
-  const finite = withSignOf(abs(select(lt(x, c(Infinity)), r, x)), x);
-  return select(lt(c(-1), x), finite, select(lt(x, c(-1)), c(NaN), sub(x, c(Infinity))));
+// --- logarithms --------------------------------------------------------------------------------------------------
+
+/** Bits of sqrt(1/2): the exponent of a number is counted from there, so that its rest is between there and sqrt(2). */
+const sqrtHalfBits = i32(0x3f3504f3);
+const exponentBits = i32(-exponentOne);
+
+/** A positive number as 2^k m, with k in the place of the exponent. */
+function exponentOf(x: Expr): Expr {
+  return and(sub(bitsOf(x), sqrtHalfBits), exponentBits);
+}
+
+/** The integer in the place of the exponent. */
+function integerOf(exponent: Expr): Expr {
+  return mul(single(exponent), f32(1 / exponentOne));
+}
+
+/** k ln 2 + log(1 + f) = k ln 2 + f - f²/2 + f³ q(f) for sqrt(1/2) <= 1 + f <= sqrt(2) */
+function logarithm(k: Expr, f: Expr): Expr {
+  const q = polynomial(
+    f,
+    [
+      0.3333333134651184, -0.2500081956386566, 0.20001226663589478, -0.16623356938362122, 0.14201757311820984,
+      -0.13160187005996704, 0.1276158094406128, -0.07634491473436356,
+    ],
+  );
+  const f2 = square(f);
+  const small = fma(f2, f32(-0.5), fma(k, f32(ln2Low), mul(mul(f2, f), q)));
+  return fma(k, f32(ln2High), add(f, small));
+}
+
+/** The result for x > bound; -infinity at the bound, NaN below and for NaN, x itself where it is infinite. */
+function aboveBound(bound: number, x: Expr, result: Expr): Expr {
+  const finite = select(lt(x, infinity), result, x);
+  return select(lt(f32(bound), x), finite, select(eq(x, f32(bound)), f32(-Infinity), f32(Number.NaN)));
+}
+
+export const log: Unary = (x) => {
+  const isSmall = lt(x, f32(2 ** -126));
+  const y = select(isSmall, mul(x, f32(2 ** 24)), x);
+  const exponent = exponentOf(y);
+  const f = sub(floatOf(sub(bitsOf(y), exponent)), one);
+  const k = sub(integerOf(exponent), select(isSmall, f32(24), zero));
+  return aboveBound(0, x, logarithm(k, f));
+};
+
+export const log1p: Unary = (x) => {
+  const exponent = exponentOf(add(x, one));
+  // 1 + x = 2^k (1 + f) with f = 2^-k x + (2^-k - 1), in which only the sum is rounded, and nothing where k = 0.
+  const inverse = floatOf(max(sub(i32(exponentBias), exponent), i32(0)));
+  const f = add(floatOf(sub(bitsOf(x), exponent)), sub(inverse, one));
+  return aboveBound(-1, x, withSignOf(abs(logarithm(integerOf(exponent), f)), x));
+};
+
+export const softplus: Unary = (x) => {
+  // max(x, 0) + log(1 + p) with p = e^-|x| <= 1: the exponent of 1 + p is 0, or 1 above sqrt(2).
+  const p = decay(x);
+  const isOne = lt(f32(Math.SQRT2 - 1), p);
+  const f = select(isOne, mul(sub(p, one), f32(0.5)), p);
+  return add(max(x, zero), logarithm(select(isOne, one, zero), f));
+};
+
+// --- trigonometry ------------------------------------------------------------------------------------------------
+
+/** An angle as quadrant · pi/2 + r in float64 with |r| a little above pi/4 at most; only the last two bits of the quadrant count. */
+interface Angle {
+  readonly quadrant: Expr;
+  readonly r: Expr;
+}
+
+/** Beyond, the products of `reducedAngle` are not exact. */
+const largestAngle = 2 ** 16;
+const halfPiHigh = 1.5707963267923333; // 35 bits
+const halfPiLow = 2.563344151594519e-12;
+
+/** For |x| <= 2^16: in float64, where k times the high part of pi/2 is exact. */
+function reducedAngle(x: Expr): Angle {
+  const rounded = fma(x, f32(2 / Math.PI), rounder);
+  const k = double(sub(rounded, rounder));
+  const r = sub(sub(double(x), mul(k, f64(halfPiHigh))), mul(k, f64(halfPiLow)));
+  return { quadrant: bitsOf(rounded), r };
+}
+
+/** 2/pi in pieces of 29 bits: piece i times 2^(-29 (i + 1)). */
+const twoOverPi = [341782637, 423170132, 352195499, 488592205, 461485765, 90590992, 478285810];
+
+/**
+ * For every x: the products of its 24 bits with pieces of 2/pi are exact in float64, and so are they modulo 4; their sum
+ * keeps what rounding loses (Payne & Hanek 1983, "Radian reduction for trigonometric functions"; Knuth's two-sum).
+ */
+function reducedLargeAngle(x: Expr): Angle {
+  const modulo4 = (y: Expr): Expr => sub(y, mul(floor(mul(y, f64(0.25))), f64(4)));
+  const wide = double(x);
+  let sum = f64(0);
+  let lost = f64(0);
+  twoOverPi.forEach((piece, i) => {
+    const part = modulo4(mul(wide, f64(piece * 2 ** (-29 * (i + 1)))));
+    const next = add(sum, part);
+    const added = sub(next, sum);
+    lost = add(lost, add(sub(sum, sub(next, added)), sub(part, added)));
+    sum = next;
+  });
+  const k = nearest(sum);
+  const r = mul(add(sub(sum, k), lost), f64(Math.PI / 2));
+  return { quadrant: convert(modulo4(k), "i32"), r };
+}
+
+/** A function of the angle, reduced the short way wherever that is right. */
+function ofAngle(x: Expr, f: (angle: Angle) => Expr): Expr {
+  const isLarge = lt(f32(largestAngle), abs(x));
+  return rare(isLarge, f(reducedLargeAngle(x)), f(reducedAngle(x)));
+}
+
+function sineNear0(r: Expr): Expr {
+  const r2 = square(r);
+  return fma(
+    mul(r, r2),
+    polynomial(r2, [-0.16666653752326965, 0.008332106284797192, -0.00019507965771481395]),
+    r,
+  );
+}
+
+function cosineNear0(r: Expr): Expr {
+  const r2 = square(r);
+  return fma(
+    r2,
+    polynomial(r2, [-0.5, 0.04166664555668831, -0.0013887297827750444, 2.443008816044312e-5]),
+    one,
+  );
+}
+
+/** Whether the quadrant is odd. */
+function isOdd(quadrant: Expr): Expr {
+  return ne(and(quadrant, i32(1)), i32(0));
+}
+
+/** y, negative where bit 1 of the quadrant is set: the product moves it to the sign. */
+function withSignOfQuadrant(y: Expr, quadrant: Expr): Expr {
+  return floatOf(xor(bitsOf(y), mul(and(quadrant, i32(2)), i32(2 ** 30))));
+}
+
+function sineOf({ quadrant, r }: Angle): Expr {
+  const near = single(r);
+  return withSignOfQuadrant(select(isOdd(quadrant), cosineNear0(near), sineNear0(near)), quadrant);
+}
+
+export const sin: Unary = (x) => ofAngle(x, sineOf);
+
+export const cos: Unary = (x) =>
+  ofAngle(x, ({ quadrant, r }) => sineOf({ quadrant: add(quadrant, i32(1)), r }));
+
+export const tan: Unary = (x) =>
+  ofAngle(x, ({ quadrant, r }) => {
+    // r + r³ q(r²), or -1 over it; in float64, because the slope multiplies what rounding r loses.
+    const r2 = square(r);
+    const q = polynomial(
+      r2,
+      [
+        0.3333335269202376, 0.1333255931067108, 0.05407201231561426, 0.0212182530695641, 0.011005088646029228,
+        -0.00012923802528122131, 0.004486111517715506,
+      ],
+    );
+    const near = fma(mul(r, r2), q, r);
+    const odd = isOdd(quadrant);
+    return single(div(select(odd, f64(-1), near), select(odd, near, f64(1))));
+  });
+
+/** asin y = y + y³ q(y²) for 0 <= y <= 1/2, given y² */
+function arcsineNear0(y: Expr, y2: Expr): Expr {
+  const q = polynomial(
+    y2,
+    [
+      0.16666752099990845, 0.07495297491550446, 0.04547037556767464, 0.024179518222808838,
+      0.04216630384325981,
+    ],
+  );
+  return fma(mul(y, y2), q, y);
+}
+
+/** Beyond 1/2 asin |x| = pi/2 - 2 asin(z) with z² = (1 - |x|) / 2. */
+function arcsineParts(x: Expr): { readonly isNear: Expr; readonly angle: Expr } {
+  const y = abs(x);
+  const isNear = le(y, f32(0.5));
+  const z2 = mul(sub(one, y), f32(0.5));
+  const angle = arcsineNear0(select(isNear, y, sqrt(z2)), select(isNear, square(y), z2));
+  return { isNear, angle };
+}
+
+const halfPi = f32(Math.PI / 2);
+/** What rounding took from pi/2. */
+const halfPiRest = f32(-4.371139000186241e-8);
+
+export const asin: Unary = (x) => {
+  const { isNear, angle } = arcsineParts(x);
+  const far = sub(halfPi, sub(add(angle, angle), halfPiRest));
+  return withSignOf(abs(select(isNear, angle, far)), x);
+};
+
+export const acos: Unary = (x) => {
+  // Near 0 pi/2 - asin x; else 2 asin(z), from pi for negative x.
+  const { isNear, angle } = arcsineParts(x);
+  const isNegative = lt(x, zero);
+  const twice = add(angle, angle);
+  const signed = floatOf(xor(bitsOf(angle), and(bitsOf(x), signBit)));
+  const near = sub(halfPi, sub(signed, halfPiRest));
+  const far = select(isNegative, sub(f32(Math.PI), sub(twice, add(halfPiRest, halfPiRest))), twice);
+  return select(isNear, near, far);
+};
+
+/** atan y = y + y³ q(y²) for 0 <= y <= 1 */
+function arctangentWithin1(y: Expr): Expr {
+  const y2 = square(y);
+  const q = polynomial(
+    y2,
+    [
+      -0.33333152532577515, 0.19993767142295837, -0.14211003482341766, 0.10665787011384964,
+      -0.07551746070384979, 0.04320657625794411, -0.016364967450499535, 0.002920046215876937,
+    ],
+  );
+  return fma(mul(y, y2), q, y);
+}
+
+/** pi/2 - angle */
+function complement(angle: Expr): Expr {
+  return sub(halfPi, sub(angle, halfPiRest));
+}
+
+export const atan: Unary = (x) => {
+  const y = abs(x);
+  const isFar = lt(one, y);
+  const angle = arctangentWithin1(select(isFar, div(one, y), y));
+  return withSignOf(select(isFar, complement(angle), angle), x);
+};
+
+export const atan2 = (y: Expr, x: Expr): Expr => {
+  const [height, width] = [abs(y), abs(x)];
+  const isSteep = lt(width, height);
+  const longer = max(width, height);
+  const ratio = div(min(width, height), longer);
+  // 0 / 0 and infinity / infinity are the ratios 0 and 1 here.
+  const isNan = or(ne(x, x), ne(y, y));
+  const known = select(eq(longer, zero), zero, select(eq(width, height), one, ratio));
+  const first = arctangentWithin1(known);
+  const steep = select(isSteep, complement(first), first);
+  const isLeft = lt(bitsOf(x), i32(0));
+  const turned = sub(f32(Math.PI), sub(steep, add(halfPiRest, halfPiRest)));
+  const angle = withSignOf(select(isLeft, turned, steep), y);
+  return select(isNan, f32(Number.NaN), angle);
+};
+
+// --- error functions ---------------------------------------------------------------------------------------------
+
+/** erf y = y + y q(y²) for 0 <= y <= 1.1 */
+function erfNear0(y: Expr): Expr {
+  const q = polynomial(
+    square(y),
+    [
+      0.12837916612625122, -0.37612611055374146, 0.11283364146947861, -0.026843518018722534,
+      0.005167730152606964, -0.0007824713829904795, 7.235896191559732e-5,
+    ],
+  );
+  return fma(y, q, y);
+}
+
+export const erf: Unary = (x) => {
+  const y = min(f32(3.95), abs(x));
+  // Beyond 1.1 1 - p(y)^8: the eighth root of erfc is nearly straight.
+  const root = polynomial(
+    y,
+    [
+      1.0010863542556763, -0.14599601924419403, -0.060005322098731995, -0.01250177901238203,
+      0.013419236056506634, -0.002582329325377941, 0.0001603208511369303,
+    ],
+  );
+  const far = sub(one, square(square(square(root))));
+  return withSignOf(select(lt(y, f32(1.1)), erfNear0(y), far), x);
+};
+
+export const erfc: Unary = (x) => {
+  const y = min(f32(10.1), abs(x));
+  // e^-y² p(t): the square of the upper half of the bits is exact, the rest of y² joins the reduced argument.
+  const high = floatOf(and(bitsOf(y), i32(-4096)));
+  const rest = mul(sub(high, y), add(high, y));
+  const negative = sub(zero, square(high));
+  const { rounded, r } = reduced(negative, rest);
+  const [first, second] = powersOfTwo(rounded, negative, Math.LOG2E);
+  // The terms of p cancel, more than float32 can lose.
+  const t = div(sub(double(y), f64(3)), add(double(y), f64(3)));
+  const p = single(
+    polynomial(
+      t,
+      [
+        0.17900115227137728, -0.3262335663720327, 0.24560366696679853, -0.15011554059030635,
+        0.07166848379829066, -0.024398019463606868, 0.004250550936218568, 0.0007345355555296442,
+        -0.0005413381453234937,
+      ],
+    ),
+  );
+  const far = mul(mul(fma(expm1Near0(r), p, p), first), second);
+  const folded = select(lt(x, zero), sub(f32(2), far), far);
+  const near = sub(one, withSignOf(erfNear0(y), x));
+  return select(lt(y, f32(0.75)), near, folded);
+};
+
+export const erfInv: Unary = (x) => {
+  // x + x p(w) with w = -log(1 - x²), for the ends in the square root of w (Giles 2012, "Approximating the erfinv
+  // function"); 1 - x² = 2 d - d² with d = 1 - |x|, which is exact near 1.
+  const y = abs(x);
+  const d = sub(one, y);
+  const inside = sub(add(d, d), square(d));
+  const exponent = exponentOf(inside);
+  const f = sub(floatOf(sub(bitsOf(inside), exponent)), one);
+  const w = sub(zero, logarithm(integerOf(exponent), f));
+  const middle = polynomial(
+    w,
+    [
+      -0.11377307772636414, 0.2320137917995453, 0.011548749171197414, -0.0023344489745795727,
+      -0.0001273497473448515, 4.449839980225079e-5, 4.003699814347783e-6, -1.980187107619713e-6,
+      2.2140160638173256e-7, -8.806572360242626e-9,
+    ],
+  );
+  const end = polynomial(
+    sub(sqrt(w), f32(3)),
+    [
+      1.8329768180847168, 1.0016751289367676, 0.009445684030652046, -0.007639409974217415,
+      0.00568317249417305, -0.0035869877319782972, 0.0014958569081500173, -7.661944982828572e-5,
+      -0.0003187234397046268, 0.0001289641368202865,
+    ],
+  );
+  const value = fma(x, select(lt(w, f32(5)), middle, end), x);
+  return select(lt(y, one), value, select(eq(y, one), mul(x, infinity), f32(Number.NaN)));
+};
+
+// --- powers ------------------------------------------------------------------------------------------------------
+
+/** Of any float. */
+export const rsqrt: Unary = (x) => div(constant(1, x.type), sqrt(x));
+
+/** 2^f - 1 for |f| <= 1/2 */
+function exp2m1Near0(f: Expr): Expr {
+  const q = polynomial(
+    f,
+    [
+      0.6931471824645996, 0.24022650718688965, 0.055504053831100464, 0.009618083946406841,
+      0.0013337479904294014, 0.00015453816740773618, 1.4468128938460723e-5,
+    ],
+  );
+  return mul(f, q);
+}
+
+/** log2 x in float64 for x >= 0: k + s p(s²) with s = (m - 1) / (m + 1), so that a product with it has bits to spare. */
+function log2Wide(x: Expr): Expr {
+  const isSmall = lt(x, f32(2 ** -126));
+  const y = select(isSmall, mul(x, f32(2 ** 24)), x);
+  const exponent = exponentOf(y);
+  const m = double(floatOf(sub(bitsOf(y), exponent)));
+  const k = sub(integerOf(exponent), select(isSmall, f32(24), zero));
+  const s = div(sub(m, f64(1)), add(m, f64(1)));
+  const p = polynomial(
+    square(s),
+    [2.8853900817905385, 0.9617966727298858, 0.5770837091398829, 0.41166487666610063, 0.34088174110531966],
+  );
+  const finite = fma(s, p, double(k));
+  return select(eq(x, zero), f64(-Infinity), select(eq(x, infinity), f64(Infinity), finite));
+}
+
+export const pow = (x: Expr, y: Expr): Expr => {
+  const size = abs(x);
+  const t = min(f64(130), max(f64(-160), mul(double(y), log2Wide(size))));
+  const k = nearest(t);
+  const p = exp2m1Near0(single(sub(t, k)));
+  const [first, second] = powersOfTwo(add(single(k), rounder), single(k), 1);
+  const positive = mul(fma(p, first, first), second);
+  // A negative x needs an integer y, and keeps its sign where that is odd. As in JavaScript, 1 to an infinite y is NaN.
+  const isInteger = eq(y, trunc(y));
+  const halfY = mul(y, f32(0.5));
+  const isOddY = and(isInteger, ne(halfY, trunc(halfY)));
+  const signed = select(isOddY, withSignOf(positive, x), positive);
+  const isInvalid = and(and(lt(x, zero), lt(f32(-Infinity), x)), not(isInteger));
+  const result = select(or(isInvalid, ne(x, x)), f32(Number.NaN), signed);
+  return select(eq(y, zero), one, result);
 };

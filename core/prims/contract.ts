@@ -26,6 +26,7 @@ export const dotP: Primitive<DotParams> = definePrimitive({
   doc: "Sums products over the contracted axes, integers wrap around; the result has the batch axes, then the free axes of x, then those of y.",
   traits: {},
   arity: 2,
+  kernel: { k: "named", name: "dot" },
   shape([x, y], { contract, batch }) {
     checkNumeric("dot", x!);
     if (x!.dtype !== y!.dtype)

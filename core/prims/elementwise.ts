@@ -178,11 +178,11 @@ const dtypeOfType: Readonly<Record<ExprType, DType>> = {
   bool: "bool",
 };
 
-/** A function of float32 that has an expression; float64 has the precision of the host's function. */
-const single =
-  (f: (x: Expr) => Expr) =>
-  (x: Expr): Expr | null =>
-    x.type === "f32" ? f(x) : null;
+/** A kernel in float32 only; float64 has the precision of the host's function. */
+export const single =
+  (f: (x: Expr, y: Expr) => Expr) =>
+  (x: Expr, y: Expr): Expr | null =>
+    x.type === "f32" ? f(x, y) : null;
 
 function loop(f: Scalar, args: readonly HostArray[], out: TypedArray): TypedArray {
   const n = out.length;
@@ -300,6 +300,7 @@ export const powP: Primitive<null> = elementwise({
   doc: "x to the power y",
   accepts: ["float", "float"],
   scalar: (x, y) => x ** y,
+  kernel: single(functions.pow),
   terms: [
     // d x^y / dx = y x^(y - 1), and 0 where y = 0 even at x = 0
     (dx, [x, y]) =>
@@ -362,6 +363,7 @@ export const sinP: Primitive<null> = elementwise({
   doc: "Sine of radians",
   accepts: ["float"],
   scalar: Math.sin,
+  kernel: single(functions.sin),
   terms: [(dx, [x]) => mul(dx, cos(x!))],
 });
 export const sin: (x: Value) => Value = unary(sinP);
@@ -371,6 +373,7 @@ export const cosP: Primitive<null> = elementwise({
   doc: "Cosine of radians",
   accepts: ["float"],
   scalar: Math.cos,
+  kernel: single(functions.cos),
   terms: [(dx, [x]) => neg(mul(dx, sin(x!)))],
 });
 export const cos: (x: Value) => Value = unary(cosP);
@@ -380,6 +383,7 @@ export const tanP: Primitive<null> = elementwise({
   doc: "Tangent of radians",
   accepts: ["float"],
   scalar: Math.tan,
+  kernel: single(functions.tan),
   terms: [(dx, _xs, y) => mul(dx, add(like(y, 1), mul(y, y)))], // d tan = (1 + y²) dx
   traits: { uses: "output" },
   draw: [{ range: [-1.2, 1.2] }],
@@ -391,6 +395,7 @@ export const asinP: Primitive<null> = elementwise({
   doc: "Arc sine in radians",
   accepts: ["float"],
   scalar: Math.asin,
+  kernel: single(functions.asin),
   terms: [(dx, [x]) => mul(dx, rsqrt(sub(like(x!, 1), mul(x!, x!))))], // d asin = dx / sqrt(1 - x²)
   draw: [{ range: [-0.9, 0.9] }],
 });
@@ -401,6 +406,7 @@ export const acosP: Primitive<null> = elementwise({
   doc: "Arc cosine in radians",
   accepts: ["float"],
   scalar: Math.acos,
+  kernel: single(functions.acos),
   terms: [(dx, [x]) => neg(mul(dx, rsqrt(sub(like(x!, 1), mul(x!, x!)))))],
   draw: [{ range: [-0.9, 0.9] }],
 });
@@ -411,6 +417,7 @@ export const atanP: Primitive<null> = elementwise({
   doc: "Arc tangent in radians",
   accepts: ["float"],
   scalar: Math.atan,
+  kernel: single(functions.atan),
   terms: [(dx, [x]) => div(dx, add(like(x!, 1), mul(x!, x!)))], // d atan = dx / (1 + x²)
 });
 export const atan: (x: Value) => Value = unary(atanP);
@@ -420,6 +427,7 @@ export const atan2P: Primitive<null> = elementwise({
   doc: "Angle of the point (y, x) in radians, in (-pi, pi]",
   accepts: ["float", "float"],
   scalar: Math.atan2,
+  kernel: single(functions.atan2),
   terms: [
     (dy, [y, x]) => mul(dy, div(x!, add(mul(x!, x!), mul(y!, y!)))), // d/dy = x / (x² + y²)
     (dx, [y, x]) => neg(mul(dx, div(y!, add(mul(x!, x!), mul(y!, y!))))), // d/dx = -y / (x² + y²)
@@ -433,6 +441,7 @@ export const sinhP: Primitive<null> = elementwise({
   doc: "Hyperbolic sine",
   accepts: ["float"],
   scalar: Math.sinh,
+  kernel: single(functions.sinh),
   terms: [(dx, [x]) => mul(dx, cosh(x!))],
 });
 export const sinh: (x: Value) => Value = unary(sinhP);
@@ -442,6 +451,7 @@ export const coshP: Primitive<null> = elementwise({
   doc: "Hyperbolic cosine",
   accepts: ["float"],
   scalar: Math.cosh,
+  kernel: single(functions.cosh),
   terms: [(dx, [x]) => mul(dx, sinh(x!))],
 });
 export const cosh: (x: Value) => Value = unary(coshP);
@@ -523,6 +533,7 @@ export const erfP: Primitive<null> = elementwise({
   doc: "Error function",
   accepts: ["float"],
   scalar: erfScalar,
+  kernel: single(functions.erf),
   terms: [(dx, [x]) => mul(dx, mul(like(x!, 2 / Math.sqrt(Math.PI)), exp(neg(mul(x!, x!)))))], // d erf = 2/sqrt(pi) e^(-x²) dx
 });
 export const erf: (x: Value) => Value = unary(erfP);
@@ -532,6 +543,7 @@ export const erfcP: Primitive<null> = elementwise({
   doc: "Complementary error function: 1 - erf(x) without cancellation",
   accepts: ["float"],
   scalar: erfcScalar,
+  kernel: single(functions.erfc),
   terms: [(dx, [x]) => mul(dx, mul(like(x!, -2 / Math.sqrt(Math.PI)), exp(neg(mul(x!, x!)))))], // d erfc = -2/sqrt(pi) e^(-x²) dx
 });
 export const erfc: (x: Value) => Value = unary(erfcP);
@@ -552,7 +564,7 @@ export const rsqrtP: Primitive<null> = elementwise({
   name: "rsqrt",
   doc: "1 / sqrt(x)",
   accepts: ["float"],
-  kernel: (x) => e.div(e.constant(1, x.type), e.sqrt(x)),
+  kernel: functions.rsqrt,
   scalar: (x) => 1 / Math.sqrt(x),
   terms: [(dx, [x], y) => mul(dx, mul(like(y, -0.5), div(y, x!)))], // d rsqrt = -y / 2x dx
   draw: [{ range: [0.2, 3] }],

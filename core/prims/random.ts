@@ -6,11 +6,12 @@
  */
 import type { Aval } from "../aval.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
+import * as functions from "../functions.ts";
 import { definePrimitive, type Primitive } from "../primitive.ts";
 import { checkShape, type Shape, sameShape, sizeOf } from "../shape.ts";
 import { bind1 } from "../trace.ts";
 import type { Value } from "../value.ts";
-import { elementwise, erfScalar, exp, like, mul } from "./elementwise.ts";
+import { elementwise, erfScalar, exp, like, mul, single } from "./elementwise.ts";
 import { batchFirst, moveAxis } from "./movement.ts";
 
 /**
@@ -214,6 +215,7 @@ export const erfInvP: Primitive<null> = elementwise({
   doc: "Inverse error function; infinite at -1 and 1, NaN beyond",
   accepts: ["float"],
   scalar: erfInvScalar,
+  kernel: single(functions.erfInv),
   terms: [(dx, _xs, y) => mul(dx, mul(like(y, Math.sqrt(Math.PI) / 2), exp(mul(y, y))))], // d erfInv = sqrt(pi)/2 e^(y²) dx
   traits: { uses: "output" },
   draw: [{ range: [-0.9, 0.9] }],

@@ -4,11 +4,23 @@ import { isRowMajor, rowMajor } from "../../kernel.ts";
 import type { AnyPrimitive } from "../../primitive.ts";
 import { type Program, Var } from "../../program.ts";
 import { markShared, storage, Tensor } from "../../value.ts";
+import { dotKernel } from "./dot.ts";
 import { engine } from "./engine.ts";
 import { Compiler, compile } from "./executable.ts";
+import { indexingKernels } from "./indexing.ts";
 import type { NamedKernel } from "./named.ts";
+import { poolingKernels } from "./pooling.ts";
+import { scanKernels } from "./scan.ts";
+import { threefryKernels } from "./threefry.ts";
 
-const namedKernels: ReadonlyMap<string, NamedKernel> = new Map();
+/** The kernels written by hand, by the names that records use. */
+const namedKernels: ReadonlyMap<string, NamedKernel> = new Map([
+  ["dot", dotKernel],
+  ...indexingKernels,
+  ...poolingKernels,
+  ...scanKernels,
+  ...threefryKernels,
+]);
 
 let compiler: Compiler | null = null;
 

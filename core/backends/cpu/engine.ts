@@ -1,6 +1,7 @@
 /** Runs compiled kernels: loads their modules and gives each thread its range of the work. */
 import { reportMemory } from "../../memory.ts";
 import { FunctionBuilder, ModuleBuilder } from "./assembler.ts";
+import { bindBlas, type NativeLibrary } from "./blas.ts";
 import { Heap } from "./heap.ts";
 import { checkThreads, type Delivery, defaultThreads, SCRATCH_BYTES, Threads } from "./threads.ts";
 
@@ -44,7 +45,8 @@ export class Engine {
   readonly relaxed: boolean = hasRelaxed();
   /** The other threads. */
   readonly pool: Threads;
-  readonly #scratch: number;
+  /** The calling thread's scratch buffer. */
+  readonly scratch: number;
   #threads: number;
   #kernels = 0;
 
@@ -52,7 +54,7 @@ export class Engine {
     this.heap = options.heap ?? new Heap();
     this.#threads = options.threads === undefined ? defaultThreads() : checkedCount(options.threads);
     this.pool = new Threads(this.heap, options.patience === undefined ? {} : { patience: options.patience });
-    this.#scratch = this.heap.allocate(SCRATCH_BYTES);
+    this.scratch = this.heap.allocate(SCRATCH_BYTES);
   }
 
   /** Threads among which work is divided, the calling one included. */
@@ -63,16 +65,22 @@ export class Engine {
     this.#threads = checkedCount(count);
   }
 
-  /** The named exports of a module that imports `env.memory` and the calls as `env.c0`, `env.c1` ... */
+  /**
+   * The named exports of a module that imports `env.memory`, the calls as `env.c0`, `env.c1` ... and the products of
+   * the library as `env.sgemm` and `env.dgemm`.
+   */
   load(
     bytes: Uint8Array<ArrayBuffer>,
     names: readonly string[],
     calls: readonly ScalarFunction[] = [],
+    library: NativeLibrary | null = null,
   ): LoadedKernel[] {
+    const { memory } = this.heap;
     const module = new WebAssembly.Module(bytes);
     const env = Object.fromEntries(calls.map((call, i) => [`c${i}`, call]));
-    const { exports } = new WebAssembly.Instance(module, { env: { ...env, memory: this.heap.memory } });
-    const source: Delivery = { module, names, first: this.#kernels };
+    const products = library && bindBlas(library, memory);
+    const { exports } = new WebAssembly.Instance(module, { env: { ...env, ...products, memory } });
+    const source: Delivery = { module, names, first: this.#kernels, library };
     this.#kernels += names.length;
     return names.map((name, i) => ({
       name,
@@ -86,19 +94,21 @@ export class Engine {
 
   /**
    * Computes units [0, total) of the kernel's work, in ranges that begin at multiples of `grain`. `parallel` promises
-   * that there are about 20 microseconds of work or more, so that other threads are worth their wake-up.
+   * that there are 50 microseconds of work or more: a thread that is awake costs one, waking it costs about fifty.
    *
    * @throws {Error} with the kernel's name if the kernel traps, on any thread
    */
   run(kernel: LoadedKernel, total: number, grain: number, args: number, parallel: boolean): void {
-    const scratch = this.#scratch;
+    const { scratch } = this;
     try {
       if (parallel && kernel.threaded && total > grain && this.threads > 1)
         this.pool.run(kernel, { total, grain, args, scratch }, this.#threads);
       else if (total > 0) kernel.run(0, total, args, scratch);
     } catch (error) {
+      // JavaScriptCore adds the expression of our own source.
+      const message = `${error instanceof Error ? error.message : error}`.replace(/ \(evaluating .*\)$/s, "");
       throw new Error(
-        `Cannot run kernel "${kernel.name}": it stopped with "${error instanceof Error ? error.message : error}", a kernel ends by itself`,
+        `Cannot run kernel "${kernel.name}": it stopped with "${message}", a kernel ends by itself`,
         { cause: error },
       );
     }

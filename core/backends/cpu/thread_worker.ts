@@ -1,5 +1,6 @@
 /** What a worker thread runs: it waits for pieces of work and computes them, for as long as the process lives. */
 import { receiveMessageOnPort, workerData } from "node:worker_threads";
+import { bindBlas } from "./blas.ts";
 import {
   ARGS,
   type Assignment,
@@ -35,7 +36,9 @@ function find(id: number): Run | undefined {
     if (run !== undefined) return run;
     const delivery: Delivery | undefined = receiveMessageOnPort(port)?.message;
     if (delivery === undefined) return undefined;
-    const { exports } = new WebAssembly.Instance(delivery.module, { env: { memory } });
+    const { library } = delivery;
+    const env = { memory, ...(library && bindBlas(library, memory)) };
+    const { exports } = new WebAssembly.Instance(delivery.module, { env });
     // Every name is an exported function of this signature: the main thread has run the same module.
     for (const [i, name] of delivery.names.entries()) kernels.set(delivery.first + i, exports[name] as Run);
   }

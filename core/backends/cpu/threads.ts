@@ -3,8 +3,12 @@
  * needs its event loop: the main thread offers each worker a range, computes its own, helps with what no worker has
  * begun, and waits for the rest. A worker that is not ready, asleep or dead costs nothing but its help.
  */
+import { environment } from "../../environment.ts";
+import type { NativeLibrary } from "./blas.ts";
 import type { LoadedKernel } from "./engine.ts";
 import type { Heap } from "./heap.ts";
+
+export { environment };
 
 // Words of a slot: what the main thread and one worker share, in cache lines of its own.
 /**
@@ -58,6 +62,8 @@ export interface Delivery {
   readonly module: WebAssembly.Module;
   readonly names: readonly string[];
   readonly first: number;
+  /** Whose products the module imports, if it does. */
+  readonly library: NativeLibrary | null;
 }
 
 type WorkerThreads = typeof import("node:worker_threads");
@@ -65,6 +71,7 @@ type MessagePort = import("node:worker_threads").MessagePort;
 
 /** Workers that do not keep the process alive and are given memory at birth; absent in a browser. */
 const host: WorkerThreads | undefined = globalThis.process?.getBuiltinModule?.("node:worker_threads");
+const paths = globalThis.process?.getBuiltinModule?.("node:url");
 
 interface Slot {
   /** Index of its first word. */
@@ -98,6 +105,8 @@ export interface Work {
 }
 
 const PATIENCE = 5000;
+/** How long one run starts workers, in milliseconds: a start takes 2 in Bun and 50 in Deno. */
+const START = 10;
 /** How long a worker is watched before this thread sleeps, in milliseconds. */
 const WATCH = 0.1;
 /** How long it sleeps at most before it counts once, in milliseconds. */
@@ -117,7 +126,7 @@ export class Threads {
 
   /** Why there is no second thread here; null = there can be one. */
   get obstacle(): string | null {
-    if (host === undefined) return "the host has no worker threads";
+    if (host === undefined || paths === undefined) return "the host has no worker threads";
     if (!this.#heap.shared) return "the host has no shared memory";
     return this.#failure;
   }
@@ -134,8 +143,8 @@ export class Threads {
   }
 
   /**
-   * Runs the kernel on this thread and up to `threads - 1` workers, an equal range each. The first call starts the workers
-   * and, as they are not ready yet, does all the work itself.
+   * Runs the kernel on this thread and up to `threads - 1` workers, an equal range each. Workers that are
+   * missing are started, and help once they are ready.
    *
    * @throws what the kernel threw, after every range has ended
    */
@@ -211,9 +220,13 @@ export class Threads {
     if (Atomics.load(words, at + SLEEPING) === 1) Atomics.notify(words, at + OFFER);
   }
 
-  /** Up to `count` workers that are ready, after starting those that are missing. */
+  /** Up to `count` workers that are ready, after starting those that are missing, or as many as start quickly. */
   #helpers(count: number): Slot[] {
-    while (this.#slots.length < count && this.obstacle === null) this.#start();
+    if (this.#slots.length < count) {
+      const began = performance.now();
+      while (this.#slots.length < count && this.obstacle === null && performance.now() - began < START)
+        this.#start();
+    }
     if (this.obstacle !== null) return [];
     const words = this.#heap.i32;
     return this.#slots.slice(0, count).filter(({ at }) => Atomics.load(words, at + READY) === 1);
@@ -237,7 +250,7 @@ export class Threads {
   }
 
   #start(): void {
-    if (host === undefined) return;
+    if (host === undefined || paths === undefined) return;
     // These blocks stay the worker's for ever: one that was given up may still write.
     const slot = this.#heap.allocate(SLOT_BYTES);
     const scratch = this.#heap.allocate(SCRATCH_BYTES);
@@ -247,9 +260,11 @@ export class Threads {
     }
     this.#heap.u8.fill(0, slot, slot + SLOT_BYTES);
     try {
+      // As text: two hosts' types of URL do not agree.
+      const file = new URL("./thread_worker.ts", import.meta.url).href;
       const { port1, port2 } = new host.MessageChannel();
       const assignment: Assignment = { memory: this.#heap.memory, slot, scratch, port: port2 };
-      const worker = new host.Worker(new URL("./thread_worker.ts", import.meta.url), {
+      const worker = new host.Worker(paths.fileURLToPath(file), {
         workerData: assignment,
         transferList: [port2],
       });
@@ -281,7 +296,7 @@ function messages(port: MessagePort): unknown[] {
 /** How many threads this process may use: what is asked for in `COTANGENT_THREADS`, or one for each core. */
 export function defaultThreads(): number {
   const asked = environment("COTANGENT_THREADS");
-  if (asked === undefined || asked === "") return Math.max(1, globalThis.navigator?.hardwareConcurrency ?? 1);
+  if (asked === undefined) return Math.max(1, globalThis.navigator?.hardwareConcurrency ?? 1);
   return checkThreads(Number(asked), `COTANGENT_THREADS=${JSON.stringify(asked)}`);
 }
 
@@ -291,20 +306,4 @@ export function checkThreads(count: number, what: string): number {
   throw new RangeError(
     `Cannot use ${what}: it is no number of threads, an integer from 1 to ${MOST_THREADS} is needed`,
   );
-}
-
-/** A variable of the environment, if this process may read it without asking the user. */
-export function environment(name: string): string | undefined {
-  const deno: unknown = Reflect.get(globalThis, "Deno");
-  if (isAsker(deno) && deno.permissions.querySync({ name: "env", variable: name }).state !== "granted")
-    return undefined;
-  return globalThis.process?.env[name];
-}
-
-interface Asker {
-  readonly permissions: { querySync(what: { name: string; variable: string }): { readonly state: string } };
-}
-
-function isAsker(x: unknown): x is Asker {
-  return typeof x === "object" && x !== null && "permissions" in x;
 }

@@ -1,0 +1,322 @@
+/**
+ * Native matrix products: a BLAS that this machine has, called on the heap's own bytes.
+ *
+ * Every call computes one block on one thread, and the kernels' threads take blocks: a library's own threads cut the
+ * work, and so round, differently for each number of threads (OpenBLAS 0.3.21: 7 to 55 % of random products differ
+ * between one and two), and they spin where ours are needed. Blocks of fixed sizes give the same bits for any number,
+ * and are as fast: 1.0 to 1.4 of OpenBLAS's own two threads from 64 x 64 x 64 to 1024 x 1024 x 1024.
+ */
+import { invariant } from "../../errors.ts";
+import {
+  type Address,
+  bytesOf,
+  type ForeignHost,
+  type ForeignLibrary,
+  foreignHost,
+  isGranted,
+  type Signature,
+} from "./foreign.ts";
+import { PRODUCT_WORDS, type ProductWord } from "./product_words.ts";
+import { environment } from "./threads.ts";
+
+/** An opened library, as another thread of this process can open it too. */
+export interface NativeLibrary {
+  readonly path: string;
+  /** Where the heap begins. */
+  readonly base: Address;
+}
+
+/** Computes units [begin, end) of the product that is described at `args`; see product_words.ts. */
+export type NativeProduct = (begin: number, end: number, args: number, scratch: number) => void;
+
+const PRODUCTS = ["sgemm", "dgemm"] as const;
+export type NativeProductName = (typeof PRODUCTS)[number];
+
+/** A library that was found and prepared. */
+export interface Blas {
+  readonly path: string;
+  /** What it is, as text. */
+  readonly name: string;
+  /** It for operands that are in these bytes. */
+  on(heap: { readonly u8: Uint8Array }): NativeLibrary;
+}
+
+// cblas_?gemm(order, transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+const gemm = (type: "f32" | "f64"): Signature => ({
+  args: [
+    ...(["i32", "i32", "i32", "i32", "i32", "i32", type, "address", "i32"] as const),
+    ...(["address", "i32", type, "address", "i32"] as const),
+  ],
+  result: "void",
+});
+const GEMM: Readonly<Record<"cblas_sgemm" | "cblas_dgemm", Signature>> = {
+  cblas_sgemm: gemm("f32"),
+  cblas_dgemm: gemm("f64"),
+};
+const ROW_MAJOR = 101;
+const PLAIN = 111;
+const TRANSPOSED = 112;
+
+interface Family {
+  readonly name: string;
+  readonly files: readonly string[];
+  /** The function that sets its number of threads. */
+  readonly setThreads: string | null;
+}
+
+/** Where libraries usually are. Plain libblas and libcblas are left out: they often are the slow reference. */
+const FAMILIES: readonly Family[] = [
+  {
+    name: "OpenBLAS",
+    files: [
+      "libopenblas.so.0",
+      "libopenblas.so",
+      "libopenblas.dylib",
+      "/opt/homebrew/opt/openblas/lib/libopenblas.dylib",
+      "libopenblas.dll",
+    ],
+    setThreads: "openblas_set_num_threads",
+  },
+  {
+    name: "MKL",
+    files: ["libmkl_rt.so.2", "libmkl_rt.so", "libmkl_rt.so.1", "mkl_rt.2.dll"],
+    setThreads: "MKL_Set_Num_Threads",
+  },
+  {
+    name: "BLIS",
+    files: ["libblis.so.4", "libblis.so", "libblis.dylib"],
+    setThreads: "bli_thread_set_num_threads",
+  },
+  {
+    name: "Accelerate",
+    files: ["/System/Library/Frameworks/Accelerate.framework/Accelerate"],
+    setThreads: null,
+  },
+];
+const endings: Readonly<Record<string, RegExp>> = {
+  linux: /\.so(?:\.\d+)?$/,
+  darwin: /\.dylib$|\/Accelerate$/,
+  win32: /\.dll$/,
+};
+
+/** One thread from the start: otherwise the library makes a thread for each core when it is loaded. */
+const ONE_THREAD: readonly string[] = ["OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"];
+const C_LIBRARIES: Readonly<Record<string, string>> = {
+  linux: "libc.so.6",
+  darwin: "/usr/lib/libSystem.B.dylib",
+};
+
+/** Sets a variable of the C environment, which `process.env` may not reach. */
+type SetVariable = (name: string, value: string) => void;
+
+let found: Blas | string | undefined;
+
+/**
+ * The library that is used, or why there is none; the search, a few milliseconds, is done once.
+ *
+ * @throws {Error} if `COTANGENT_BLAS` names a library that cannot be used
+ */
+export function findBlas(): Blas | string {
+  found ??= search(environment("COTANGENT_BLAS") ?? "");
+  return found;
+}
+
+function search(asked: string): Blas | string {
+  if (asked === "none") return "COTANGENT_BLAS is none";
+  const host = foreignHost();
+  if (typeof host === "string") {
+    if (asked !== "") throw refusal(asked, host);
+    return host;
+  }
+  const platform = globalThis.process.platform;
+  const setVariable = variables(host, platform);
+  for (const name of ONE_THREAD) if (environment(name) === undefined) setVariable(name, "1");
+  const core = environment("OPENBLAS_CORETYPE");
+  if (core !== undefined) setVariable("OPENBLAS_CORETYPE", core);
+  const redirect = core === undefined ? setVariable : null;
+  if (asked !== "") {
+    try {
+      return prepare(host, asked, redirect);
+    } catch (error) {
+      throw refusal(asked, error instanceof Error ? error.message : String(error));
+    }
+  }
+  const candidates = FAMILIES.flatMap(({ files }) => files).filter((file) => endings[platform]?.test(file));
+  for (const path of candidates) {
+    try {
+      return prepare(host, path, redirect);
+    } catch {
+      // This one is not here; the next may be.
+    }
+  }
+  return "no BLAS library was found";
+}
+
+function refusal(asked: string, why: string): Error {
+  return new Error(
+    `Cannot use COTANGENT_BLAS=${JSON.stringify(asked)}: ${why}, a library with cblas_sgemm and cblas_dgemm is needed`,
+  );
+}
+
+/** Loads a library and sets it to one thread. */
+function prepare(host: ForeignHost, path: string, redirect: SetVariable | null): Blas {
+  const name = openblasName(host, path, redirect);
+  host.open(path, GEMM);
+  for (const { setThreads } of FAMILIES) {
+    if (setThreads === null) continue;
+    const type = setThreads.startsWith("bli") ? "address" : "i32";
+    tryOpen(host, path, { [setThreads]: { args: [type], result: "void" } })?.functions[setThreads]?.(1);
+  }
+  return { path, name: name ?? path, on: ({ u8 }) => ({ path, base: host.addressOf(u8) }) };
+}
+
+const CORE: Readonly<Record<"openblas_get_corename" | "openblas_get_config", Signature>> = {
+  openblas_get_corename: { args: [], result: "text" },
+  openblas_get_config: { args: [], result: "text" },
+};
+/** Kernels of 256 bits or less. */
+const OLD_CORES: ReadonlySet<string> = new Set(
+  "Prescott Core2 Penryn Dunnington Nehalem Sandybridge Haswell Atom Nano Opteron Barcelona Bobcat Bulldozer Piledriver Steamroller Excavator Zen".split(
+    " ",
+  ),
+);
+
+/**
+ * What an OpenBLAS is, after loading it again with AVX-512 kernels if it did not see that the processor has AVX-512:
+ * 0.3.21 knows no Zen 5 and runs its Haswell kernels there, at half the speed for all sizes. On a Zen 4, kernels for
+ * SkylakeX against Haswell: 2.1 at 8 x 8 x 8, 1.9 at 16, 1.4 at 32, 1.2 at 64, 0.95 to 0.98 from 128 to 2048.
+ */
+function openblasName(host: ForeignHost, path: string, redirect: SetVariable | null): string | null {
+  const read = (library: ForeignLibrary<keyof typeof CORE>): { core: string; version: string } => {
+    const { openblas_get_corename, openblas_get_config } = library.functions;
+    const version = String(openblas_get_config()).split(" ").slice(0, 2).join(" ");
+    return { core: String(openblas_get_corename()), version };
+  };
+  const library = tryOpen(host, path, CORE);
+  if (library === null) return null;
+  let { core, version } = read(library);
+  if (redirect !== null && OLD_CORES.has(core) && hasAvx512()) {
+    library.close();
+    redirect("OPENBLAS_CORETYPE", "SkylakeX");
+    ({ core, version } = read(host.open(path, CORE)));
+  }
+  return `${version}, kernels for ${core} (${path})`;
+}
+
+/** Whether the processor has what AVX-512 kernels use, as far as Linux says. */
+function hasAvx512(): boolean {
+  const path = "/proc/cpuinfo";
+  const fs = globalThis.process?.getBuiltinModule?.("node:fs");
+  if (fs === undefined || !isGranted({ name: "read", path })) return false;
+  try {
+    const file = fs.openSync(path, "r");
+    // The first processor is enough; a large machine has a megabyte of them.
+    const start = new Uint8Array(8192);
+    const length = fs.readSync(file, start, 0, start.length, 0);
+    fs.closeSync(file);
+    const flags = new Set(new TextDecoder().decode(start.subarray(0, length)).split(/\s+/));
+    return ["avx512f", "avx512dq", "avx512bw", "avx512vl"].every((flag) => flags.has(flag));
+  } catch {
+    return false;
+  }
+}
+
+function variables(host: ForeignHost, platform: string): SetVariable {
+  const path = C_LIBRARIES[platform];
+  const c = path && tryOpen(host, path, { setenv: { args: ["text", "text", "i32"], result: "i32" } });
+  return (name, value) => {
+    if (c) c.functions.setenv(bytesOf(name), bytesOf(value), 1);
+  };
+}
+
+function tryOpen<N extends string>(
+  host: ForeignHost,
+  path: string,
+  signatures: Readonly<Record<N, Signature>>,
+): ForeignLibrary<N> | null {
+  try {
+    return host.open(path, signatures);
+  } catch {
+    return null;
+  }
+}
+
+// --- products ----------------------------------------------------------------------------------------------------
+
+const at = (word: ProductWord): number => PRODUCT_WORDS.indexOf(word);
+const A = at("a");
+const A_ROW = at("aRow");
+const A_COLUMN = at("aColumn");
+const A_BATCH = at("aBatch");
+const B = at("b");
+const B_ROW = at("bRow");
+const B_COLUMN = at("bColumn");
+const B_BATCH = at("bBatch");
+const C = at("c");
+const C_ROW = at("cRow");
+const C_BATCH = at("cBatch");
+const M = at("m");
+const N = at("n");
+const K = at("k");
+const TALL = at("tall");
+const WIDE = at("wide");
+const PANELS = at("panels");
+const UNITS = at("units");
+const MORE = at("more");
+
+/**
+ * The library's products as kernels of this thread. One of the two strides of A is the size of an element, and so for
+ * B; the other is no shorter than what it spans.
+ */
+export function bindBlas(
+  { path, base }: NativeLibrary,
+  memory: WebAssembly.Memory,
+): Readonly<Record<NativeProductName, NativeProduct>> {
+  const host = foreignHost();
+  invariant(typeof host !== "string", "a thread can call what its process can");
+  const { cblas_sgemm, cblas_dgemm } = host.open(path, GEMM).functions;
+  const words = new Int32Array(memory.buffer);
+  // Addresses stay below 2^53, so that numbers hold them.
+  const start = Number(base);
+  const product =
+    (call: typeof cblas_sgemm, bytes: number): NativeProduct =>
+    (begin, end, args) => {
+      const w = args >>> 2;
+      const [aRow, aColumn, bRow, bColumn, cRow] = [
+        words[w + A_ROW]!,
+        words[w + A_COLUMN]!,
+        words[w + B_ROW]!,
+        words[w + B_COLUMN]!,
+        words[w + C_ROW]!,
+      ];
+      const [tall, wide, panels, units] = [
+        words[w + TALL]!,
+        words[w + WIDE]!,
+        words[w + PANELS]!,
+        words[w + UNITS]!,
+      ];
+      for (let unit = begin; unit < end; unit++) {
+        const batch = Math.floor(unit / units);
+        const block = Math.floor((unit % units) / panels);
+        const i = ((unit % units) % panels) * tall;
+        const j = block * wide;
+        call(
+          ROW_MAJOR,
+          aColumn === bytes ? PLAIN : TRANSPOSED,
+          bColumn === bytes ? PLAIN : TRANSPOSED,
+          Math.min(tall, words[w + M]! - i),
+          Math.min(wide, words[w + N]! - j),
+          words[w + K]!,
+          1,
+          start + (words[w + A]! >>> 0) + batch * words[w + A_BATCH]! + i * aRow,
+          (aColumn === bytes ? aRow : aColumn) / bytes,
+          start + (words[w + B]! >>> 0) + batch * words[w + B_BATCH]! + j * bColumn,
+          (bColumn === bytes ? bRow : bColumn) / bytes,
+          words[w + MORE]! === 0 ? 0 : 1,
+          start + (words[w + C]! >>> 0) + batch * words[w + C_BATCH]! + i * cRow + j * bytes,
+          cRow / bytes,
+        );
+      }
+    };
+  return { sgemm: product(cblas_sgemm, 4), dgemm: product(cblas_dgemm, 8) };
+}
