@@ -38,6 +38,7 @@ export { linearTranspose } from "./autodiff/transpose.ts";
 export { grad, valueAndGrad, vjp } from "./autodiff/vjp.ts";
 export { type VmapOptions, vmap } from "./autodiff/vmap.ts";
 export { Aval } from "./core/aval.ts";
+export { setThreads } from "./core/backends/cpu/engine.ts";
 export { backendInfo } from "./core/backends/select.ts";
 export {
   adoptArray as adopt,
@@ -57,6 +58,7 @@ export {
 export { type DType, dtypes, type TypedArray } from "./core/dtype.ts";
 export * from "./core/errors.ts";
 export * as io from "./core/io.ts";
+export { type DeviceMemory, type MemoryReport, memory } from "./core/memory.ts";
 export * as nn from "./core/nn.ts";
 export * from "./core/ops.ts";
 export {

@@ -90,6 +90,13 @@ interface Entry {
   prepared: Prepared | null;
 }
 
+const made = new WeakSet<object>();
+
+/** Whether a function came from `jit`: it may be recorded once and kept. */
+export function isCompiled(f: object): boolean {
+  return made.has(f);
+}
+
 const totals = { traces: 0, hits: 0, evictions: 0 };
 
 function compiled(f: AnyFunction, options: JitOptions = {}): AnyFunction & Compiled<readonly unknown[]> {
@@ -137,6 +144,7 @@ function compiled(f: AnyFunction, options: JitOptions = {}): AnyFunction & Compi
     return unflatten(entry.outDef, isPlain ? run(entry, leaves, name) : evalProgram(entry.program, leaves));
   };
   Object.defineProperty(call, "name", { value: name });
+  made.add(call);
   return Object.assign(call, {
     stats: (): JitStats => ({ ...counts, size: entries.size }),
     program: (...args: readonly unknown[]): Program => simplifiedOf(find(args, [])),

@@ -1,5 +1,6 @@
 /** A data set and a model as a problem for `dist`: flat parameters in, losses and counts out. */
 
+import { jit } from "../autodiff/jit.ts";
 import * as nn from "../core/nn.ts";
 import { add, argmax, cast, equal, greater, mul, reshape, sum } from "../core/ops.ts";
 import * as random from "../core/random.ts";
@@ -61,7 +62,7 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
   const size = batchSize(config, data.train.count);
   const batches = batcher(config, data, size);
 
-  const score = (theta: Value, { x, y }: Batch): Scored => {
+  const score = jit((theta: Value, { x, y }: Batch): Scored => {
     const logits = model.apply(unravel(theta), config.model === "cnn" ? x : reshape(x, [x.shape[0]!, -1]));
     const penalty = config.l2 > 0 ? mul(config.l2 / 2, sum(mul(theta, theta))) : 0;
     if (isBinary) {
@@ -74,7 +75,7 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
     }
     const right = equal(argmax(logits, { axis: -1 }), y);
     return { loss: add(nn.softmaxCrossEntropy(logits, y), penalty), sums: [sum(cast(right, "float32"))] };
-  };
+  });
 
   return {
     initial,

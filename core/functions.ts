@@ -19,7 +19,6 @@ import {
   div,
   type Expr,
   eq,
-  floor,
   fma,
   le,
   lt,
@@ -71,7 +70,7 @@ function polynomial(x: Expr, coefficients: readonly number[]): Expr {
   return terms[0]!;
 }
 
-/** x, which has no sign, with the sign of y. */
+/** x with the sign of y, where x is not negative unless y is. */
 function withSignOf(x: Expr, y: Expr): Expr {
   return floatOf(or(bitsOf(x), and(bitsOf(y), signBit)));
 }
@@ -144,10 +143,11 @@ function decay(x: Expr): Expr {
 
 export const expm1: Unary = (x) => {
   const { rounded, r } = reduced(min(f32(89), max(f32(-18), x)));
-  // 2 (2^(k-1) (e^r - 1) + (2^(k-1) - 1/2)): 2^128 is no float.
+  // 2 (2^(k-1) (e^r - 1) + (2^(k-1) - 1/2)), because 2^128 is no float; but half of a number may be none either.
+  const near = expm1Near0(r);
   const power = powerOfTwo(bitsOf(rounded), -1);
-  const y = fma(power, expm1Near0(r), sub(power, f32(0.5)));
-  return withSignOf(abs(add(y, y)), x);
+  const y = fma(power, near, sub(power, f32(0.5)));
+  return withSignOf(select(eq(rounded, rounder), near, add(y, y)), x);
 };
 
 export const tanh: Unary = (x) => {
@@ -243,7 +243,7 @@ export const log1p: Unary = (x) => {
   // 1 + x = 2^k (1 + f) with f = 2^-k x + (2^-k - 1), in which only the sum is rounded, and nothing where k = 0.
   const inverse = floatOf(max(sub(i32(exponentBias), exponent), i32(0)));
   const f = add(floatOf(sub(bitsOf(x), exponent)), sub(inverse, one));
-  return aboveBound(-1, x, withSignOf(abs(logarithm(integerOf(exponent), f)), x));
+  return aboveBound(-1, x, withSignOf(logarithm(integerOf(exponent), f), x));
 };
 
 export const softplus: Unary = (x) => {
@@ -283,7 +283,7 @@ const twoOverPi = [341782637, 423170132, 352195499, 488592205, 461485765, 905909
  * keeps what rounding loses (Payne & Hanek 1983, "Radian reduction for trigonometric functions"; Knuth's two-sum).
  */
 function reducedLargeAngle(x: Expr): Angle {
-  const modulo4 = (y: Expr): Expr => sub(y, mul(floor(mul(y, f64(0.25))), f64(4)));
+  const modulo4 = (y: Expr): Expr => sub(y, mul(nearest(mul(y, f64(0.25))), f64(4)));
   const wide = double(x);
   let sum = f64(0);
   let lost = f64(0);
@@ -338,7 +338,11 @@ function sineOf({ quadrant, r }: Angle): Expr {
   return withSignOfQuadrant(select(isOdd(quadrant), cosineNear0(near), sineNear0(near)), quadrant);
 }
 
-export const sin: Unary = (x) => ofAngle(x, sineOf);
+export const sin: Unary = (x) => {
+  // The sine of |x| with the sign of x, which keeps that of zero.
+  const sine = ofAngle(abs(x), sineOf);
+  return floatOf(xor(bitsOf(sine), and(bitsOf(x), signBit)));
+};
 
 export const cos: Unary = (x) =>
   ofAngle(x, ({ quadrant, r }) => sineOf({ quadrant: add(quadrant, i32(1)), r }));
@@ -387,7 +391,7 @@ const halfPiRest = f32(-4.371139000186241e-8);
 export const asin: Unary = (x) => {
   const { isNear, angle } = arcsineParts(x);
   const far = sub(halfPi, sub(add(angle, angle), halfPiRest));
-  return withSignOf(abs(select(isNear, angle, far)), x);
+  return withSignOf(select(isNear, angle, far), x);
 };
 
 export const acos: Unary = (x) => {
@@ -497,7 +501,7 @@ export const erfc: Unary = (x) => {
 };
 
 export const erfInv: Unary = (x) => {
-  // x + x p(w) with w = -log(1 - x²), for the ends in the square root of w (Giles 2012, "Approximating the erfinv
+  // |x| + |x| p(w) with w = -log(1 - x²), for the ends in the square root of w (Giles 2012, "Approximating the erfinv
   // function"); 1 - x² = 2 d - d² with d = 1 - |x|, which is exact near 1.
   const y = abs(x);
   const d = sub(one, y);
@@ -521,8 +525,8 @@ export const erfInv: Unary = (x) => {
       -0.0003187234397046268, 0.0001289641368202865,
     ],
   );
-  const value = fma(x, select(lt(w, f32(5)), middle, end), x);
-  return select(lt(y, one), value, select(eq(y, one), mul(x, infinity), f32(Number.NaN)));
+  const value = fma(y, select(lt(w, f32(5)), middle, end), y);
+  return withSignOf(select(lt(y, one), value, select(eq(y, one), infinity, f32(Number.NaN))), x);
 };
 
 // --- powers ------------------------------------------------------------------------------------------------------

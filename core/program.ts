@@ -127,7 +127,7 @@ export class Recorder implements Trace {
 }
 
 /** Parameters as the program keeps them: the caller may write to its lists after the call. */
-function copied(params: unknown): unknown {
+export function copied(params: unknown): unknown {
   if (typeof params !== "object" || params === null) return params;
   if (Array.isArray(params)) return params.map(copied);
   if (Object.getPrototypeOf(params) !== Object.prototype) return params;

@@ -2,6 +2,7 @@
  * What hub and workers compute: pure functions from register values to register values. The mathematics is that of
  * optim/; sums over workers are taken in rank order.
  */
+import { jit } from "../autodiff/jit.ts";
 import { hessianOperator, type LinearOperator } from "../autodiff/operator.ts";
 import { valueAndGradientOf } from "../autodiff/vjp.ts";
 import { zerosLike } from "../core/create.ts";
@@ -47,7 +48,8 @@ export interface Scored {
 }
 
 /**
- * What is trained, on flat parameter vectors. Every function must give the same bits for the same arguments.
+ * What is trained, on flat parameter vectors. Every function must give the same bits for the same arguments; `score` is
+ * compiled for each kind of batch: its tensors are arguments of the program, anything else in it is part of the kind.
  *
  * @since 0.1.0
  */
@@ -149,24 +151,30 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
   const optimizer = localOptimizer(plan);
   const [start, end] = columnsOf(plan, rank);
   const dtype = problem.initial.dtype;
-  const objective = (theta: Value, batch: B): Value => problem.score(theta, batch).loss;
+  const objective = jit((theta: Value, batch: B): Value => problem.score(theta, batch).loss);
+  const scoreAndGradient = jit((theta: Value, batch: B) =>
+    valueAndGradientOf((x: Value) => {
+      const { loss, sums } = problem.score(x, batch);
+      return [loss, sums] as const;
+    })(theta),
+  );
 
   const gradientAt = (theta: Value, step: number): { readonly gradient: Value; readonly notes: number[] } => {
-    const batch = problem.batch(rank, step);
-    const [[loss, sums], gradient] = valueAndGradientOf((x: Value) => {
-      const scored = problem.score(x, batch);
-      return [scored.loss, scored.sums] as const;
-    })(theta);
+    const [[loss, sums], gradient] = scoreAndGradient(theta, problem.batch(rank, step));
     return { gradient, notes: checkFinite([loss.item(), ...sums.map((s) => s.item())], step) };
   };
   const stepOf = ({ round, iteration }: JobArgs): number => round * plan.localSteps + iteration;
   /** The gradient plus the dual pi = sigma push of the published form; other plans have no push. */
   const shifted = (gradient: Value, push: unknown): Value =>
     plan.sync.k === "published" ? add(gradient, mul(plan.sync.sigma, value(push))) : gradient;
-  const advance = (theta: Value, state: unknown, gradient: Value, sigma = 0): readonly [Value, unknown] => {
-    const [update, next] = optimizer.step(gradient, state, theta, sigma);
-    return [add(theta, update), next];
-  };
+  const compiledStep = jit(
+    (theta: Value, state: unknown, gradient: Value, sigma: number): [Value, unknown] => {
+      const [update, next] = optimizer.step(gradient, state, theta, sigma);
+      return [add(theta, update), next];
+    },
+  );
+  const advance = (theta: Value, state: unknown, gradient: Value, sigma = 0): readonly [Value, unknown] =>
+    compiledStep(theta, state, gradient, sigma);
   /** Only worker 0 reports the replicated parameters; the others send nothing. */
   const report = (theta: Value): Value => (rank === 0 ? theta : adopt(new Float32Array(0), [0], "float32"));
 

@@ -13,14 +13,25 @@ export function commonSubexpressionsMerged(program: Program): Program {
   return rewritten(program, ({ prim, ins, outs, params }) => {
     const operands = ins.map((atom) => (atom instanceof Var ? `${identity(atom)}` : constantName(atom)));
     if (prim.traits.commutative) operands.sort();
-    const key = `${identity(prim)} ${operands.join()} ${params === null ? "" : dataName(params)}`;
+    const key = `${identity(prim)} ${operands.join()} ${paramsName(params)}`;
     const first = seen.get(key);
     if (first === undefined) seen.set(key, outs);
     return first ?? null;
   });
 }
 
-const names = new WeakMap<Value, string>();
+const names = new WeakMap<object, string>();
+
+/** The name of parameters, made once: rounds of simplification meet the same objects. */
+function paramsName(params: unknown): string {
+  if (typeof params !== "object" || params === null) return dataName(params);
+  let name = names.get(params);
+  if (name === undefined) {
+    name = dataName(params);
+    names.set(params, name);
+  }
+  return name;
+}
 
 function constantName(value: Value): string {
   let name = names.get(value);

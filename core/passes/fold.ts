@@ -20,7 +20,8 @@ export function constantsFolded(program: Program): Program {
   return rewritten(program, fold);
 }
 
-const fold: Rule = (eqn, scope) => {
+/** The rule of the pass. */
+export const fold: Rule = (eqn, scope) => {
   if (eqn.ins.length === 0 || eqn.outs.length !== 1) return null;
   return ofConstants(eqn) ?? ofRepeated(eqn, scope);
 };

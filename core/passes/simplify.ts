@@ -7,7 +7,7 @@ import { contraction } from "./contraction.ts";
 import { commonSubexpressionsMerged } from "./cse.ts";
 import { cut } from "./cut.ts";
 import { deadCodeEliminated } from "./dce.ts";
-import { constantsFolded } from "./fold.ts";
+import { fold } from "./fold.ts";
 import { joining } from "./join.ts";
 import { movement } from "./movement.ts";
 import { reduction } from "./reduction.ts";
@@ -17,15 +17,17 @@ const rules = new Map<AnyPrimitive, Rule[]>();
 for (const [primitive, list] of [algebra, choice, movement, cut, reduction, contraction, joining].flat())
   rules.set(primitive, [...(rules.get(primitive) ?? []), ...list]);
 
+const applied: Rule = (eqn, scope) => {
+  for (const rule of rules.get(eqn.prim) ?? []) {
+    const result = rule(eqn, scope);
+    if (result !== null) return result;
+  }
+  return null;
+};
+
 /** Applies every identity once, from the first equation to the last. */
 export function identitiesApplied(program: Program): Program {
-  return rewritten(program, (eqn, scope) => {
-    for (const rule of rules.get(eqn.prim) ?? []) {
-      const result = rule(eqn, scope);
-      if (result !== null) return result;
-    }
-    return null;
-  });
+  return rewritten(program, applied);
 }
 
 /** Identities that wait for each other are few; what is left after these rounds is right, too. */
@@ -40,9 +42,9 @@ export function simplified(program: Program): Program {
   for (let round = 0; round < MOST_ROUNDS; round++) {
     // Merged first: an equation that is there twice looks as if it had one reader.
     const merged = commonSubexpressionsMerged(present);
-    const next = deadCodeEliminated(identitiesApplied(constantsFolded(merged)));
+    const next = rewritten(merged, (eqn, scope) => fold(eqn, scope) ?? applied(eqn, scope));
     if (next === present) break;
-    present = next;
+    present = deadCodeEliminated(next);
   }
   return present;
 }

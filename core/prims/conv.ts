@@ -102,6 +102,7 @@ function member(result: Role, name: string, doc: string): Primitive<ConvMemberPa
     doc,
     traits: {},
     arity: 2,
+    kernel: { k: "named", name },
     shape: (args, params) => [resultAval(name, result, args, params)],
     jvp([a, b], [da, db], params) {
       const parts = [

@@ -38,6 +38,7 @@ export const sortP: Primitive<{ readonly axis: number }> = definePrimitive({
     ),
     xs.map(() => 0),
   ],
+  kernel: { k: "named", name: "sort" },
   cpu(xs, outs, { axis }) {
     const { shape } = outs[0]!;
     const n = shape[axis]!;

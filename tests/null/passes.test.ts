@@ -144,6 +144,12 @@ describe("identities of arithmetic", () => {
     ],
     ["float32 as float64 and back", (x) => p.cast(p.cast(x, "float64"), "float32"), ""],
     ["float32 as int32 and back", (x) => p.cast(p.cast(x, "int32"), "float32"), "cast cast"],
+    [
+      "where(c, x, where(c, y, z))",
+      (x, y) => p.where(p.less(x, y), x, p.where(p.less(x, y), y, p.sin(y))),
+      "less sin where",
+    ],
+    ["-(x - y) where x - y is read, too", (x, y) => p.mul(p.neg(p.sub(x, y)), p.sub(x, y)), "sub neg mul"],
     ["the same twice", (x, y) => p.add(p.mul(x, y), p.mul(y, x)), "mul add"],
     ["differences in two orders", (x, y) => p.mul(p.sub(x, y), p.sub(y, x)), "sub sub mul"],
   ];
@@ -184,6 +190,8 @@ describe("identities of movement", () => {
     m.slice(x, { starts, limits, strides });
   const padded = (x: Value, low: number[], high: number[], value = 0): Value =>
     m.pad(x, { low, high, interior: low.map(() => 0), value });
+  const spread = (x: Value, interior: number[]): Value =>
+    m.pad(x, { low: interior.map(() => 0), high: interior.map(() => 0), interior, value: 0 });
   const joined = (...xs: Value[]): Value => bind1(m.concatP, xs, { axis: 0 });
   const cases: readonly (readonly [string, (x: Value, y: Value) => Value, string])[] = [
     ["there and back", (x) => perm(perm(x, 1, 0), 1, 0), ""],
@@ -203,6 +211,11 @@ describe("identities of movement", () => {
     ],
     ["broadcast that repeats nothing", (x) => repeated(x, [2, 1, 3], [0, 2]), "reshape"],
     ["permuted broadcast", (x) => perm(repeated(x, [4, 2, 3], [1, 2]), 1, 0, 2), "broadcast"],
+    [
+      "permuted broadcast of axes that change places",
+      (x) => perm(repeated(x, [4, 2, 3], [1, 2]), 0, 2, 1),
+      "broadcast permute",
+    ],
     ["flip and back", (x) => m.permute(flipped(flipped(x, [0]), [0]), [0, 1]), ""],
     ["flip of both, one after the other", (x) => flipped(flipped(x, [0]), [1]), "flip"],
     ["slice of everything", (x) => cut(x, [0, 0], [2, 3]), ""],
@@ -216,6 +229,7 @@ describe("identities of movement", () => {
       (x) => cut(padded(x, [0, 0], [2, 2]), [0, 0], [4, 5], [2, 2]),
       "pad slice",
     ],
+    ["slice of a spread pad", (x) => cut(spread(x, [1, 0]), [0, 0], [2, 3]), "pad slice"],
     ["slice of broadcast", (x) => cut(repeated(x, [4, 2, 3], [1, 2]), [1, 0, 0], [3, 2, 3]), "broadcast"],
     ["pad of nothing", (x) => padded(x, [0, 0], [0, 0]), ""],
     ["pad of pad", (x) => padded(padded(x, [1, 0], [0, 0]), [1, 1], [0, 2]), "pad"],
@@ -224,6 +238,25 @@ describe("identities of movement", () => {
       (x) => padded(padded(x, [1, 0], [0, 0], 1), [1, 1], [0, 2]),
       "pad pad",
     ],
+    ["spread pad of pad", (x) => spread(padded(x, [1, 0], [0, 0]), [1, 1]), "pad pad"],
+    ["pad of spread pad", (x) => padded(spread(x, [1, 1]), [1, 0], [0, 0]), "pad"],
+    ["pad of the padded number", (x) => padded(p.like(x, 1), [1, 0], [0, 0], 1), "broadcast"],
+    ["pad of another number", (x) => padded(p.like(x, 2), [1, 0], [0, 0], 1), "broadcast pad"],
+    [
+      "a slice joined with itself",
+      (x) => joined(cut(x, [0, 0], [1, 3]), cut(x, [0, 0], [1, 3])),
+      "slice concat",
+    ],
+    [
+      "slices with steps joined",
+      (x) => joined(cut(x, [0, 0], [1, 3], [1, 2]), cut(x, [1, 0], [2, 3], [1, 2])),
+      "slice slice concat",
+    ],
+    [
+      "slices of other columns joined",
+      (x) => joined(cut(x, [0, 0], [1, 2]), cut(x, [1, 1], [2, 3])),
+      "slice slice concat",
+    ],
     ["slices joined", (x) => joined(cut(x, [0, 0], [1, 3]), cut(x, [1, 0], [2, 3])), ""],
     [
       "slices joined in another order",
@@ -231,9 +264,41 @@ describe("identities of movement", () => {
       "slice slice concat",
     ],
     ["concat of concat", (x, y) => joined(joined(x, y), x), "concat"],
+    [
+      "concat of concat along another axis",
+      (x, y) => joined(bind1(m.concatP, [x, y], { axis: 1 }), bind1(m.concatP, [y, x], { axis: 1 })),
+      "concat concat concat",
+    ],
     ["concat with nothing", (x, y) => joined(x, cut(y, [1, 0], [1, 3])), ""],
     ["sum over an axis of size 1", (x) => m.sumAxes(shaped(x, 2, 1, 3), [1]), ""],
     ["sum of sum", (x) => m.sumAxes(m.sumAxes(x, [1]), [0]), "sum"],
+    [
+      "sum of sum of three axes",
+      (x) => m.sumAxes(m.sumAxes(repeated(p.sin(x), [2, 4, 3], [0, 2]).reshape([2, 2, 6]), [0]), [1]),
+      "sin broadcast reshape sum",
+    ],
+    [
+      "largest of broadcast along one of its own axes",
+      (x) => ops.max(repeated(x, [4, 2, 3], [1, 2]), { axis: [0, 1] }),
+      "broadcast reduceMax",
+    ],
+    [
+      "largest of broadcast along one of two",
+      (x) => ops.max(repeated(x, [4, 5, 2, 3], [2, 3]), { axis: 0 }),
+      "broadcast",
+    ],
+    [
+      "sum of broadcast that is read, too",
+      (x) =>
+        m.sumAxes(
+          p.add(
+            p.sin(repeated(x, [4, 2, 3], [1, 2])),
+            repeated(m.sumAxes(repeated(x, [4, 2, 3], [1, 2]), [0]), [4, 2, 3], [1, 2]),
+          ),
+          [0],
+        ),
+      "broadcast sin sum broadcast add sum",
+    ],
     ["sum of broadcast", (x) => m.sumAxes(repeated(x, [4, 2, 3], [1, 2]), [0]), "broadcast mul"],
     [
       "sum of broadcast along one of its own axes",
@@ -269,6 +334,21 @@ describe("contractions", () => {
       (x, y) => p.mul(dots.dot(x, y, plain), m.permute(dots.dot(x, y, plain), [1, 0])),
       [a23, f32(3, 2)],
       "dot permute mul",
+    ],
+    [
+      "whose transposed result is read otherwise through something that goes",
+      (x, y) => {
+        const product = dots.dot(x, y, plain);
+        return p.mul(p.stopGradient(product), m.permute(product, [1, 0]));
+      },
+      [a23, f32(3, 2)],
+      "dot permute mul",
+    ],
+    [
+      "whose result has its free axes in another order",
+      (x, y) => m.permute(dots.dot(x, y, { contract: [[2], [0]], batch: [[], []] }), [1, 0, 2]),
+      [f32(2, 3, 4), f32(4, 5)],
+      "dot permute",
     ],
     [
       "whose sum is transposed",
@@ -350,6 +430,41 @@ test("the gradient of a vector that was cut into parts is the parts' gradients j
   const names = left(gradient, flat.aval);
   expect(names).toContain("concat");
   expect(names).not.toContain("pad");
+});
+
+describe("sums of pads", () => {
+  const padded = (x: Value, low: number[], high: number[], value = 0): Value =>
+    m.pad(x, { low, high, interior: low.map(() => 0), value });
+  const cases: readonly (readonly [string, (x: Value, y: Value) => Value, string])[] = [
+    ["neighbours", (x, y) => p.add(padded(x, [3], [0]), padded(y, [0], [3])), "concat"],
+    ["neighbours inside", (x, y) => p.add(padded(x, [5], [1]), padded(y, [2], [4])), "concat pad"],
+    [
+      "three in any order",
+      (x, y) => p.add(p.add(padded(x, [6], [0]), padded(y, [0], [6])), padded(p.sin(x), [3], [3])),
+      "sin concat",
+    ],
+    ["overlapping", (x, y) => p.add(padded(x, [2], [0]), padded(y, [0], [2])), "pad pad add"],
+    ["with a gap", (x, y) => p.add(padded(x, [4], [0]), padded(y, [0], [4])), "pad pad add"],
+    ["of ones", (x, y) => p.add(padded(x, [3], [0], 1), padded(y, [0], [3], 1)), "pad pad add"],
+    [
+      "that are read, too",
+      (x, y) => p.mul(p.add(padded(x, [3], [0]), padded(y, [0], [3])), p.cos(padded(x, [3], [0]))),
+      "pad pad add cos mul",
+    ],
+  ];
+  for (const [name, f, expected] of cases)
+    test(name, () => expect(left((x, y) => f(x!, y!), a3, a3)).toBe(expected));
+
+  test("along two axes", () => {
+    const f = (x?: Value, y?: Value): Value => p.add(padded(x!, [2, 1], [0, 0]), padded(y!, [0, 0], [2, 1]));
+    expect(left(f, a23, a23)).toBe("pad pad add");
+  });
+});
+
+test("readers are counted as equations go", () => {
+  const turned = (x: Value): Value => m.permute(p.stopGradient(ops.matmul(x, x)), [1, 0]);
+  const once = deadCodeEliminated(identitiesApplied(stage((x) => [turned(x!)], [f32(3, 3)])));
+  expect(once.eqns.map(({ prim }) => prim.name)).toEqual(["dot"]);
 });
 
 test("an equation with two readers is not duplicated", () => {

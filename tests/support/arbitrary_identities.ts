@@ -20,6 +20,31 @@ type Move = (x: Value, draw: SeededDraw, peer: Value) => Value;
 const some = (draw: SeededDraw, n: number): number[] => range(n).filter(() => draw.bool());
 const inverse = (perm: readonly number[]): number[] => range(perm.length).map((a) => perm.indexOf(a));
 
+/** One new axis. */
+function repeat(x: Value, draw: SeededDraw): Value {
+  const at = draw.int(0, x.ndim);
+  const shape = x.shape.toSpliced(at, 0, draw.int(1, 3));
+  return bind1(m.broadcastP, [x], { shape, axes: range(x.ndim).map((a) => (a < at ? a : a + 1)) });
+}
+
+function cut(x: Value, draw: SeededDraw): Value {
+  const starts = x.shape.map((n) => (draw.bool() ? 0 : draw.int(0, n)));
+  const limits = x.shape.map((n, a) => (draw.bool() ? n : draw.int(starts[a]!, n)));
+  return m.slice(x, { starts, limits, strides: x.shape.map(() => draw.int(1, 2)) });
+}
+
+function surround(x: Value, draw: SeededDraw): Value {
+  const amounts = (): number[] => x.shape.map(() => draw.pick([0, 0, 1, 2]));
+  const interior = x.shape.map(() => draw.pick([0, 0, 0, 1]));
+  return m.pad(x, { low: amounts(), high: amounts(), interior, value: draw.int(0, 1) });
+}
+
+/** A reduction along drawn axes, where none of them is empty. */
+function reduce(x: Value, draw: SeededDraw): Value {
+  const axes = some(draw, x.ndim);
+  return axes.some((a) => x.shape[a] === 0) ? x : draw.pick([m.sumAxes, reduceMax, reduceMin])(x, axes);
+}
+
 /** Moves of elements: the result has the bits of the operands. */
 const moves: readonly Move[] = [
   (x, draw) => m.permute(x, draw.order(x.ndim)),
@@ -31,20 +56,28 @@ const moves: readonly Move[] = [
   (x, draw) => bind1(m.reshapeP, [x], { shape: x.shape.toSpliced(draw.int(0, x.ndim), 0, 1) }),
   (x) => m.reshape(m.reshape(x, [x.size]), x.shape),
   (x, draw) => bind1(m.flipP, [x], { axes: some(draw, x.ndim) }),
-  (x, draw) => {
-    const at = draw.int(0, x.ndim);
-    const shape = x.shape.toSpliced(at, 0, draw.int(1, 3));
-    return bind1(m.broadcastP, [x], { shape, axes: range(x.ndim).map((a) => (a < at ? a : a + 1)) });
+  repeat,
+  (x, draw) => m.permute(repeat(x, draw), draw.order(x.ndim + 1)),
+  cut,
+  (x, draw) => cut(cut(x, draw), draw),
+  (x, draw) => cut(repeat(x, draw), draw),
+  surround,
+  (x, draw) => surround(surround(x, draw), draw),
+  (x, draw) => cut(surround(x, draw), draw),
+  (x, draw, peer) => {
+    if (x.ndim === 0) return x;
+    const axis = draw.int(0, x.ndim - 1);
+    return cut(bind1(m.concatP, [x, peer, x], { axis }), draw);
   },
+  // Parts with what may be between them, in any order.
   (x, draw) => {
-    const starts = x.shape.map((n) => (draw.bool() ? 0 : draw.int(0, n)));
-    const limits = x.shape.map((n, a) => (draw.bool() ? n : draw.int(starts[a]!, n)));
-    return m.slice(x, { starts, limits, strides: x.shape.map(() => draw.int(1, 2)) });
-  },
-  (x, draw) => {
-    const amounts = (): number[] => x.shape.map(() => draw.pick([0, 0, 1, 2]));
-    const interior = x.shape.map(() => draw.pick([0, 0, 0, 1]));
-    return m.pad(x, { low: amounts(), high: amounts(), interior, value: draw.int(0, 1) });
+    if (x.ndim === 0) return x;
+    const axis = draw.int(0, x.ndim - 1);
+    const parts = range(draw.int(2, 3)).map(() => {
+      const start = draw.int(0, x.shape[axis]!);
+      return m.sliceAxis(x, axis, start, draw.int(start, x.shape[axis]!));
+    });
+    return bind1(m.concatP, parts, { axis });
   },
   (x, draw, peer) => (x.ndim === 0 ? x : bind1(m.concatP, [x, peer], { axis: draw.int(0, x.ndim - 1) })),
   // Cut into two parts, and joined again.
@@ -85,10 +118,9 @@ const arithmetic: readonly Move[] = [
   (x) => p.maximum(p.add(p.like(x, 2), p.like(x, 1)), x),
   (x) => p.abs(p.abs(x)),
   (x, draw) => m.sumAxes(x, some(draw, x.ndim)),
-  (x, draw) => {
-    const axes = some(draw, x.ndim);
-    return axes.some((a) => x.shape[a] === 0) ? x : draw.pick([reduceMax, reduceMin])(x, axes);
-  },
+  reduce,
+  (x, draw) => reduce(reduce(x, draw), draw),
+  (x, draw) => reduce(repeat(repeat(x, draw), draw), draw),
   (x, draw) => reduceProd(m.slice(x, firstTwo(x)), some(draw, x.ndim)),
   // Matrix products with their operands and results turned.
   (x, draw, peer) => {

@@ -1,8 +1,9 @@
 /** The compiled CPU backend: programs through the compiler, single primitives through a cache of one-equation programs. */
 import { type Backend, type CompileOptions, type Executable, reference } from "../../backend.ts";
+import { dataName } from "../../identity.ts";
 import { isRowMajor, rowMajor } from "../../kernel.ts";
 import type { AnyPrimitive } from "../../primitive.ts";
-import { type Program, Var } from "../../program.ts";
+import { copied, type Program, Var } from "../../program.ts";
 import { markShared, storage, Tensor } from "../../value.ts";
 import { dotKernel } from "./dot.ts";
 import { engine } from "./engine.ts";
@@ -37,7 +38,7 @@ const entries = new Map<AnyPrimitive, Map<string, Entry>>();
 const MOST_ENTRIES = 512;
 
 function keyOf(args: readonly Tensor[], params: unknown): string {
-  let key = params === null ? "" : JSON.stringify(params);
+  let key = params === null ? "" : dataName(params);
   for (const x of args) key += `|${x.aval}`;
   return key;
 }
@@ -78,7 +79,7 @@ export const cpu: Backend = {
     let entry = known.get(key);
     if (!entry) {
       if (known.size >= MOST_ENTRIES) known.clear();
-      entry = entryOf(primitive, args, params);
+      entry = entryOf(primitive, args, copied(params));
       known.set(key, entry);
     }
     return entry(args);

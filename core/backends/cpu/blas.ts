@@ -300,21 +300,26 @@ export function bindBlas(
         const block = Math.floor((unit % units) / panels);
         const i = ((unit % units) % panels) * tall;
         const j = block * wide;
+        const [m, n, k] = [
+          Math.min(tall, words[w + M]! - i),
+          Math.min(wide, words[w + N]! - j),
+          words[w + K]!,
+        ];
         call(
           ROW_MAJOR,
           aColumn === bytes ? PLAIN : TRANSPOSED,
           bColumn === bytes ? PLAIN : TRANSPOSED,
-          Math.min(tall, words[w + M]! - i),
-          Math.min(wide, words[w + N]! - j),
-          words[w + K]!,
+          m,
+          n,
+          k,
           1,
           start + (words[w + A]! >>> 0) + batch * words[w + A_BATCH]! + i * aRow,
-          (aColumn === bytes ? aRow : aColumn) / bytes,
+          aColumn === bytes ? Math.max(aRow / bytes, k) : Math.max(aColumn / bytes, m),
           start + (words[w + B]! >>> 0) + batch * words[w + B_BATCH]! + j * bColumn,
-          (bColumn === bytes ? bRow : bColumn) / bytes,
+          bColumn === bytes ? Math.max(bRow / bytes, n) : Math.max(bColumn / bytes, k),
           words[w + MORE]! === 0 ? 0 : 1,
           start + (words[w + C]! >>> 0) + batch * words[w + C_BATCH]! + i * cRow + j * bytes,
-          cRow / bytes,
+          Math.max(cRow / bytes, n),
         );
       }
     };

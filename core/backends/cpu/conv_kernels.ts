@@ -63,6 +63,12 @@ const COLUMNS: number = BLOCK + 256;
 
 export type ConvRole = "input" | "kernel" | "output";
 
+// The parameters of a kernel.
+const BEGIN: Local = 0;
+const END: Local = 1;
+const ARGS: Local = 2;
+const SCRATCH: Local = 3;
+
 /** Words by name, loaded when they are used. */
 const wordsAt =
   (f: FunctionBuilder, args: Local) =>
@@ -222,10 +228,9 @@ interface Parts {
 
 /** What the three members share: positions of an image and group, columns, and products with them. */
 function memberOf(f: FunctionBuilder, t: Lanes, { product, move, isNative }: Parts) {
-  const [args, scratch] = [2, 3];
   const terms = termsOf(f);
   const { push, set, plus, minus, times, over, smaller, constant, locals } = terms;
-  const word = wordsAt(f, args);
+  const word = wordsAt(f, ARGS);
   const { block, columns, rest, place, chunk, c0, some, first, rows, cells, taps, units, m, n } = locals(
     ...(["block", "columns", "rest", "place", "chunk", "c0", "some", "first"] as const),
     ...(["rows", "cells", "taps", "units", "m", "n"] as const),
@@ -246,8 +251,8 @@ function memberOf(f: FunctionBuilder, t: Lanes, { product, move, isNative }: Par
     outArea,
     ...{ columns, rest, place, chunk, c0, some, first, rows, cells, taps },
     begin(): void {
-      set(block, plus(scratch, constant(BLOCK)));
-      set(columns, plus(scratch, constant(COLUMNS)));
+      set(block, plus(SCRATCH, constant(BLOCK)));
+      set(columns, plus(SCRATCH, constant(COLUMNS)));
       set(taps, times(word("kernelHeight"), word("kernelWidth")));
       f.get(block);
       push(word("template"))
@@ -277,7 +282,7 @@ function memberOf(f: FunctionBuilder, t: Lanes, { product, move, isNative }: Par
     kernelAt: (group: Term): Term =>
       plus(word("kernel"), bytes(times(plus(times(times(group, word("outs")), word("channels")), c0), taps))),
     moveColumns(image: Term): void {
-      for (const x of [args, image, columns, some, first, rows]) push(x);
+      for (const x of [ARGS, image, columns, some, first, rows]) push(x);
       f.call(move);
     },
     multiply(rowsOfC: Term, columnsOfC: Term, k: Term): void {
@@ -301,7 +306,7 @@ function memberOf(f: FunctionBuilder, t: Lanes, { product, move, isNative }: Par
         put("units", units);
         f.i32(0).get(units);
       }
-      f.get(block).get(scratch).call(product);
+      f.get(block).get(SCRATCH).call(product);
     },
   };
 }
@@ -315,7 +320,7 @@ const outputMember: Member = (t, parts) => {
   const { word, put, bytes, set, constant, plus, minus, times, over, less, when, each } = x;
   const { unit, group } = x.locals("unit", "group");
   x.begin();
-  each(unit, 0, 1, 1, () => {
+  each(unit, BEGIN, END, 1, () => {
     set(x.place, over(unit, word("bands")));
     set(group, minus(x.place, times(over(x.place, word("groups")), word("groups"))));
     x.takeBand(minus(unit, times(x.place, word("bands"))));
@@ -349,16 +354,16 @@ const inputMember: Member = (t, parts) => {
   const { word, put, bytes, push, set, constant, plus, minus, times, over, when, each } = x;
   const { unit, group, band } = x.locals("unit", "group", "band");
   x.begin();
-  each(unit, 0, 1, 1, () => {
+  each(unit, BEGIN, END, 1, () => {
     set(x.place, over(unit, word("parts")));
     set(x.chunk, minus(unit, times(x.place, word("parts"))));
     set(group, minus(x.place, times(over(x.place, word("groups")), word("groups"))));
     x.takePart();
     put("a", x.kernelAt(group));
-    when(
-      minus(constant(1), word("isPointwise")),
-      () => push(x.imageAt()).i32(0) && push(bytes(times(x.some, x.area()))).memoryFill(),
-    );
+    when(minus(constant(1), word("isPointwise")), () => {
+      push(x.imageAt()).i32(0);
+      push(bytes(times(x.some, x.area()))).memoryFill();
+    });
     each(band, constant(0), word("bands"), 1, () => {
       x.takeBand(band);
       put("b", x.outputAt());
@@ -389,7 +394,7 @@ const kernelMember: Member = (t, parts) => {
     ...(["unit", "slot", "group", "band", "image", "last", "more"] as const),
   );
   x.begin();
-  each(unit, 0, 1, 1, () => {
+  each(unit, BEGIN, END, 1, () => {
     // unit = (share, group, part); partial kernels follow each other.
     set(slot, over(unit, word("parts")));
     set(x.chunk, minus(unit, times(slot, word("parts"))));
@@ -444,8 +449,8 @@ export function sumOfParts(dtype: GemmType): FunctionBuilder {
   const { set, advance, plus, minus, times, less, constant, when, each, load, locals } = termsOf(f);
   const { unit, i, p, q, left } = locals("unit", "i", "p", "q", "left");
   const sum = f.local("v128");
-  const [from, to, size, parts] = SUM_WORDS.map((_, w) => load(2, 4 * w)) as [Term, Term, Term, Term];
-  each(unit, 0, 1, 1, () => {
+  const [from, to, size, parts] = SUM_WORDS.map((_, w) => load(ARGS, 4 * w)) as [Term, Term, Term, Term];
+  each(unit, BEGIN, END, 1, () => {
     set(p, plus(from, times(unit, constant(16))));
     set(q, plus(to, times(unit, constant(16))));
     f.get(p).simdMemory("v128.load").set(sum);

@@ -9,7 +9,7 @@ import { type Layout, rowMajor } from "../../kernel.ts";
 import type { DotParams } from "../../prims/contract.ts";
 import { range, sizeOf, stridesOf } from "../../shape.ts";
 import { type GemmShape, isNative, libraryFor, nativeStrides, planGemm } from "./gemm.ts";
-import type { GemmType } from "./gemm_kernels.ts";
+import { type GemmType, isGemmType } from "./gemm_kernels.ts";
 import type { NamedCall, NamedKernel } from "./named.ts";
 
 /** An axis of the iteration space: elements from one step to the next in x, y and the result. */
@@ -111,9 +111,6 @@ function burden({ shape, loops, sums }: Nest): number {
   const scattered = count > MANY_LOOPS && multiplications(shape) < LARGE;
   return (scattered ? count : 0) + (refused ? 1 : 0);
 }
-
-const types: ReadonlySet<string> = new Set<GemmType>(["float32", "float64", "int32", "uint32"]);
-const isGemmType = (dtype: string): dtype is GemmType => types.has(dtype);
 
 /** The call with operands as they are, or in row-major order where that is asked. */
 function nestOfCall({ args, params }: NamedCall, ordered: readonly boolean[]): Nest | null {

@@ -40,7 +40,7 @@ const NARROW_VECTORS = 8;
 /** Up to this many rows, B is read where it is if its rows are contiguous. */
 const FEW_ROWS = 18;
 /** Multiplications below which other threads take longer to start than to help. */
-const PARALLEL_FROM = 2 ** 19;
+export const PARALLEL_FROM: number = 2 ** 19;
 
 /** The kernels of one engine by name, made when they are first needed. */
 const loaded = new WeakMap<Engine, Map<string, LoadedKernel>>();
@@ -154,7 +154,7 @@ function flipped(plan: (engine: Engine, shape: GemmShape) => Gemm, engine: Engin
 }
 
 /** An argument block of these words, all 0. */
-function argumentsOf<W extends string>(
+export function argumentsOf<W extends string>(
   { heap }: Engine,
   words: readonly W[],
 ): { readonly at: number; set(name: W, value: number): void } {
@@ -241,26 +241,44 @@ function planNative(engine: Engine, shape: GemmShape, library: NativeLibrary): G
   return { run: runner(engine, kernel, at, batches * units, batches * m * n * k >= PARALLEL_FROM) };
 }
 
-function planProduct(engine: Engine, shape: GemmShape): Gemm {
-  const { dtype, batches, m, n, k, a, b } = shape;
+/** How the kernels go about a product of these sizes: the words that say so. */
+export function productSettings(
+  dtype: GemmType,
+  {
+    m,
+    n,
+    k,
+    bColumn,
+  }: { readonly m: number; readonly n: number; readonly k: number; readonly bColumn: number },
+): Readonly<Record<"tall" | "wide" | "deep" | "packsA" | "packsB", number>> {
   const t = lanesOf[dtype];
   const width = VECTORS * t.lanes;
-  const panels = Math.ceil(m / ROWS);
-  // Blocks of l are equally deep. Blocks of columns fill the second cache, but there are enough for all threads.
+  // Blocks of l are equally deep; blocks of columns fill the second cache.
   const deep = Math.min(DEEP, 4 * Math.ceil(k / Math.ceil(k / DEEP || 1) / 4));
-  const widest = Math.floor(PACKED_B_BYTES / (t.bytes * width * Math.max(1, deep))) * width;
+  return {
+    tall: ROWS,
+    wide: Math.floor(PACKED_B_BYTES / (t.bytes * width * Math.max(1, deep))) * width,
+    deep,
+    packsA: n > NARROW_VECTORS * t.lanes ? 1 : 0,
+    packsB: bColumn !== 1 || m > FEW_ROWS ? 1 : 0,
+  };
+}
+
+function planProduct(engine: Engine, shape: GemmShape): Gemm {
+  const { dtype, batches, m, n, k, a, b } = shape;
+  const width = VECTORS * lanesOf[dtype].lanes;
+  const panels = Math.ceil(m / ROWS);
+  const settings = productSettings(dtype, { m, n, k, bColumn: b.column });
+  // Enough blocks of columns for all threads.
   const blocks = Math.ceil((4 * engine.threads) / (panels * batches));
-  const wide = Math.min(widest, Math.max(4 * width, Math.ceil(n / blocks / width) * width));
+  const wide = Math.min(settings.wide, Math.max(4 * width, Math.ceil(n / blocks / width) * width));
   const units = panels * Math.ceil(n / wide);
   const { at, set } = argumentsOf<ProductWord>(engine, PRODUCT_WORDS);
   describe(set, shape, a, b);
-  set("tall", ROWS);
+  for (const name of ["tall", "deep", "packsA", "packsB"] as const) set(name, settings[name]);
   set("wide", wide);
   set("panels", panels);
   set("units", units);
-  set("deep", deep);
-  set("packsA", n > NARROW_VECTORS * t.lanes ? 1 : 0);
-  set("packsB", b.column !== 1 || m > FEW_ROWS ? 1 : 0);
   const name = `product ${dtype}`;
   const kernel = loadOnce(engine, name, (module) => void addProduct(module, name, dtype, isFused(engine)));
   return { run: runner(engine, kernel, at, batches * units, batches * m * n * k >= PARALLEL_FROM) };

@@ -22,6 +22,9 @@ import { SCRATCH_BYTES } from "./threads.ts";
 /** Element types of products; int32 and uint32 are the same modulo 2^32. */
 export type GemmType = "float32" | "float64" | "int32" | "uint32";
 
+const types: ReadonlySet<string> = new Set<GemmType>(["float32", "float64", "int32", "uint32"]);
+export const isGemmType = (dtype: string): dtype is GemmType => types.has(dtype);
+
 /** How one element type is computed with. */
 export interface Lanes {
   readonly bytes: number;

@@ -1,0 +1,249 @@
+/** Plans of convolution and its two transposes, for images of one or two dimensions. */
+import { bytesPerElement } from "../../dtype.ts";
+import type { ConvMemberParams } from "../../prims/conv.ts";
+import { type Shape, sizeOf } from "../../shape.ts";
+import type { NativeProductName } from "./blas.ts";
+import {
+  addConv,
+  COLUMN_BYTES,
+  CONV_WORDS,
+  type ConvRole,
+  type ConvWord,
+  SUM_WORDS,
+  sumOfParts,
+} from "./conv_kernels.ts";
+import type { Engine } from "./engine.ts";
+import { argumentsOf, isFused, libraryFor, loadOnce, PARALLEL_FROM, productSettings } from "./gemm.ts";
+import { type GemmType, isGemmType, lanesOf } from "./gemm_kernels.ts";
+import type { NamedCall, NamedKernel, NamedPlan } from "./named.ts";
+import { PRODUCT_WORDS, type ProductWord } from "./product_words.ts";
+
+/** Sizes of a call, with channels per group; a line is an image of height 1. */
+interface Sizes {
+  readonly images: number;
+  readonly groups: number;
+  readonly channels: number;
+  readonly outs: number;
+  readonly height: number;
+  readonly width: number;
+  readonly kernelHeight: number;
+  readonly kernelWidth: number;
+  readonly outHeight: number;
+  readonly outWidth: number;
+  readonly strideY: number;
+  readonly strideX: number;
+  readonly dilationY: number;
+  readonly dilationX: number;
+  readonly inputDilationY: number;
+  readonly inputDilationX: number;
+  readonly lowY: number;
+  readonly lowX: number;
+}
+
+/** Which operand plays which role in the member that returns one. */
+const operandsOf: Readonly<Record<ConvRole, readonly [ConvRole, ConvRole]>> = {
+  output: ["input", "kernel"],
+  input: ["output", "kernel"],
+  kernel: ["input", "output"],
+};
+
+function sizesOf(role: ConvRole, { args, outs, params }: NamedCall): Sizes {
+  // The records of these names have these parameters.
+  const { strides, padding, dilation, inputDilation, groups } = params as ConvMemberParams;
+  const shapes: Partial<Record<ConvRole, Shape>> = { [role]: outs[0]!.shape };
+  operandsOf[role].forEach((operand, i) => {
+    shapes[operand] = args[i]!.layout.shape;
+  });
+  const { input, kernel, output } = shapes as Readonly<Record<ConvRole, Shape>>;
+  const isLine = input.length === 3;
+  const two = (list: readonly number[], missing: number): readonly [number, number] =>
+    isLine ? [missing, list[0]!] : [list[0]!, list[1]!];
+  const [height, width] = two(input.slice(2), 1);
+  const [kernelHeight, kernelWidth] = two(kernel.slice(2), 1);
+  const [outHeight, outWidth] = two(output.slice(2), 1);
+  const [strideY, strideX] = two(strides, 1);
+  const [dilationY, dilationX] = two(dilation, 1);
+  const [inputDilationY, inputDilationX] = two(inputDilation, 1);
+  const [lowY, lowX] = two(
+    padding.map(([low]) => low),
+    0,
+  );
+  return {
+    ...{ images: input[0]!, groups, channels: kernel[1]!, outs: kernel[0]! / groups },
+    ...{ height, width, kernelHeight, kernelWidth, outHeight, outWidth },
+    ...{ strideY, strideX, dilationY, dilationX, inputDilationY, inputDilationX, lowY, lowX },
+  };
+}
+
+/** How the work is cut; the number of threads does not matter. */
+interface Cut {
+  /** Channels, and rows of the output, whose columns are made at once. */
+  readonly part: number;
+  readonly band: number;
+  /** Images whose kernels are summed at once. */
+  readonly share: number;
+  readonly isPointwise: boolean;
+}
+
+/** Columns leave room in the second cache for the packed block of a product. */
+const SOFT_COLUMN_BYTES = 2 ** 18;
+/** Fewer columns than this are no matrix product to speak of. */
+const LEAST_CELLS = 64;
+/** Parts of this many channels are enough for many threads. */
+const MOST_CHANNELS = 64;
+/** Sums over shares of the images, if their partial kernels are not large. */
+const SHARES = 8;
+const PARTIAL_BYTES = 2 ** 23;
+
+/** Null where the columns of one row of one channel do not fit. */
+function cutOf(role: ConvRole, sizes: Sizes, bytes: number): Cut | null {
+  const { images, channels, outs, kernelHeight, kernelWidth, outHeight, outWidth, groups } = sizes;
+  const taps = kernelHeight * kernelWidth;
+  const line = taps * outWidth * bytes;
+  if (line > COLUMN_BYTES) return null;
+  const isPointwise =
+    taps === 1 &&
+    sizes.strideY * sizes.strideX * sizes.inputDilationY * sizes.inputDilationX === 1 &&
+    sizes.lowY === 0 &&
+    sizes.lowX === 0 &&
+    sizes.height === outHeight &&
+    sizes.width === outWidth;
+  const kernelBytes = groups * outs * channels * taps * bytes;
+  const shares = Math.min(images, SHARES, Math.max(1, Math.floor(PARTIAL_BYTES / kernelBytes)));
+  const share = Math.ceil(images / shares);
+  const fewest = Math.min(outHeight, Math.ceil(LEAST_CELLS / outWidth));
+  const fitting = Math.max(1, Math.floor(SOFT_COLUMN_BYTES / line));
+  // All channels at once sum an output in one go; the other members lose nothing by parts.
+  const wanted = role === "output" ? channels : Math.min(channels, MOST_CHANNELS);
+  const part = isPointwise ? wanted : Math.min(wanted, Math.max(1, Math.floor(fitting / fewest)));
+  const band = Math.min(outHeight, Math.max(1, Math.floor(fitting / (isPointwise ? 1 : part))));
+  return { part, band, share, isPointwise };
+}
+
+const native: Partial<Record<GemmType, NativeProductName>> = { float32: "sgemm", float64: "dgemm" };
+
+function planConv(role: ConvRole, call: NamedCall, engine: Engine, dtype: GemmType): NamedPlan {
+  const bytes = bytesPerElement(dtype);
+  const outSize = call.outs[0]!.size;
+  const { heap } = engine;
+  if (call.args.some(({ layout }) => sizeOf(layout.shape) === 0) || outSize === 0)
+    return { workspaceBytes: 0, run: (_, [out]) => void heap.u8.fill(0, out!, out! + outSize * bytes) };
+  const sizes = sizesOf(role, call);
+  const cut = cutOf(role, sizes, bytes)!;
+  const { images, groups, channels, outs, outHeight, outWidth } = sizes;
+  const taps = sizes.kernelHeight * sizes.kernelWidth;
+  const cells = cut.band * outWidth;
+  const parts = Math.ceil(channels / cut.part);
+  const bands = Math.ceil(outHeight / cut.band);
+  const shares = Math.ceil(images / cut.share);
+
+  // The product of one part, [m, k] by [k, n], and the strides that all parts share.
+  const product = {
+    output: {
+      m: outs,
+      n: cells,
+      k: cut.part * taps,
+      aRow: channels * taps,
+      aColumn: 1,
+      bRow: 0,
+      bColumn: 1,
+      cRow: outHeight * outWidth,
+    },
+    input: {
+      m: cut.part * taps,
+      n: cells,
+      k: outs,
+      aRow: 1,
+      aColumn: channels * taps,
+      bRow: outHeight * outWidth,
+      bColumn: 1,
+      cRow: 0,
+    },
+    kernel: {
+      m: outs,
+      n: cut.part * taps,
+      k: cells,
+      aRow: outHeight * outWidth,
+      aColumn: 1,
+      bRow: 1,
+      bColumn: 0,
+      cRow: channels * taps,
+    },
+  }[role];
+  const { m, n, k } = product;
+  const template = argumentsOf<ProductWord>(engine, PRODUCT_WORDS);
+  for (const name of ["aRow", "aColumn", "bRow", "bColumn", "cRow"] as const)
+    template.set(name, product[name] * bytes);
+  const settings = productSettings(dtype, product);
+  for (const name of ["tall", "wide", "deep", "packsA", "packsB"] as const)
+    template.set(name, settings[name]);
+  const { at, set } = argumentsOf<ConvWord>(engine, CONV_WORDS);
+  for (const [name, value] of Object.entries(sizes)) set(name as keyof Sizes, value);
+  set("template", template.at);
+  set("part", cut.part);
+  set("parts", parts);
+  set("band", cut.band);
+  set("bands", bands);
+  set("share", cut.share);
+  set("isPointwise", cut.isPointwise ? 1 : 0);
+
+  const library = libraryFor(engine, dtype, m * n * k);
+  const call_ = library === null ? null : native[dtype]!;
+  const name = `${role} ${call_ ?? dtype}`;
+  const kernel = loadOnce(
+    engine,
+    name,
+    (module) => addConv(module, name, role, dtype, isFused(engine), call_),
+    library,
+  );
+  const units = {
+    output: images * groups * bands,
+    input: images * groups * parts,
+    kernel: shares * groups * parts,
+  }[role];
+  const work = images * groups * outs * outHeight * outWidth * channels * taps;
+  const parallel = work >= PARALLEL_FROM;
+  const first = at / 4;
+  const words = [...operandsOf[role], role].map((operand) => first + CONV_WORDS.indexOf(operand));
+  const run = (a: number, b: number, out: number): void => {
+    heap.u32[words[0]!] = a;
+    heap.u32[words[1]!] = b;
+    heap.u32[words[2]!] = out;
+    engine.run(kernel, units, 1, at, parallel);
+  };
+  if (role !== "kernel" || shares === 1)
+    return { workspaceBytes: 0, run: ([a, b], [out]) => run(a!, b!, out!) };
+
+  const sum = argumentsOf<(typeof SUM_WORDS)[number]>(engine, SUM_WORDS);
+  sum.set("size", outSize);
+  sum.set("count", shares);
+  const sumName = `sum of parts ${dtype}`;
+  const adder = loadOnce(engine, sumName, (module) => void module.add(sumName, sumOfParts(dtype)));
+  const vectors = Math.ceil(outSize / lanesOf[dtype].lanes);
+  return {
+    workspaceBytes: shares * outSize * bytes,
+    run([a, b], [out], workspace) {
+      run(a!, b!, workspace);
+      heap.u32[sum.at / 4] = workspace;
+      heap.u32[sum.at / 4 + 1] = out!;
+      engine.run(adder, vectors, 1, sum.at, outSize * shares >= PARALLEL_FROM);
+    },
+  };
+}
+
+/** The kernel of the member that returns a role. */
+function member(role: ConvRole): NamedKernel {
+  return {
+    prepare(call) {
+      const { dtype, layout } = call.args[0]!;
+      if (layout.shape.length > 4 || !isGemmType(dtype)) return null;
+      return cutOf(role, sizesOf(role, call), bytesPerElement(dtype)) && [true, true];
+    },
+    // `prepare` gave null for other types.
+    plan: (call, engine) => planConv(role, call, engine, call.args[0]!.dtype as GemmType),
+  };
+}
+
+export const convKernel: NamedKernel = member("output");
+export const convInputKernel: NamedKernel = member("input");
+export const convKernelKernel: NamedKernel = member("kernel");
