@@ -1,6 +1,7 @@
 /** `cotangent train`: loads data, runs the plan, shows how it goes, leaves a run directory behind. */
 import { rmSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { backendInfo } from "../core/backends/select.ts";
 import * as io from "../core/io.ts";
 import type { Value } from "../core/value.ts";
 import { trainingSetup } from "../dist/jobs.ts";
@@ -72,7 +73,7 @@ export async function train(args: readonly string[]): Promise<number> {
     `${data.name}: ${data.train.count} training and ${data.test.count} test examples of ${data.classes} classes`,
   );
   line.note(
-    `${config.model}: ${problem.parameters} parameters; ${config.optimizer} on ${workersText(config)}; cpu, reference kernels`,
+    `${config.model}: ${problem.parameters} parameters; ${config.optimizer} on ${workersText(config)}; ${backendText()}`,
   );
   if (isResumed)
     line.note(`resuming at step ${firstRound * plan.localSteps} of ${plan.rounds * plan.localSteps}`);
@@ -218,6 +219,12 @@ async function explainFailure({ directory, plan, problem, store }: Run, error: R
   process.stderr.write(
     `The run is saved up to step ${round * plan.localSteps}: continue it with --resume ${directory}, where --lr and --alpha may be changed\n`,
   );
+}
+
+/** What computes, in few words: the backend, and what multiplies matrices. */
+function backendText(): string {
+  const { backend, products } = backendInfo();
+  return products === undefined ? `${backend} backend` : `${backend} backend, products by ${products}`;
 }
 
 function printSummary(summary: Summary, directory: string, plan: Plan): void {

@@ -5,6 +5,7 @@ import { isRowMajor, rowMajor } from "../../kernel.ts";
 import type { AnyPrimitive } from "../../primitive.ts";
 import { copied, type Program, Var } from "../../program.ts";
 import { markShared, storage, Tensor } from "../../value.ts";
+import { findBlas } from "./blas.ts";
 import { dotKernel } from "./dot.ts";
 import { engine } from "./engine.ts";
 import { Compiler, compile } from "./executable.ts";
@@ -86,5 +87,9 @@ export const cpu: Backend = {
   },
   compile: (program: Program, options?: CompileOptions): Executable =>
     compile(program, theCompiler(), options),
-  info: () => ({ backend: "cpu", ...engine().info() }),
+  info() {
+    const blas = findBlas();
+    const products = typeof blas === "string" ? `own kernels (no BLAS: ${blas})` : blas.name;
+    return { backend: "cpu", ...engine().info(), products };
+  },
 };

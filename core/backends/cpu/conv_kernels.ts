@@ -56,7 +56,7 @@ export const CONV_WORDS = [
 ] as const;
 export type ConvWord = (typeof CONV_WORDS)[number];
 
-/** Of the columns of one part; the scratch buffer also has what a product needs, and its arguments. */
+/** Of the columns of one part; scratch also has what a product needs, its arguments, and room for what is written too much. */
 export const COLUMN_BYTES: number = SCRATCH_BYTES - PRODUCT_SCRATCH_BYTES - 512;
 const BLOCK: number = PRODUCT_SCRATCH_BYTES;
 const COLUMNS: number = BLOCK + 256;
@@ -79,7 +79,7 @@ const wordsAt =
 
 /**
  * Between the columns and an image: (args, image, columns, channels, first, rows) for output rows
- * [first, first + rows). Fills the columns, or adds them to the image. May write up to a vector after the columns.
+ * [first, first + rows). Fills the columns, or adds them to the image. May write up to 64 bytes after the columns.
  */
 function moveColumns(t: Lanes, fills: boolean): FunctionBuilder {
   const f = new FunctionBuilder(["i32", "i32", "i32", "i32", "i32", "i32"]);
@@ -87,114 +87,149 @@ function moveColumns(t: Lanes, fills: boolean): FunctionBuilder {
   const { push, set, advance, plus, minus, times, over, smaller, larger, less, equal, both } = termsOf(f);
   const { constant, when, each, locals } = termsOf(f);
   const word = wordsAt(f, args);
-  const { c, ky, kx, oy, ox, x, y, low, high, line, p, q, width, outWidth, stride, dilation } = locals(
-    ...(["c", "ky", "kx", "oy", "ox", "x", "y", "low", "high"] as const),
-    ...(["line", "p", "q", "width", "outWidth", "stride", "dilation"] as const),
+  const { c, ky, kx, row, ox, x, y, left, right, top, bottom, line, step, p, q } = locals(
+    ...(["c", "ky", "kx", "row", "ox", "x", "y", "left", "right", "top", "bottom"] as const),
+    ...(["line", "step", "p", "q"] as const),
+  );
+  const { width, outWidth, stride, dilation, outLine, last } = locals(
+    ...(["width", "outWidth", "stride", "dilation", "outLine", "last"] as const),
   );
   const scaled = (n: Term): Term => times(n, constant(t.bytes));
-  const below =
-    (a: Term, b: Term): Term =>
-    () => {
-      push(a);
-      push(b).op("i32.lt_u");
-    };
-  /** Zeros from column `from` on, perhaps beyond `to`: what comes after is written later. */
+  const one = constant(1);
+  const zero = constant(0);
+  /** Zeros from one column to another, and perhaps beyond: what comes after is written later. */
   const clear = (from: Term, to: Term): void =>
     each(ox, from, to, t.lanes, () => {
       push(plus(columns, scaled(ox)))
         .v128(ZERO)
         .simdMemory("v128.store");
     });
-  /** One element at p, of the columns, and q, of the image. */
+  /** One element, of the columns at p and of the image at q. */
   const moveOne = (): void => {
     if (fills) f.get(p).get(q).memory(t.load).memory(t.store);
     else f.get(q).get(p).memory(t.load).get(q).memory(t.load).op(t.addOne).memory(t.store);
   };
+  const moveVectors = (n: number): void => {
+    for (let v = 0; v < 16 * n; v += 16) {
+      if (fills) f.get(p).get(q).simdMemory("v128.load", v);
+      else f.get(q).get(p).simdMemory("v128.load", v).get(q).simdMemory("v128.load", v).simd(t.add);
+      f.simdMemory("v128.store", v);
+    }
+    advance(p, constant(16 * n));
+    advance(q, constant(16 * n));
+  };
+  /** Columns [left, right) of one row; `line` is the image's row, from which column x meets column 0. */
   const moveLine = (): void => {
-    set(p, plus(columns, scaled(low)));
-    set(q, plus(line, scaled(plus(times(low, stride), x))));
-    set(ox, low);
-    when(
-      equal(dilation, constant(1)),
-      () => {
-        when(equal(stride, constant(1)), () => {
-          // A fill may write beyond `high`; a sum may not.
-          const end = fills ? high : minus(high, constant(t.lanes - 1));
-          each(ox, ox, end, t.lanes, () => {
-            if (fills) f.get(p).get(q).simdMemory("v128.load");
-            else f.get(q).get(p).simdMemory("v128.load").get(q).simdMemory("v128.load").simd(t.add);
-            f.simdMemory("v128.store");
-            advance(p, constant(16));
-            advance(q, constant(16));
-          });
-        });
-        each(ox, ox, high, 1, () => {
+    set(p, plus(columns, scaled(left)));
+    set(q, plus(line, scaled(plus(times(left, stride), x))));
+    set(ox, left);
+    when(equal(stride, one), () => {
+      // Four vectors at a time when there is no harm in too much; else what there is.
+      if (fills) each(ox, ox, right, 4 * t.lanes, () => moveVectors(4));
+      else each(ox, ox, minus(right, constant(t.lanes - 1)), t.lanes, () => moveVectors(1));
+    });
+    each(ox, ox, right, 1, () => {
+      moveOne();
+      advance(p, constant(t.bytes));
+      advance(q, scaled(stride));
+    });
+  };
+  /** The same where input elements are apart: most columns meet a zero between two of them. */
+  const moveSparseLine = (): void => {
+    if (fills) clear(zero, outWidth);
+    each(ox, zero, outWidth, 1, () => {
+      set(q, plus(times(ox, stride), x));
+      set(p, over(q, dilation));
+      push(p).get(width).op("i32.lt_u");
+      push(equal(times(p, dilation), q))
+        .op("i32.and")
+        .when(() => {
+          set(q, plus(line, scaled(p)));
+          set(p, plus(columns, scaled(ox)));
           moveOne();
-          advance(p, constant(t.bytes));
-          advance(q, scaled(stride));
         });
-      },
-      () => {
-        if (fills) clear(low, high);
-        each(ox, low, high, 1, () => {
-          set(q, plus(times(ox, stride), x));
-          set(p, over(q, dilation));
-          when(both(below(p, width), equal(times(p, dilation), q)), () => {
-            set(q, plus(line, scaled(p)));
-            set(p, plus(columns, scaled(ox)));
-            moveOne();
-          });
-        });
-      },
-    );
+    });
+  };
+  /**
+   * The outputs [from, to) that meet an input inside: position + output * stride in [0, size), where input elements
+   * are neighbours; all of them where they are apart.
+   */
+  const range = (
+    from: Local,
+    to: Local,
+    position: Local,
+    by: Term,
+    size: Term,
+    outs: Term,
+    apart: Term,
+  ): void => {
+    set(from, zero);
+    set(to, outs);
+    when(equal(apart, one), () => {
+      when(less(position, zero), () => set(from, smaller(outs, over(minus(minus(by, one), position), by))));
+      set(to, zero);
+      when(less(position, size), () =>
+        set(to, smaller(outs, plus(over(minus(minus(size, one), position), by), one))),
+      );
+      set(to, larger(from, to));
+    });
   };
   set(width, word("width"));
   set(outWidth, word("outWidth"));
+  set(outLine, scaled(outWidth));
   set(stride, word("strideX"));
   set(dilation, word("inputDilationX"));
-  each(c, constant(0), channels, 1, () => {
-    each(ky, constant(0), word("kernelHeight"), 1, () =>
-      each(kx, constant(0), word("kernelWidth"), 1, () => {
-        // Output column ox meets input column x + ox stride, which is inside for ox in [low, high).
+  set(last, plus(first, rows));
+  const isDense = both(equal(dilation, one), equal(word("inputDilationY"), one));
+  each(c, zero, channels, 1, () => {
+    each(ky, zero, word("kernelHeight"), 1, () => {
+      set(y, minus(times(ky, word("dilationY")), word("lowY")));
+      range(top, bottom, y, word("strideY"), word("height"), word("outHeight"), word("inputDilationY"));
+      set(top, smaller(larger(top, first), last));
+      set(bottom, larger(smaller(bottom, last), top));
+      each(kx, zero, word("kernelWidth"), 1, () => {
         set(x, minus(times(kx, word("dilationX")), word("lowX")));
-        set(low, constant(0));
-        set(high, outWidth);
-        when(equal(dilation, constant(1)), () => {
-          when(less(x, constant(0)), () =>
-            set(low, smaller(outWidth, over(minus(minus(stride, constant(1)), x), stride))),
-          );
-          set(high, constant(0));
-          when(less(x, width), () =>
-            set(
-              high,
-              smaller(outWidth, plus(over(minus(minus(width, constant(1)), x), stride), constant(1))),
-            ),
-          );
-          set(high, larger(low, high));
-        });
-        each(oy, first, plus(first, rows), 1, () => {
-          set(y, minus(plus(times(oy, word("strideY")), times(ky, word("dilationY"))), word("lowY")));
-          set(p, word("inputDilationY"));
-          set(line, y);
-          when(less(constant(1), p), () => {
-            set(line, over(y, p));
-            // Between two elements: as if outside.
-            when(minus(times(line, p), y), () => set(line, word("height")));
-          });
-          when(
-            below(line, word("height")),
-            () => {
-              set(line, plus(image, scaled(times(line, width))));
-              if (fills) clear(constant(0), low);
+        range(left, right, x, stride, width, outWidth, dilation);
+        const clearRows = (from: Term, to: Term): void => {
+          if (fills) clear(zero, times(minus(to, from), outWidth));
+          advance(columns, times(minus(to, from), outLine));
+        };
+        clearRows(first, top);
+        when(
+          isDense,
+          () => {
+            set(step, scaled(times(word("strideY"), width)));
+            set(line, plus(image, scaled(times(plus(y, times(top, word("strideY"))), width))));
+            each(row, top, bottom, 1, () => {
+              if (fills) clear(zero, left);
               moveLine();
-              if (fills) clear(high, outWidth);
-            },
-            fills ? () => clear(constant(0), outWidth) : undefined,
-          );
-          advance(columns, scaled(outWidth));
-        });
-      }),
-    );
+              if (fills) clear(right, outWidth);
+              advance(columns, outLine);
+              advance(line, step);
+            });
+          },
+          () =>
+            each(row, top, bottom, 1, () => {
+              // An input row between two elements is as if outside.
+              set(p, plus(y, times(row, word("strideY"))));
+              set(line, over(p, word("inputDilationY")));
+              push(line);
+              push(word("height")).op("i32.lt_u");
+              push(equal(times(line, word("inputDilationY")), p))
+                .op("i32.and")
+                .when(
+                  () => {
+                    set(line, plus(image, scaled(times(line, width))));
+                    moveSparseLine();
+                  },
+                  fills ? () => clear(zero, outWidth) : undefined,
+                );
+              advance(columns, outLine);
+            }),
+        );
+        clearRows(bottom, last);
+      });
+    });
     advance(image, scaled(times(width, word("height"))));
   });
   return f;
