@@ -106,4 +106,19 @@ check(
   "random bits",
 );
 
+// Compiled functions, on large values that live in the memory of the kernels.
+const wide = ct.linspace(-1, 1, 100_000);
+const curved = ct.jit((x: ct.Value, v: ct.Value) =>
+  ct
+    .hvp((y: ct.Value) => y.mul(y).mul(y).sum())(x, v)
+    .sum(),
+);
+close(curved(wide, ct.ones([100_000])), [0], "a compiled Hessian-vector product", 1e-2);
+close(ct.jit((x: ct.Value) => ct.softmax(x).sum())(wide), [1], "a compiled softmax");
+const square = wide.slice([0], [90_000]).reshape([300, 300]);
+const [a, b] = [ct.matmul(square, square), ct.matmul(square.transpose(), square.transpose()).transpose()];
+close(a.sub(b).norm().div(a.norm()), [0], "a large product and its transpose");
+check(curved.stats().traces === 1 && ct.backendInfo()["backend"] === "cpu", "what compiled it");
+check(ct.memory()["cpu"]!.liveBytes > 0, "the memory in use");
+
 console.log(`deno smoke: ${checks} checks`);
