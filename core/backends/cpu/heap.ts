@@ -163,6 +163,8 @@ const SMALL_SHARE = 1 / 8;
 
 /** Dead arrays may hold this much, or as much as live ones, before they are looked for. */
 const LEAST_SLACK_BYTES = 64 * 2 ** 20;
+/** And at most this much, however often that makes garbage be collected: several processes share a machine. */
+const MOST_SLACK_BYTES: number = 192 * 2 ** 20;
 /** More where looking would take a larger part of the time than this, up to an eighth of the memory. */
 const GREATEST_COST = 1 / 32;
 /** Where dead arrays cannot be looked for, arrays made of blocks stop here. */
@@ -321,7 +323,10 @@ export class Heap {
     }
     const cost = (performance.now() - began) / (began - this.#sweptAt);
     if (cost > GREATEST_COST)
-      this.#slackBytes = Math.max(least, Math.min(2 * this.#slackBytes, this.buffer.byteLength / 8));
+      this.#slackBytes = Math.max(
+        least,
+        Math.min(2 * this.#slackBytes, MOST_SLACK_BYTES, this.buffer.byteLength / 8),
+      );
     else if (cost < GREATEST_COST / 4) this.#slackBytes = Math.max(least, this.#slackBytes / 2);
     this.#sweepAtBytes = this.#trackedBytes + Math.max(this.#slackBytes, this.#trackedBytes);
     this.#askedBytes = 0;
