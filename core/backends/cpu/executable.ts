@@ -22,6 +22,8 @@ import { type Nest, nestOf, type Word } from "./nest.ts";
 export const SMALL_BYTES = 16384;
 /** Element operations from which on a loop is worth more than one thread. */
 const PARALLEL_WORK = 1 << 17;
+/** Beyond this many different loops all are forgotten; programs keep their own. */
+const MOST_KERNELS = 4096;
 
 /** What all compiled programs of an engine share: kernels by their code, and the arena. */
 export class Compiler {
@@ -31,6 +33,8 @@ export class Compiler {
   readonly #functions = new Map<ScalarFunction, number>();
   #arena = 0;
   #arenaBytes = 0;
+  /** A program runs now: the arena is its own. */
+  isBusy = false;
 
   constructor(engine: Engine, named: ReadonlyMap<string, NamedKernel>) {
     this.engine = engine;
@@ -64,6 +68,7 @@ export class Compiler {
       const ids = calls.map(({ scalar }) => this.#identity(scalar));
       return { nest, calls, key: `${ids}|${textOf(nest.body.bytes())}` };
     });
+    if (this.#kernels.size > MOST_KERNELS) this.#kernels.clear();
     // Kernels with host functions cannot run on other threads, so each of them is a module of its own.
     const fresh = new Map<string, FunctionBuilder>();
     for (const { key, nest, calls } of written) {
@@ -450,6 +455,8 @@ class CompiledProgram implements Executable {
   run(args: readonly Tensor[]): Tensor[] {
     const { compiler, ins, computed, runners, patches, arenaBytes } = this.#parts;
     const { heap } = compiler.engine;
+    // Called by a function of a record that runs as a step.
+    if (compiler.isBusy) return this.#onReference(args);
     const addresses = this.#addresses;
     const arena = compiler.arena(arenaBytes);
     if (arena === 0) return this.#onReference(args);
@@ -465,6 +472,7 @@ class CompiledProgram implements Executable {
       if (block !== 0) borrowed.push(block);
       return block;
     };
+    compiler.isBusy = true;
     try {
       for (let i = 0; i < ins.length; i++) {
         const { slot, isSmall, isRead, aval } = ins[i]!;
@@ -511,6 +519,7 @@ class CompiledProgram implements Executable {
       }
       return this.#results(args, arrays as TypedArray[]);
     } finally {
+      compiler.isBusy = false;
       for (const block of borrowed) heap.free(block);
     }
   }
