@@ -1,13 +1,14 @@
 /**
- * Mathematical functions of float32 as scalar expressions, right to one or two units in the last place for every
- * argument: infinities, NaN, both zeros, and numbers below the normal range. The bound of each function is in
- * tests/backend/functions.test.ts.
+ * Mathematical functions of float32 as scalar expressions, right to one, two or three units in the last place for every
+ * argument: infinities, NaN, both zeros, and numbers below the normal range. tests/backend/functions.test.ts has the
+ * bound of each.
  *
  * All follow the three steps of Cody & Waite 1980, "Software Manual for the Elementary Functions": reduce the argument
  * exactly, approximate on a small interval, put the parts together so that the largest comes last. Coefficients are
  * minimax for the relative error of the whole function (Remez' algorithm in extended precision), each rounded to
  * float32 before the next ones are fitted to what is left (Muller et al. 2018, "Handbook of Floating-Point Arithmetic",
- * chapters 9 and 10). Nothing depends on whether `fma` rounds once or twice.
+ * chapters 9 and 10). Nothing depends on whether `fma` rounds once or twice. Where float32 loses too much, which is in
+ * sin, cos, tan, erfc and pow, some steps are in float64.
  */
 import {
   abs,
@@ -88,7 +89,10 @@ const rounder = f32(1.5 * 2 ** 23);
 const ln2High = 0.693145751953125;
 const ln2Low = 1.4286068203094173e-6;
 
-/** An argument of the exponential, x or x + rest, as k ln 2 + r with |r| <= ln 2 / 2; k is an integer in the low bits of `rounded`. */
+/**
+ * An argument of the exponential, x or x + rest, as k ln 2 + r with |r| <= ln 2 / 2; the integer k is in the low bits of
+ * `rounded`.
+ */
 interface Reduced {
   readonly rounded: Expr;
   readonly r: Expr;
@@ -251,12 +255,15 @@ export const softplus: Unary = (x) => {
   const p = decay(x);
   const isOne = lt(f32(Math.SQRT2 - 1), p);
   const f = select(isOne, mul(sub(p, one), f32(0.5)), p);
-  return add(max(x, zero), logarithm(select(isOne, one, zero), f));
+  return add(max(zero, x), logarithm(select(isOne, one, zero), f));
 };
 
 // --- trigonometry ------------------------------------------------------------------------------------------------
 
-/** An angle as quadrant · pi/2 + r in float64 with |r| a little above pi/4 at most; only the last two bits of the quadrant count. */
+/**
+ * An angle as quadrant · pi/2 + r, with |r| in float64 a little above pi/4 at most; of the quadrant the last two bits
+ * count.
+ */
 interface Angle {
   readonly quadrant: Expr;
   readonly r: Expr;
@@ -463,13 +470,14 @@ function erfNear0(y: Expr): Expr {
 export const erf: Unary = (x) => {
   const y = min(f32(3.95), abs(x));
   // Beyond 1.1 1 - p(y)^8: the eighth root of erfc is nearly straight.
-  const root = polynomial(
+  const slope = polynomial(
     y,
     [
-      1.0010863542556763, -0.14599601924419403, -0.060005322098731995, -0.01250177901238203,
-      0.013419236056506634, -0.002582329325377941, 0.0001603208511369303,
+      -0.14599601924419403, -0.060005322098731995, -0.01250177901238203, 0.013419236056506634,
+      -0.002582329325377941, 0.0001603208511369303,
     ],
   );
+  const root = fma(y, slope, f32(1.0010863542556763));
   const far = sub(one, square(square(square(root))));
   return withSignOf(select(lt(y, f32(1.1)), erfNear0(y), far), x);
 };
@@ -509,14 +517,15 @@ export const erfInv: Unary = (x) => {
   const exponent = exponentOf(inside);
   const f = sub(floatOf(sub(bitsOf(inside), exponent)), one);
   const w = sub(zero, logarithm(integerOf(exponent), f));
-  const middle = polynomial(
+  const slope = polynomial(
     w,
     [
-      -0.11377307772636414, 0.2320137917995453, 0.011548749171197414, -0.0023344489745795727,
-      -0.0001273497473448515, 4.449839980225079e-5, 4.003699814347783e-6, -1.980187107619713e-6,
-      2.2140160638173256e-7, -8.806572360242626e-9,
+      0.2320137917995453, 0.011548749171197414, -0.0023344489745795727, -0.0001273497473448515,
+      4.449839980225079e-5, 4.003699814347783e-6, -1.980187107619713e-6, 2.2140160638173256e-7,
+      -8.806572360242626e-9,
     ],
   );
+  const middle = fma(w, slope, f32(-0.11377307772636414));
   const end = polynomial(
     sub(sqrt(w), f32(3)),
     [

@@ -28,7 +28,7 @@ const bounds: readonly (readonly [AnyPrimitive, number])[] = [
   [p.softplusP, 2],
   [p.erfP, 2],
   [p.erfcP, 2],
-  [erfInvP, 2],
+  [erfInvP, 3],
   [p.rsqrtP, 1],
   [p.powP, 2],
   [p.atan2P, 2],
@@ -123,7 +123,7 @@ const sample: Float32Array = (() => {
   const bits: number[] = [];
   for (let high = 0; high < 512; high++) {
     const within = [0, 1, 2, 2 ** 23 - 1, 2 ** 23 - 2, 2 ** 22, 2 ** 22 - 1];
-    for (let i = 0; i < 350; i++) within.push(draw.int(0, 2 ** 23 - 1));
+    for (let i = 0; i < 220; i++) within.push(draw.int(0, 2 ** 23 - 1));
     for (const low of within) bits.push(high * 2 ** 23 + low);
   }
   const dense = [...new Float32Array(Uint32Array.from(bits).buffer)];

@@ -208,11 +208,11 @@ test("every operation of every type has the values of the interpreter", () => {
 
 const expressions = "random expressions have the values of the interpreter";
 
-propWith({ runs: 300, timeoutMs: 60_000 }, expressions, seeds(3), (seed) =>
+propWith({ runs: 200, timeoutMs: 60_000 }, expressions, seeds(3), (seed) =>
   check(seed, { relaxed: false, pool: false }),
 );
 
-propWith({ runs: 300, timeoutMs: 60_000 }, `${expressions} with constants in memory`, seeds(3), (seed) =>
+propWith({ runs: 200, timeoutMs: 60_000 }, `${expressions} with constants in memory`, seeds(3), (seed) =>
   check(seed, { relaxed: false, pool: true }),
 );
 

@@ -13,6 +13,7 @@ import { indexingKernels } from "./indexing.ts";
 import type { NamedKernel } from "./named.ts";
 import { poolingKernels } from "./pooling.ts";
 import { scanKernels } from "./scan.ts";
+import { sortingKernels } from "./sorting.ts";
 import { threefryKernels } from "./threefry.ts";
 
 /** The kernels written by hand, by the names that records use. */
@@ -22,6 +23,7 @@ const namedKernels: ReadonlyMap<string, NamedKernel> = new Map([
   ...poolingKernels,
   ...scanKernels,
   ...threefryKernels,
+  ...sortingKernels,
 ]);
 
 let compiler: Compiler | null = null;

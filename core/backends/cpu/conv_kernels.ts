@@ -15,6 +15,7 @@ import {
   storeSome,
   ZERO,
 } from "./gemm_kernels.ts";
+import { addInnerProduct, INNER_ROWS } from "./inner_kernels.ts";
 import { PRODUCT_WORDS, type ProductWord } from "./product_words.ts";
 import { type Term, termsOf } from "./terms.ts";
 import { SCRATCH_BYTES } from "./threads.ts";
@@ -237,32 +238,38 @@ function moveColumns(t: Lanes, fills: boolean): FunctionBuilder {
 
 // --- the three members -------------------------------------------------------------------------------------------
 
-/** Adds the kernel that returns a role to a module, under a name; `native` is the library's product it uses, if any. */
+/** What multiplies: the kernels of gemm_kernels.ts or inner_kernels.ts, or a library. */
+export type Multiplier = "packed" | "inner" | NativeProductName;
+
+/** Adds the kernel that returns a role to a module, under a name. */
 export function addConv(
   module: ModuleBuilder,
   name: string,
   role: ConvRole,
   dtype: GemmType,
   fused: boolean,
-  native: NativeProductName | null,
+  multiplier: Multiplier,
 ): void {
   const t = lanesOf[dtype];
-  const product =
-    native === null
-      ? addProduct(module, "product", dtype, fused)
-      : module.importFunction(native, ["i32", "i32", "i32", "i32"], []);
+  const isNative = multiplier === "sgemm" || multiplier === "dgemm";
+  const own = multiplier === "inner" ? addInnerProduct : addProduct;
+  const product = isNative
+    ? module.importFunction(multiplier, ["i32", "i32", "i32", "i32"], [])
+    : own(module, "product", dtype, fused);
+  const tall = isNative ? null : multiplier === "inner" ? INNER_ROWS : ROWS;
   const move = module.add("moveColumns", moveColumns(t, role !== "input"));
-  module.add(name, members[role](t, { product, move, isNative: native !== null }));
+  module.add(name, members[role](t, { product, move, tall }));
 }
 
 interface Parts {
   readonly product: number;
   readonly move: number;
-  readonly isNative: boolean;
+  /** Rows of a panel of the product; null = all of them. */
+  readonly tall: number | null;
 }
 
 /** What the three members share: positions of an image and group, columns, and products with them. */
-function memberOf(f: FunctionBuilder, t: Lanes, { product, move, isNative }: Parts) {
+function memberOf(f: FunctionBuilder, t: Lanes, { product, move, tall }: Parts) {
   const terms = termsOf(f);
   const { push, set, plus, minus, times, over, smaller, constant, locals } = terms;
   const word = wordsAt(f, ARGS);
@@ -326,21 +333,14 @@ function memberOf(f: FunctionBuilder, t: Lanes, { product, move, isNative }: Par
       put("m", m);
       put("n", n);
       put("k", k);
-      if (isNative) {
-        put("tall", m);
-        put("wide", n);
-        put("panels", constant(1));
-        put("units", constant(1));
-        f.i32(0).i32(1);
-      } else {
-        const up = (a: Term, b: Term): Term => over(minus(plus(a, b), constant(1)), b);
-        const wide = terms.load(block, 4 * PRODUCT_WORDS.indexOf("wide"));
-        set(units, up(m, constant(ROWS)));
-        put("panels", units);
-        set(units, times(units, up(n, wide)));
-        put("units", units);
-        f.i32(0).get(units);
-      }
+      const up = (a: Term, b: Term): Term => over(minus(plus(a, b), constant(1)), b);
+      const wide = terms.load(block, 4 * PRODUCT_WORDS.indexOf("wide"));
+      set(units, tall === null ? constant(1) : up(m, constant(tall)));
+      if (tall === null) put("tall", m);
+      put("panels", units);
+      set(units, times(units, up(n, wide)));
+      put("units", units);
+      f.i32(0).get(units);
       f.get(block).get(SCRATCH).call(product);
     },
   };

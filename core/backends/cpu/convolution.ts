@@ -1,27 +1,21 @@
 /** Plans of convolution and its two transposes, for images of one or two dimensions. */
 import { bytesPerElement } from "../../dtype.ts";
+import { invariant } from "../../errors.ts";
 import type { ConvMemberParams } from "../../prims/conv.ts";
 import { type Shape, sizeOf } from "../../shape.ts";
-import type { NativeProductName } from "./blas.ts";
+import type { ModuleBuilder } from "./assembler.ts";
 import {
   addConv,
   COLUMN_BYTES,
   CONV_WORDS,
   type ConvRole,
   type ConvWord,
+  type Multiplier,
   SUM_WORDS,
   sumOfParts,
 } from "./conv_kernels.ts";
 import type { Engine } from "./engine.ts";
-import {
-  argumentsOf,
-  isFused,
-  isNative,
-  libraryFor,
-  loadOnce,
-  PARALLEL_FROM,
-  productSettings,
-} from "./gemm.ts";
+import { argumentsOf, isFused, libraryFor, loadOnce, PARALLEL_FROM, productSettings } from "./gemm.ts";
 import { type GemmType, isGemmType, lanesOf } from "./gemm_kernels.ts";
 import type { NamedCall, NamedKernel, NamedPlan } from "./named.ts";
 import { PRODUCT_WORDS, type ProductWord } from "./product_words.ts";
@@ -103,16 +97,8 @@ const MOST_CHANNELS = 64;
 const SHARES = 8;
 const PARTIAL_BYTES = 2 ** 23;
 
-/**
- * Up to so many multiplications, a native product packs nothing: with OpenBLAS's AVX-512 kernels 64 x 48 x 288 is 1.14
- * times as fast as 64 x 144 x 288. It needs so many columns at least.
- */
-const NATIVE_PRODUCT = 1e6;
-const NATIVE_CELLS = 32;
-
 /** Null where the columns of one row of one channel do not fit. */
-function cutOf(role: ConvRole, sizes: Sizes, dtype: GemmType): Cut | null {
-  const bytes = bytesPerElement(dtype);
+function cutOf(role: ConvRole, sizes: Sizes, bytes: number): Cut | null {
   const { images, channels, outs, kernelHeight, kernelWidth, outHeight, outWidth, groups } = sizes;
   const taps = kernelHeight * kernelWidth;
   const line = taps * outWidth * bytes;
@@ -133,15 +119,53 @@ function cutOf(role: ConvRole, sizes: Sizes, dtype: GemmType): Cut | null {
   const wanted = role === "output" ? channels : Math.min(channels, MOST_CHANNELS);
   const part = isPointwise ? wanted : Math.min(wanted, Math.max(1, Math.floor(fitting / fewest)));
   const longest = Math.min(outHeight, Math.max(1, Math.floor(fitting / (isPointwise ? 1 : part))));
-  const perRow = outs * outWidth * part * taps;
-  const quick = Math.min(longest, Math.floor(NATIVE_PRODUCT / perRow));
-  const isQuick = role !== "kernel" && quick * outWidth >= NATIVE_CELLS && isNative(dtype, perRow * longest);
   // Bands of about equal height.
-  const band = Math.ceil(outHeight / Math.ceil(outHeight / (isQuick ? quick : longest)));
+  const band = Math.ceil(outHeight / Math.ceil(outHeight / longest));
   return { part, band, share, isPointwise };
 }
 
-const native: Partial<Record<GemmType, NativeProductName>> = { float32: "sgemm", float64: "dgemm" };
+/** The product of one part, [m, k] by [k, n], and the strides that all parts share; 0 = it depends on the part. */
+interface PartProduct {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly aRow: number;
+  readonly aColumn: number;
+  readonly bRow: number;
+  readonly bColumn: number;
+  readonly cRow: number;
+}
+
+function partProduct(role: ConvRole, sizes: Sizes, { part, band }: Cut): PartProduct {
+  const taps = sizes.kernelHeight * sizes.kernelWidth;
+  const [rows, cells, area] = [part * taps, band * sizes.outWidth, sizes.outHeight * sizes.outWidth];
+  const { outs } = sizes;
+  const perOut = sizes.channels * taps;
+  switch (role) {
+    case "output":
+      return { m: outs, n: cells, k: rows, aRow: perOut, aColumn: 1, bRow: 0, bColumn: 1, cRow: area };
+    case "input":
+      return { m: rows, n: cells, k: outs, aRow: 1, aColumn: perOut, bRow: area, bColumn: 1, cRow: 0 };
+    case "kernel":
+      return { m: outs, n: rows, k: cells, aRow: area, aColumn: 1, bRow: 1, bColumn: 0, cRow: perOut };
+    default:
+      return role satisfies never;
+  }
+}
+
+/** Up to so many columns, sums are fastest with neither operand packed. */
+const INNER_COLUMNS = 32;
+
+/**
+ * Columns that a product takes at once, where those of the kernels are too many or too few. Up to a million
+ * multiplications, OpenBLAS's AVX-512 kernels pack nothing: 64 x 48 x 288 is 1.14 times as fast as 64 x 144 x 288; but
+ * transposed columns gain nothing.
+ */
+function widthOf(multiplier: Multiplier, { m, n, k, bColumn }: PartProduct): number | null {
+  if (multiplier === "packed") return null;
+  const wide = multiplier === "inner" || bColumn !== 1 ? 0 : Math.floor(1e6 / (m * k) / 16) * 16;
+  return wide < 32 ? n : wide;
+}
 
 function planConv(role: ConvRole, call: NamedCall, engine: Engine, dtype: GemmType): NamedPlan {
   const bytes = bytesPerElement(dtype);
@@ -150,55 +174,27 @@ function planConv(role: ConvRole, call: NamedCall, engine: Engine, dtype: GemmTy
   if (call.args.some(({ layout }) => sizeOf(layout.shape) === 0) || outSize === 0)
     return { workspaceBytes: 0, run: (_, [out]) => void heap.u8.fill(0, out!, out! + outSize * bytes) };
   const sizes = sizesOf(role, call);
-  const cut = cutOf(role, sizes, dtype)!;
-  const { images, groups, channels, outs, outHeight, outWidth } = sizes;
-  const taps = sizes.kernelHeight * sizes.kernelWidth;
-  const cells = cut.band * outWidth;
-  const parts = Math.ceil(channels / cut.part);
-  const bands = Math.ceil(outHeight / cut.band);
-  const shares = Math.ceil(images / cut.share);
-
-  // The product of one part, [m, k] by [k, n], and the strides that all parts share.
-  const product = {
-    output: {
-      m: outs,
-      n: cells,
-      k: cut.part * taps,
-      aRow: channels * taps,
-      aColumn: 1,
-      bRow: 0,
-      bColumn: 1,
-      cRow: outHeight * outWidth,
-    },
-    input: {
-      m: cut.part * taps,
-      n: cells,
-      k: outs,
-      aRow: 1,
-      aColumn: channels * taps,
-      bRow: outHeight * outWidth,
-      bColumn: 1,
-      cRow: 0,
-    },
-    kernel: {
-      m: outs,
-      n: cut.part * taps,
-      k: cells,
-      aRow: outHeight * outWidth,
-      aColumn: 1,
-      bRow: 1,
-      bColumn: 0,
-      cRow: channels * taps,
-    },
-  }[role];
+  const cut = cutOf(role, sizes, bytes);
+  invariant(cut, "a call that was prepared has a plan");
+  const product = partProduct(role, sizes, cut);
   const { m, n, k } = product;
+  const library = libraryFor(engine, dtype, m * n * k);
+  const own = role === "kernel" && n <= INNER_COLUMNS ? "inner" : "packed";
+  const multiplier: Multiplier = library === null ? own : dtype === "float32" ? "sgemm" : "dgemm";
+
   const template = argumentsOf<ProductWord>(engine, PRODUCT_WORDS);
   for (const name of ["aRow", "aColumn", "bRow", "bColumn", "cRow"] as const)
     template.set(name, product[name] * bytes);
   const settings = productSettings(dtype, product);
-  for (const name of ["tall", "wide", "deep", "packsA", "packsB"] as const)
-    template.set(name, settings[name]);
+  for (const name of ["tall", "deep", "packsA", "packsB"] as const) template.set(name, settings[name]);
+  template.set("wide", widthOf(multiplier, product) ?? settings.wide);
+
+  const { images, groups, outs, channels, outHeight, outWidth, kernelHeight, kernelWidth } = sizes;
+  const parts = Math.ceil(channels / cut.part);
+  const bands = Math.ceil(outHeight / cut.band);
+  const shares = Math.ceil(images / cut.share);
   const { at, set } = argumentsOf<ConvWord>(engine, CONV_WORDS);
+  // Every size has its word.
   for (const [name, value] of Object.entries(sizes)) set(name as keyof Sizes, value);
   set("template", template.at);
   set("part", cut.part);
@@ -208,47 +204,49 @@ function planConv(role: ConvRole, call: NamedCall, engine: Engine, dtype: GemmTy
   set("share", cut.share);
   set("isPointwise", cut.isPointwise ? 1 : 0);
 
-  const library = libraryFor(engine, dtype, m * n * k);
-  const call_ = library === null ? null : native[dtype]!;
-  const name = `${role} ${call_ ?? dtype}`;
-  const kernel = loadOnce(
-    engine,
-    name,
-    (module) => addConv(module, name, role, dtype, isFused(engine), call_),
-    library,
-  );
-  const units = {
-    output: images * groups * bands,
-    input: images * groups * parts,
-    kernel: shares * groups * parts,
-  }[role];
-  const work = images * groups * outs * outHeight * outWidth * channels * taps;
-  const parallel = work >= PARALLEL_FROM;
-  const first = at / 4;
-  const words = [...operandsOf[role], role].map((operand) => first + CONV_WORDS.indexOf(operand));
-  const run = (a: number, b: number, out: number): void => {
-    heap.u32[words[0]!] = a;
-    heap.u32[words[1]!] = b;
-    heap.u32[words[2]!] = out;
-    engine.run(kernel, units, 1, at, parallel);
+  const name = `${role} of ${dtype}, ${multiplier}`;
+  const write = (module: ModuleBuilder): void =>
+    addConv(module, name, role, dtype, isFused(engine), multiplier);
+  const kernel = loadOnce(engine, name, write, library);
+  const pieces = { output: images * bands, input: images * parts, kernel: shares * parts }[role];
+  const work = images * groups * outs * outHeight * outWidth * channels * kernelHeight * kernelWidth;
+  const words = [...operandsOf[role], role].map((operand) => at / 4 + CONV_WORDS.indexOf(operand));
+  const run = (...pointers: readonly number[]): void => {
+    words.forEach((word, i) => {
+      heap.u32[word] = pointers[i]!;
+    });
+    engine.run(kernel, pieces * groups, 1, at, work >= PARALLEL_FROM);
   };
   if (role !== "kernel" || shares === 1)
     return { workspaceBytes: 0, run: ([a, b], [out]) => run(a!, b!, out!) };
-
-  const sum = argumentsOf<(typeof SUM_WORDS)[number]>(engine, SUM_WORDS);
-  sum.set("size", outSize);
-  sum.set("count", shares);
-  const sumName = `sum of parts ${dtype}`;
-  const adder = loadOnce(engine, sumName, (module) => void module.add(sumName, sumOfParts(dtype)));
-  const vectors = Math.ceil(outSize / lanesOf[dtype].lanes);
+  const sum = planSum(engine, dtype, outSize, shares);
   return {
     workspaceBytes: shares * outSize * bytes,
     run([a, b], [out], workspace) {
       run(a!, b!, workspace);
-      heap.u32[sum.at / 4] = workspace;
-      heap.u32[sum.at / 4 + 1] = out!;
-      engine.run(adder, vectors, 1, sum.at, outSize * shares >= PARALLEL_FROM);
+      sum(workspace, out!);
     },
+  };
+}
+
+/** to[i] = sum over p of from[p size + i], for `count` parts. */
+function planSum(
+  engine: Engine,
+  dtype: GemmType,
+  size: number,
+  count: number,
+): (from: number, to: number) => void {
+  const { at, set } = argumentsOf<(typeof SUM_WORDS)[number]>(engine, SUM_WORDS);
+  set("size", size);
+  set("count", count);
+  const name = `sum of parts of ${dtype}`;
+  const kernel = loadOnce(engine, name, (module) => void module.add(name, sumOfParts(dtype)));
+  const { u32 } = engine.heap;
+  const vectors = Math.ceil(size / lanesOf[dtype].lanes);
+  return (from, to) => {
+    u32[at / 4 + SUM_WORDS.indexOf("from")] = from;
+    u32[at / 4 + SUM_WORDS.indexOf("to")] = to;
+    engine.run(kernel, vectors, 1, at, size * count >= PARALLEL_FROM);
   };
 }
 
@@ -258,7 +256,7 @@ function member(role: ConvRole): NamedKernel {
     prepare(call) {
       const { dtype, layout } = call.args[0]!;
       if (layout.shape.length > 4 || !isGemmType(dtype)) return null;
-      return cutOf(role, sizesOf(role, call), dtype) && [true, true];
+      return cutOf(role, sizesOf(role, call), bytesPerElement(dtype)) && [true, true];
     },
     // `prepare` gave null for other types.
     plan: (call, engine) => planConv(role, call, engine, call.args[0]!.dtype as GemmType),

@@ -15,6 +15,7 @@ import type { Program } from "../../program.ts";
 import { isShared, markShared, moveStorage, storage, Tensor } from "../../value.ts";
 import { type FunctionBuilder, ModuleBuilder } from "./assembler.ts";
 import { type Engine, type LoadedKernel, SCRATCH_BYTES } from "./engine.ts";
+import type { Heap } from "./heap.ts";
 import type { NamedKernel } from "./named.ts";
 import { type Nest, nestOf, type Word } from "./nest.ts";
 
@@ -58,7 +59,8 @@ export class Compiler {
     const written = steps.map((step) => {
       const calls: { readonly scalar: ScalarFunction; readonly arity: number }[] = [];
       const nest = nestOf(step, {
-        relaxed: engine.relaxed,
+        // Measured to gain nothing in loops of functions; without it, every engine gives the same bits.
+        relaxed: false,
         scratchBytes: SCRATCH_BYTES,
         importCall: (scalar, arity) => {
           const known = calls.findIndex((call) => call.scalar === scalar);
@@ -142,6 +144,8 @@ class Compilation {
   /** Every buffer has a number: its place in the table of addresses. */
   readonly #numbers = new Map<Slot, number>();
   readonly #patches: Patch[] = [];
+  /** Blocks that plans of kernels written by hand keep. */
+  readonly #blocks: number[] = [];
 
   constructor(program: Program, compiler: Compiler, options: CompileOptions) {
     this.#program = program;
@@ -209,7 +213,7 @@ class Compilation {
       program: this.#program,
       compiler: this.#compiler,
       runners,
-      block,
+      blocks: [block, ...this.#blocks],
       patches: this.#patches.map((patch) => ({ ...patch, word: first + patch.word })),
       count: this.#numbers.size,
       arenaBytes,
@@ -306,14 +310,12 @@ class Compilation {
     const { engine, named } = this.#compiler;
     const { kernel } = prim;
     invariant(kernel?.k === "named", "a named step has a named kernel");
-    const plan = named.get(kernel.name)!.plan(
-      {
-        args: args.map(({ slot, layout }) => ({ dtype: slot.aval.dtype, layout })),
-        outs: outs.map((slot) => slot.aval),
-        params,
-      },
-      engine,
-    );
+    const call = {
+      args: args.map(({ slot, layout }) => ({ dtype: slot.aval.dtype, layout })),
+      outs: outs.map((slot) => slot.aval),
+      params,
+    };
+    const plan = engine.heap.recording(this.#blocks, () => named.get(kernel.name)!.plan(call, engine));
     const operands = args.map(({ slot, layout }) => ({
       slot: this.#number(slot),
       byteOffset: layout.offset * bytesPerElement(slot.aval.dtype),
@@ -329,20 +331,19 @@ class Compilation {
   }
 
   #host({ prim, params, args, outs }: CallStep): Runner {
-    const { buffer } = this.#compiler.engine.heap;
+    const { heap } = this.#compiler.engine;
     const numbers = args.map(({ slot }) => this.#number(slot));
     const avals = outs.map((slot) => slot.aval);
     const targets = outs.map((slot) => this.#number(slot));
     return (addresses) => {
       const hosts = args.map(({ slot, layout }, i): HostArray => {
         const aval = new Aval(layout.shape, slot.aval.dtype);
-        return { aval, data: viewOf(buffer, aval, addresses[numbers[i]!]!) };
+        return { aval, data: viewOf(heap.buffer, aval, addresses[numbers[i]!]!) };
       });
       const results = prim.cpu(hosts, avals, params);
       avals.forEach((aval, i) => {
-        const target = viewOf(buffer, aval, addresses[targets[i]!]!);
-        if (results[i]!.byteOffset !== target.byteOffset || results[i]!.buffer !== target.buffer)
-          target.set(results[i]!);
+        const address = addresses[targets[i]!]!;
+        if (heap.pointerOf(results[i]!) !== address) viewOf(heap.buffer, aval, address).set(results[i]!);
       });
     };
   }
@@ -400,7 +401,8 @@ interface CompiledParts {
   readonly program: Program;
   readonly compiler: Compiler;
   readonly runners: readonly Runner[];
-  readonly block: number;
+  /** Of arguments: they live as long as the program. */
+  readonly blocks: readonly number[];
   readonly patches: readonly Patch[];
   readonly count: number;
   readonly arenaBytes: number;
@@ -428,9 +430,9 @@ interface CompiledParts {
 }
 
 /** Blocks of programs that nobody holds any more go back to the heap. */
-const released = new FinalizationRegistry<{ readonly compiler: Compiler; readonly block: number }>(
-  ({ compiler, block }) => {
-    compiler.engine.heap.free(block);
+const released = new FinalizationRegistry<{ readonly heap: Heap; readonly blocks: readonly number[] }>(
+  ({ heap, blocks }) => {
+    for (const block of blocks) heap.free(block);
   },
 );
 
@@ -445,7 +447,7 @@ class CompiledProgram implements Executable {
   constructor(parts: CompiledParts) {
     this.#parts = parts;
     this.#addresses = new Float64Array(parts.count);
-    released.register(this, { compiler: parts.compiler, block: parts.block });
+    released.register(this, { heap: parts.compiler.engine.heap, blocks: parts.blocks });
   }
 
   show(): string {

@@ -37,8 +37,9 @@ export interface Gemm {
 
 /** Up to this many vectors of columns, A is read where it is: packing it costs as much as it saves. */
 const NARROW_VECTORS = 8;
-/** Up to this many rows, B is read where it is if its rows are contiguous. */
+/** Up to this many rows, or sums this short, B is read where it is if its rows are contiguous. */
 const FEW_ROWS = 18;
+const SHORT_SUM = 32;
 /** Multiplications below which other threads take longer to start than to help. */
 export const PARALLEL_FROM: number = 2 ** 19;
 
@@ -260,7 +261,7 @@ export function productSettings(
     wide: Math.floor(PACKED_B_BYTES / (t.bytes * width * Math.max(1, deep))) * width,
     deep,
     packsA: n > NARROW_VECTORS * t.lanes ? 1 : 0,
-    packsB: bColumn !== 1 || m > FEW_ROWS ? 1 : 0,
+    packsB: bColumn !== 1 || (m > FEW_ROWS && k > SHORT_SUM) ? 1 : 0,
   };
 }
 

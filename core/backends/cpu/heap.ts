@@ -9,8 +9,13 @@ import type { DeviceMemory } from "../../memory.ts";
 
 /** Bytes of one page of WebAssembly memory. */
 const PAGE_BYTES = 65536;
-/** Memory is reserved, not used, until it is touched: the first of these sizes that the host grants. */
+/** Addresses are reserved at the start, so that nothing moves: the first of these sizes that the host grants. */
 const PAGES: readonly number[] = [65536, 32768, 16384, 8192];
+/**
+ * Of these, so many exist at first, and so many more at least when they are full. JavaScriptCore counts all that exist
+ * as garbage-collected memory in use, and with gigabytes in use it lets gigabytes of garbage grow.
+ */
+const FIRST_PAGES = 512;
 
 /** Blocks start at multiples of this, and this many bytes after a block may be read: the header of the next one. */
 const UNIT_BYTES = 64;
@@ -49,7 +54,9 @@ function classSize(units: number): number {
 
 /** Neighbouring blocks: free ones are listed by class of size and merged with free neighbours at once. */
 class Zone {
-  readonly #words: Uint32Array;
+  #words: Uint32Array;
+  /** The unit after the last one, which is the edge. */
+  #end: number;
   readonly first: number;
   /** Where memory that was ever in use ends. */
   top: number;
@@ -59,6 +66,7 @@ class Zone {
 
   constructor(words: Uint32Array, first: number, end: number) {
     this.#words = words;
+    this.#end = end;
     this.first = first;
     this.top = first;
     this.#header(end - 1, EDGE, 1, first);
@@ -152,6 +160,22 @@ class Zone {
     return units;
   }
 
+  /** Adds the units up to `end`, which exist in `words` now: the old edge becomes a block. */
+  extend(words: Uint32Array, end: number): void {
+    this.#words = words;
+    const edge = this.#end - 1;
+    const below = words[edge * WORDS_PER_UNIT + BELOW]!;
+    this.#end = end;
+    this.#header(end - 1, EDGE, 1, edge);
+    this.#header(edge, USED, end - 1 - edge, below);
+    this.give(edge);
+  }
+
+  /** Words of a larger view of the same memory. */
+  use(words: Uint32Array): void {
+    this.#words = words;
+  }
+
   unitsOf(block: number): number {
     return this.#words[block * WORDS_PER_UNIT + UNITS]!;
   }
@@ -163,8 +187,10 @@ const SMALL_SHARE = 1 / 8;
 
 /** Dead arrays may hold this much, or as much as live ones, before they are looked for. */
 const LEAST_SLACK_BYTES = 64 * 2 ** 20;
-/** And at most this much, however often that makes garbage be collected: several processes share a machine. */
+/** And at most this much while that costs little: several processes share a machine. */
 const MOST_SLACK_BYTES: number = 192 * 2 ** 20;
+/** Share of the time from which on collecting is dear. */
+const HIGH_COST = 1 / 8;
 /** More where looking would take a larger part of the time than this, up to an eighth of the memory. */
 const GREATEST_COST = 1 / 32;
 /** Where dead arrays cannot be looked for, arrays made of blocks stop here. */
@@ -193,14 +219,18 @@ export interface HeapOptions {
 
 export class Heap {
   readonly memory: WebAssembly.Memory;
-  readonly buffer: ArrayBuffer | SharedArrayBuffer;
   /** Whether `memory` is shared: modules must import it as what it is. */
   readonly shared: boolean;
-  readonly u8: Uint8Array;
-  readonly i32: Int32Array;
-  readonly u32: Uint32Array;
-  readonly f32: Float32Array;
-  readonly f64: Float64Array;
+  /** All of it that exists; others when it has grown. Older views stay right for what they show. */
+  buffer!: ArrayBuffer | SharedArrayBuffer;
+  u8!: Uint8Array;
+  i32!: Int32Array;
+  u32!: Uint32Array;
+  f32!: Float32Array;
+  f64!: Float64Array;
+  /** Every buffer so far. */
+  readonly #buffers = new Set<ArrayBufferLike>();
+  readonly #reservedBytes: number;
 
   readonly #small: Zone;
   readonly #large: Zone;
@@ -227,36 +257,80 @@ export class Heap {
 
   constructor(options: HeapOptions = {}) {
     this.shared = options.shared ?? typeof SharedArrayBuffer !== "undefined";
-    this.memory = reserve(options.pages === undefined ? PAGES : [options.pages], this.shared);
-    this.buffer = this.memory.buffer;
-    this.u8 = new Uint8Array(this.buffer);
-    this.i32 = new Int32Array(this.buffer);
-    this.u32 = new Uint32Array(this.buffer);
-    this.f32 = new Float32Array(this.buffer);
-    this.f64 = new Float64Array(this.buffer);
+    const [memory, pages] = reserve(options.pages === undefined ? PAGES : [options.pages], this.shared);
+    this.memory = memory;
+    this.#reservedBytes = pages * PAGE_BYTES;
+    this.#view();
     const end = this.buffer.byteLength / UNIT_BYTES;
     const middle = FIRST_UNIT + Math.floor((end - FIRST_UNIT) * SMALL_SHARE);
     this.#small = new Zone(this.u32, FIRST_UNIT, middle);
     this.#large = new Zone(this.u32, middle, end);
-    this.#leastSlackBytes = Math.min(LEAST_SLACK_BYTES, this.buffer.byteLength / 8);
+    this.#leastSlackBytes = Math.min(LEAST_SLACK_BYTES, this.#reservedBytes / 8);
     this.#slackBytes = this.#leastSlackBytes;
     this.#sweepAtBytes = this.#leastSlackBytes;
     // Elsewhere, the target of a WeakRef lives at least until the turn ends.
     const bun = typeof Bun === "undefined" ? null : (): void => Bun.gc(true);
     this.#collect = options.collect === undefined ? bun : options.collect;
-    this.#limitBytes = options.limitBytes ?? Math.min(GREATEST_LIMIT_BYTES, this.buffer.byteLength / 2);
+    this.#limitBytes = options.limitBytes ?? Math.min(GREATEST_LIMIT_BYTES, this.#reservedBytes / 2);
   }
 
   /** The address of a block of at least `bytes` bytes, whose content is arbitrary; 0 = full. */
   allocate(bytes: number): number {
-    const pointer = this.#take(bytes);
-    if (pointer !== 0) return pointer;
-    this.#askedBytes += bytes;
-    return this.#sweepIfWorth() ? this.#take(bytes) : 0;
+    let pointer = this.#take(bytes);
+    if (pointer === 0) {
+      this.#askedBytes += bytes;
+      pointer = this.#sweepIfWorth() ? this.#take(bytes) : 0;
+    }
+    if (pointer !== 0) this.#recorded?.add(pointer);
+    return pointer;
+  }
+
+  /** Views of all that exists now. */
+  #view(): void {
+    this.buffer = this.memory.buffer;
+    this.#buffers.add(this.buffer);
+    this.u8 = new Uint8Array(this.buffer);
+    this.i32 = new Int32Array(this.buffer);
+    this.u32 = new Uint32Array(this.buffer);
+    this.f32 = new Float32Array(this.buffer);
+    this.f64 = new Float64Array(this.buffer);
+  }
+
+  /** Makes more of the reserved memory exist, for a block of so many units; false where there is not enough. */
+  #grow(units: number): boolean {
+    const now = this.buffer.byteLength / PAGE_BYTES;
+    const least = Math.ceil(((units + 2) * UNIT_BYTES) / PAGE_BYTES);
+    const left = this.#reservedBytes / PAGE_BYTES - now;
+    if (least > left) return false;
+    try {
+      this.memory.grow(Math.min(left, Math.max(least, FIRST_PAGES, Math.floor(now / 4))));
+    } catch {
+      return false;
+    }
+    this.#view();
+    this.#small.use(this.u32);
+    this.#large.extend(this.u32, this.buffer.byteLength / UNIT_BYTES);
+    return true;
+  }
+
+  /** The blocks that are allocated and not freed while `recording` runs. */
+  #recorded: Set<number> | null = null;
+
+  /** Runs a function and adds to `blocks` those that it allocates and leaves. */
+  recording<T>(blocks: number[], f: () => T): T {
+    const outer = this.#recorded;
+    const mine = new Set<number>();
+    this.#recorded = mine;
+    try {
+      return f();
+    } finally {
+      this.#recorded = outer;
+      blocks.push(...mine);
+    }
   }
 
   #take(bytes: number): number {
-    if (bytes >= this.buffer.byteLength) return 0;
+    if (bytes >= this.#reservedBytes) return 0;
     const units = classSize(1 + Math.max(1, Math.ceil(bytes / UNIT_BYTES)));
     const [zone, other] = bytes <= SMALL_BYTES ? [this.#small, this.#large] : [this.#large, this.#small];
     let block = zone.take(units);
@@ -264,6 +338,11 @@ export class Heap {
     if (block === 0) {
       block = other.take(units);
       taken = other;
+    }
+    if (block === 0) {
+      if (!this.#grow(units)) return 0;
+      taken = this.#large;
+      block = taken.take(units);
       if (block === 0) return 0;
     }
     this.#liveUnits += taken.unitsOf(block);
@@ -273,6 +352,7 @@ export class Heap {
 
   /** Gives back a block that `allocate` gave. */
   free(pointer: number): void {
+    this.#recorded?.delete(pointer);
     const block = pointer / UNIT_BYTES - 1;
     invariant(Number.isInteger(block) && block >= FIRST_UNIT, "a block of memory is freed by its address");
     this.#liveUnits -= (block < this.#large.first ? this.#small : this.#large).give(block);
@@ -322,11 +402,9 @@ export class Heap {
       if (one.array?.deref() === undefined) this.#return(one);
     }
     const cost = (performance.now() - began) / (began - this.#sweptAt);
-    if (cost > GREATEST_COST)
-      this.#slackBytes = Math.max(
-        least,
-        Math.min(2 * this.#slackBytes, MOST_SLACK_BYTES, this.buffer.byteLength / 8),
-      );
+    // Beyond the usual most only where collecting is dear: objects of the program, not arrays, make it so.
+    const most = Math.min(cost > HIGH_COST ? Infinity : MOST_SLACK_BYTES, this.#reservedBytes / 8);
+    if (cost > GREATEST_COST) this.#slackBytes = Math.max(least, Math.min(2 * this.#slackBytes, most));
     else if (cost < GREATEST_COST / 4) this.#slackBytes = Math.max(least, this.#slackBytes / 2);
     this.#sweepAtBytes = this.#trackedBytes + Math.max(this.#slackBytes, this.#trackedBytes);
     this.#askedBytes = 0;
@@ -336,7 +414,8 @@ export class Heap {
 
   /** The address of the array's first element if it is in this memory, else 0. */
   pointerOf(data: TypedArray): number {
-    return data.buffer === this.buffer ? data.byteOffset : 0;
+    const { buffer } = data;
+    return buffer === this.buffer || this.#buffers.has(buffer) ? data.byteOffset : 0;
   }
 
   /** Blocks count with their headers. */
@@ -346,16 +425,18 @@ export class Heap {
       liveBytes: this.#liveUnits * UNIT_BYTES,
       peakBytes: this.#peakUnits * UNIT_BYTES,
       pooledBytes: (used - this.#liveUnits) * UNIT_BYTES,
-      capacityBytes: this.buffer.byteLength,
+      capacityBytes: this.#reservedBytes,
     };
   }
 }
 
 /** The first of these sizes that the host grants, all of it addressable at once. */
-function reserve(sizes: readonly number[], shared: boolean): WebAssembly.Memory {
-  for (const [i, pages] of sizes.entries()) {
+function reserve(sizes: readonly number[], shared: boolean): readonly [WebAssembly.Memory, pages: number] {
+  for (const [i, maximum] of sizes.entries()) {
+    // Growing takes memory that is not shared from its views.
+    const initial = shared ? Math.min(FIRST_PAGES, maximum) : maximum;
     try {
-      return new WebAssembly.Memory({ initial: pages, maximum: pages, shared });
+      return [new WebAssembly.Memory({ initial, maximum, shared }), maximum];
     } catch (error) {
       if (i === sizes.length - 1) throw error;
     }

@@ -502,12 +502,13 @@ export function planScatter(
   const parallel = batch * before * (n + count) * after >= PARALLEL_ELEMENTS;
   const place = placeOf(dtype, n * after, after);
   if (place !== null) {
+    // Within one block, each thread reads all the indices, and does not foresee which are its own.
+    const isDivisible = batch * before > 1 || after >= 2 * LISTED_ROW || n >= 4 * count;
     const launch = launcher(
       engine,
       directCode(dtype, place, after === 1),
       { count, before, n, after, outside },
-      // Within one block, each thread reads all the indices.
-      { units, grain: batch * before > 1 ? n : 64, parallel },
+      { units, grain: batch * before > 1 ? n : 64, parallel: parallel && isDivisible },
     );
     const workspaceBytes = place === "workspace" ? 8 * units * after : 0;
     return { workspaceBytes, run: (...addresses) => launch(...addresses) };

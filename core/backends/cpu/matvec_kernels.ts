@@ -1,6 +1,7 @@
 /** Products of a matrix and a vector as WebAssembly: every element of the matrix is read once, in the order of memory. */
-import { FunctionBuilder, type LaneOp, type PlainOp } from "./assembler.ts";
+import { FunctionBuilder } from "./assembler.ts";
 import { count, type GemmType, lanesOf, multiplyAdd, storeSome, ZERO } from "./gemm_kernels.ts";
+import { scalarsOf } from "./scalars.ts";
 import { type Term, termsOf } from "./terms.ts";
 
 /**
@@ -27,51 +28,6 @@ const DEEP = 4096;
 const TALL = 256;
 /** Vectors of y that one unit of a column product has. */
 export const UNIT_VECTORS = 8;
-
-/** Scalar arithmetic of an element type; totals are kept in `total`. */
-interface Scalars {
-  readonly type: "f32" | "f64" | "i32";
-  readonly total: "f64" | "i32";
-  readonly multiply: PlainOp;
-  readonly addTotal: PlainOp;
-  readonly widen: PlainOp | null;
-  readonly narrow: PlainOp | null;
-  readonly extract: LaneOp;
-}
-
-const float32: Scalars = {
-  type: "f32",
-  total: "f64",
-  multiply: "f32.mul",
-  addTotal: "f64.add",
-  widen: "f64.promote_f32",
-  narrow: "f32.demote_f64",
-  extract: "f32x4.extract_lane",
-};
-const float64: Scalars = {
-  type: "f64",
-  total: "f64",
-  multiply: "f64.mul",
-  addTotal: "f64.add",
-  widen: null,
-  narrow: null,
-  extract: "f64x2.extract_lane",
-};
-const integer32: Scalars = {
-  type: "i32",
-  total: "i32",
-  multiply: "i32.mul",
-  addTotal: "i32.add",
-  widen: null,
-  narrow: null,
-  extract: "i32x4.extract_lane",
-};
-const scalarsOf: Readonly<Record<GemmType, Scalars>> = {
-  float32,
-  float64,
-  int32: integer32,
-  uint32: integer32,
-};
 
 /** y[i] = sum over l of M[i, l] x[l] where both have neighbours along l; a unit is one row. */
 export function rowProduct(dtype: GemmType, fused: boolean): FunctionBuilder {
