@@ -190,7 +190,7 @@ const LEAST_SLACK_BYTES = 64 * 2 ** 20;
 /** And at most this much while that costs little: several processes share a machine. */
 const MOST_SLACK_BYTES: number = 192 * 2 ** 20;
 /** Share of the time from which on collecting is dear. */
-const HIGH_COST = 1 / 8;
+const HIGH_COST = 1 / 4;
 /** More where looking would take a larger part of the time than this, up to an eighth of the memory. */
 const GREATEST_COST = 1 / 32;
 /** Where dead arrays cannot be looked for, arrays made of blocks stop here. */
