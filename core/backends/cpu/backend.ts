@@ -6,6 +6,7 @@ import type { AnyPrimitive } from "../../primitive.ts";
 import { copied, type Program, Var } from "../../program.ts";
 import { markShared, storage, Tensor } from "../../value.ts";
 import { findBlas } from "./blas.ts";
+import { convInputKernel, convKernel, convKernelKernel } from "./convolution.ts";
 import { dotKernel } from "./dot.ts";
 import { engine } from "./engine.ts";
 import { Compiler, compile } from "./executable.ts";
@@ -19,6 +20,9 @@ import { threefryKernels } from "./threefry.ts";
 /** The kernels written by hand, by the names that records use. */
 const namedKernels: ReadonlyMap<string, NamedKernel> = new Map([
   ["dot", dotKernel],
+  ["conv", convKernel],
+  ["convInput", convInputKernel],
+  ["convKernel", convKernelKernel],
   ...indexingKernels,
   ...poolingKernels,
   ...scanKernels,
