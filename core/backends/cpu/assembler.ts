@@ -244,32 +244,64 @@ export type VectorMemoryOp = keyof typeof vectorMemory;
 export type LaneMemoryOp = keyof typeof laneMemory;
 export type LaneOp = keyof typeof lane;
 
-/** Unsigned LEB128. */
-function unsigned(n: number): number[] {
-  const bytes: number[] = [];
-  for (let rest = n; ; rest = Math.floor(rest / 128)) {
-    const low = rest % 128;
-    if (rest < 128) return [...bytes, low];
-    bytes.push(low | 0x80);
-  }
-}
-
-/** Signed LEB128 of an int32. */
-function signed(n: number): number[] {
-  const bytes: number[] = [];
-  for (let rest = n | 0; ; rest >>= 7) {
-    const low = rest & 0x7f;
-    if ((rest >> 6 === 0 && (low & 0x40) === 0) || (rest >> 6 === -1 && (low & 0x40) !== 0))
-      return [...bytes, low];
-    bytes.push(low | 0x80);
-  }
-}
-
 const utf8 = new TextEncoder();
-const text = (s: string): number[] => {
-  const bytes = [...utf8.encode(s)];
-  return [...unsigned(bytes.length), ...bytes];
-};
+
+/** Bytes that are written one after the other. */
+class Bytes {
+  #data: Uint8Array<ArrayBuffer> = new Uint8Array(64);
+  #length = 0;
+
+  get length(): number {
+    return this.#length;
+  }
+
+  #reserve(count: number): void {
+    if (this.#length + count <= this.#data.length) return;
+    const larger = new Uint8Array(2 * (this.#length + count));
+    larger.set(this.#data);
+    this.#data = larger;
+  }
+
+  byte(value: number): void {
+    if (this.#length === this.#data.length) this.#reserve(1);
+    this.#data[this.#length++] = value;
+  }
+
+  append(bytes: ArrayLike<number>): void {
+    this.#reserve(bytes.length);
+    this.#data.set(bytes, this.#length);
+    this.#length += bytes.length;
+  }
+
+  /** LEB128 of a number that is not negative. */
+  unsigned(n: number): void {
+    let rest = n;
+    for (; rest >= 128; rest = Math.floor(rest / 128)) this.byte((rest % 128) | 0x80);
+    this.byte(rest);
+  }
+
+  /** LEB128 of an int32. */
+  signed(n: number): void {
+    let rest = n | 0;
+    for (; rest < -64 || rest > 63; rest >>= 7) this.byte((rest & 0x7f) | 0x80);
+    this.byte(rest & 0x7f);
+  }
+
+  /** Bytes with their number before them. */
+  counted(bytes: ArrayLike<number>): void {
+    this.unsigned(bytes.length);
+    this.append(bytes);
+  }
+
+  text(s: string): void {
+    this.counted(utf8.encode(s));
+  }
+
+  /** All so far; a view of what is written on. */
+  view(): Uint8Array<ArrayBuffer> {
+    return this.#data.subarray(0, this.#length);
+  }
+}
 
 /** A parameter or local variable of a function. */
 export type Local = number;
@@ -279,7 +311,7 @@ export class FunctionBuilder {
   readonly params: readonly ValueType[];
   readonly results: readonly ValueType[];
   readonly #locals: ValueType[] = [];
-  readonly #code: number[] = [];
+  readonly #code = new Bytes();
   #depth = 0;
 
   constructor(params: readonly ValueType[], results: readonly ValueType[] = []) {
@@ -293,58 +325,60 @@ export class FunctionBuilder {
   }
 
   get(v: Local): this {
-    return this.#emit(0x20, ...unsigned(v));
+    return this.#emit(0x20).#unsigned(v);
   }
   set(v: Local): this {
-    return this.#emit(0x21, ...unsigned(v));
+    return this.#emit(0x21).#unsigned(v);
   }
   tee(v: Local): this {
-    return this.#emit(0x22, ...unsigned(v));
+    return this.#emit(0x22).#unsigned(v);
   }
   i32(n: number): this {
-    return this.#emit(0x41, ...signed(n));
+    this.#emit(0x41);
+    this.#code.signed(n);
+    return this;
   }
   f32(x: number): this {
-    return this.#emit(0x43, ...new Uint8Array(Float32Array.of(x).buffer));
+    return this.#emit(0x43).#append(new Uint8Array(Float32Array.of(x).buffer));
   }
   f64(x: number): this {
-    return this.#emit(0x44, ...new Uint8Array(Float64Array.of(x).buffer));
+    return this.#emit(0x44).#append(new Uint8Array(Float64Array.of(x).buffer));
   }
   v128(bytes: Uint8Array): this {
     invariant(bytes.length === 16, "a v128 constant has 16 bytes");
-    return this.#emit(0xfd, 0x0c, ...bytes);
+    return this.#emit(0xfd).#emit(0x0c).#append(bytes);
   }
   op(name: PlainOp): this {
     return this.#emit(plain[name]);
   }
   /** Memory instruction at the address on the stack plus `offset`; alignment is a hint and left at 1. */
   memory(name: MemoryOp, offset = 0): this {
-    return this.#emit(memory[name], 0, ...unsigned(offset));
+    return this.#emit(memory[name]).#emit(0).#unsigned(offset);
   }
   simd(name: VectorOp): this {
-    return this.#emit(0xfd, ...unsigned(vector[name]));
+    return this.#emit(0xfd).#unsigned(vector[name]);
   }
   simdMemory(name: VectorMemoryOp, offset = 0): this {
-    return this.#emit(0xfd, ...unsigned(vectorMemory[name]), 0, ...unsigned(offset));
+    return this.#emit(0xfd).#unsigned(vectorMemory[name]).#emit(0).#unsigned(offset);
   }
   simdLaneMemory(name: LaneMemoryOp, which: number, offset = 0): this {
-    return this.#emit(0xfd, ...unsigned(laneMemory[name]), 0, ...unsigned(offset), which);
+    return this.#emit(0xfd).#unsigned(laneMemory[name]).#emit(0).#unsigned(offset).#emit(which);
   }
   lane(name: LaneOp, which: number): this {
-    return this.#emit(0xfd, ...unsigned(lane[name]), which);
+    return this.#emit(0xfd).#unsigned(lane[name]).#emit(which);
   }
   shuffle(bytes: readonly number[]): this {
     invariant(bytes.length === 16, "a shuffle names 16 bytes");
-    return this.#emit(0xfd, 0x0d, ...bytes);
+    return this.#emit(0xfd).#emit(0x0d).#append(bytes);
   }
   call(index: number): this {
-    return this.#emit(0x10, ...unsigned(index));
+    return this.#emit(0x10).#unsigned(index);
   }
   memoryCopy(): this {
-    return this.#emit(0xfc, 10, 0, 0);
+    return this.#append([0xfc, 10, 0, 0]);
   }
   memoryFill(): this {
-    return this.#emit(0xfc, 11, 0);
+    return this.#append([0xfc, 11, 0]);
   }
 
   /** `while`-free loop: `body` runs and ends with `again(loop)` to repeat. Branch depth is counted here. */
@@ -356,7 +390,7 @@ export class FunctionBuilder {
   }
   /** Runs `then` when the i32 on the stack is not 0. */
   when(then: () => void, otherwise?: () => void): this {
-    this.#emit(0x04, 0x40);
+    this.#emit(0x04).#emit(0x40);
     this.#depth++;
     then();
     if (otherwise) {
@@ -368,10 +402,10 @@ export class FunctionBuilder {
   }
   /** Branches to a label that `block` or `loop` gave. */
   br(label: number): this {
-    return this.#emit(0x0c, ...unsigned(this.#depth - label));
+    return this.#emit(0x0c).#unsigned(this.#depth - label);
   }
   brIf(label: number): this {
-    return this.#emit(0x0d, ...unsigned(this.#depth - label));
+    return this.#emit(0x0d).#unsigned(this.#depth - label);
   }
 
   /** `for (v = from; v < to; v += step)` over signed integers; `from` and `to` push one i32 each. */
@@ -390,30 +424,47 @@ export class FunctionBuilder {
   }
 
   #nest(opcode: number, body: (label: number) => void): this {
-    this.#emit(opcode, 0x40);
+    this.#emit(opcode).#emit(0x40);
     this.#depth++;
     body(this.#depth);
     this.#depth--;
     return this.#emit(0x0b);
   }
 
-  #emit(...bytes: number[]): this {
-    for (const byte of bytes) this.#code.push(byte);
+  #emit(byte: number): this {
+    this.#code.byte(byte);
     return this;
   }
 
-  bytes(): number[] {
-    const locals = this.#locals.flatMap((type) => [1, typeCode[type]]);
-    const body = [...unsigned(this.#locals.length), ...locals];
-    return [...unsigned(body.length + this.#code.length + 1), ...body, ...this.#code, 0x0b];
+  #unsigned(n: number): this {
+    this.#code.unsigned(n);
+    return this;
+  }
+
+  #append(bytes: ArrayLike<number>): this {
+    this.#code.append(bytes);
+    return this;
+  }
+
+  /** The function as its module has it: locals, then code. */
+  bytes(): Uint8Array<ArrayBuffer> {
+    const body = new Bytes();
+    body.unsigned(this.#locals.length);
+    for (const type of this.#locals) {
+      body.byte(1);
+      body.byte(typeCode[type]);
+    }
+    body.append(this.#code.view());
+    body.byte(0x0b);
+    return body.view();
   }
 }
 
 /** A module that imports the memory and host functions, and exports every function by its name. */
 export class ModuleBuilder {
   readonly #types: string[] = [];
-  readonly #typeBytes: number[][] = [];
-  readonly #imports: number[][] = [];
+  readonly #typeSection = new Bytes();
+  readonly #imports: { readonly name: string; readonly type: number }[] = [];
   readonly #functions: { readonly name: string; readonly type: number; readonly body: FunctionBuilder }[] =
     [];
   readonly #shared: boolean;
@@ -426,19 +477,15 @@ export class ModuleBuilder {
     const key = `${params}->${results}`;
     const known = this.#types.indexOf(key);
     if (known >= 0) return known;
-    const list = (types: readonly ValueType[]): number[] => [
-      ...unsigned(types.length),
-      ...types.map((t) => typeCode[t]),
-    ];
-    this.#typeBytes.push([0x60, ...list(params), ...list(results)]);
+    this.#typeSection.byte(0x60);
+    for (const types of [params, results]) this.#typeSection.counted(types.map((type) => typeCode[type]));
     return this.#types.push(key) - 1;
   }
 
   /** Imports `env.name`; all imports come before the first `add`. Returns the function's index. */
   importFunction(name: string, params: readonly ValueType[], results: readonly ValueType[]): number {
     invariant(this.#functions.length === 0, "imports come before functions");
-    this.#imports.push([...text("env"), ...text(name), 0, ...unsigned(this.#type(params, results))]);
-    return this.#imports.length - 1;
+    return this.#imports.push({ name, type: this.#type(params, results) }) - 1;
   }
 
   /** Adds a function, exported under its name; returns its index, which `call` takes. */
@@ -448,30 +495,43 @@ export class ModuleBuilder {
   }
 
   bytes(): Uint8Array<ArrayBuffer> {
-    const section = (id: number, entries: readonly (readonly number[])[]): number[] => {
-      const content = [...unsigned(entries.length), ...entries.flat()];
-      return [id, ...unsigned(content.length), ...content];
+    const module = new Bytes();
+    const section = (id: number, count: number, write: (content: Bytes) => void): void => {
+      const content = new Bytes();
+      content.unsigned(count);
+      write(content);
+      module.byte(id);
+      module.counted(content.view());
     };
-    const limits = this.#shared
-      ? [3, ...unsigned(1), ...unsigned(65536)]
-      : [1, ...unsigned(1), ...unsigned(65536)];
-    const first = this.#imports.length;
-    return Uint8Array.from([
-      ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
-      ...section(1, this.#typeBytes),
-      ...section(2, [[...text("env"), ...text("memory"), 2, ...limits], ...this.#imports]),
-      ...section(
-        3,
-        this.#functions.map(({ type }) => unsigned(type)),
-      ),
-      ...section(
-        7,
-        this.#functions.map(({ name }, i) => [...text(name), 0, ...unsigned(first + i)]),
-      ),
-      ...section(
-        10,
-        this.#functions.map(({ body }) => body.bytes()),
-      ),
-    ]);
+    const functions = this.#functions;
+    module.append([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]);
+    section(1, this.#types.length, (content) => content.append(this.#typeSection.view()));
+    section(2, 1 + this.#imports.length, (content) => {
+      content.text("env");
+      content.text("memory");
+      content.append([2, this.#shared ? 3 : 1]);
+      content.unsigned(1);
+      content.unsigned(65536);
+      for (const { name, type } of this.#imports) {
+        content.text("env");
+        content.text(name);
+        content.byte(0);
+        content.unsigned(type);
+      }
+    });
+    section(3, functions.length, (content) => {
+      for (const { type } of functions) content.unsigned(type);
+    });
+    section(7, functions.length, (content) => {
+      functions.forEach(({ name }, i) => {
+        content.text(name);
+        content.byte(0);
+        content.unsigned(this.#imports.length + i);
+      });
+    });
+    section(10, functions.length, (content) => {
+      for (const { body } of functions) content.counted(body.bytes());
+    });
+    return module.view();
   }
 }

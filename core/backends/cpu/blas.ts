@@ -275,51 +275,44 @@ export function bindBlas(
   const host = foreignHost();
   invariant(typeof host !== "string", "a thread can call what its process can");
   const { cblas_sgemm, cblas_dgemm } = host.open(path, GEMM).functions;
-  const words = new Int32Array(memory.buffer);
+  let words = new Int32Array(memory.buffer);
   // Addresses stay below 2^53, so that numbers hold them.
   const start = Number(base);
   const product =
     (call: typeof cblas_sgemm, bytes: number): NativeProduct =>
     (begin, end, args) => {
-      const w = args >>> 2;
-      const [aRow, aColumn, bRow, bColumn, cRow] = [
-        words[w + A_ROW]!,
-        words[w + A_COLUMN]!,
-        words[w + B_ROW]!,
-        words[w + B_COLUMN]!,
-        words[w + C_ROW]!,
-      ];
-      const [tall, wide, panels, units] = [
-        words[w + TALL]!,
-        words[w + WIDE]!,
-        words[w + PANELS]!,
-        words[w + UNITS]!,
-      ];
+      const first = args >>> 2;
+      // Memory grows; what was seen of it stays where it is.
+      if (first + PRODUCT_WORDS.length > words.length) words = new Int32Array(memory.buffer);
+      const word = (offset: number): number => words[first + offset]!;
+      const [tall, wide, panels, units] = [word(TALL), word(WIDE), word(PANELS), word(UNITS)];
+      const isPlainA = word(A_COLUMN) === bytes;
+      const isPlainB = word(B_COLUMN) === bytes;
+      const k = word(K);
       for (let unit = begin; unit < end; unit++) {
         const batch = Math.floor(unit / units);
-        const block = Math.floor((unit % units) / panels);
-        const i = ((unit % units) % panels) * tall;
+        const rest = unit - batch * units;
+        const block = Math.floor(rest / panels);
+        const i = (rest - block * panels) * tall;
         const j = block * wide;
-        const [m, n, k] = [
-          Math.min(tall, words[w + M]! - i),
-          Math.min(wide, words[w + N]! - j),
-          words[w + K]!,
-        ];
+        const m = Math.min(tall, word(M) - i);
+        const n = Math.min(wide, word(N) - j);
         call(
           ROW_MAJOR,
-          aColumn === bytes ? PLAIN : TRANSPOSED,
-          bColumn === bytes ? PLAIN : TRANSPOSED,
+          isPlainA ? PLAIN : TRANSPOSED,
+          isPlainB ? PLAIN : TRANSPOSED,
           m,
           n,
           k,
           1,
-          start + (words[w + A]! >>> 0) + batch * words[w + A_BATCH]! + i * aRow,
-          aColumn === bytes ? Math.max(aRow / bytes, k) : Math.max(aColumn / bytes, m),
-          start + (words[w + B]! >>> 0) + batch * words[w + B_BATCH]! + j * bColumn,
-          bColumn === bytes ? Math.max(bRow / bytes, n) : Math.max(bColumn / bytes, k),
-          words[w + MORE]! === 0 ? 0 : 1,
-          start + (words[w + C]! >>> 0) + batch * words[w + C_BATCH]! + i * cRow + j * bytes,
-          Math.max(cRow / bytes, n),
+          start + (word(A) >>> 0) + batch * word(A_BATCH) + i * word(A_ROW),
+          // Where there is one line only, its distance to the next may be too short for the library.
+          isPlainA ? Math.max(word(A_ROW) / bytes, k) : Math.max(word(A_COLUMN) / bytes, m),
+          start + (word(B) >>> 0) + batch * word(B_BATCH) + j * word(B_COLUMN),
+          isPlainB ? Math.max(word(B_ROW) / bytes, n) : Math.max(word(B_COLUMN) / bytes, k),
+          word(MORE) === 0 ? 0 : 1,
+          start + (word(C) >>> 0) + batch * word(C_BATCH) + i * word(C_ROW) + j * bytes,
+          Math.max(word(C_ROW) / bytes, n),
         );
       }
     };

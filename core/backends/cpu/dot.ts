@@ -162,11 +162,11 @@ export const dotKernel: NamedKernel = {
     const outBytes = call.outs[0]!.size * bytes;
     const library = libraryFor(engine, shape.dtype, multiplications(shape));
     const first = planGemm(engine, shape, library);
-    const { u8 } = engine.heap;
+    const { heap } = engine;
     if (loops.length + sums.length === 0)
       return { workspaceBytes: 0, run: ([x, y], [out]) => first.run(x!, y!, out!) };
     if (call.args.some(({ layout }) => sizeOf(layout.shape) === 0))
-      return { workspaceBytes: 0, run: (_, [out]) => void u8.fill(0, out!, out! + outBytes) };
+      return { workspaceBytes: 0, run: (_, [out]) => void heap.u8.fill(0, out!, out! + outBytes) };
     const rest = planGemm(engine, { ...shape, accumulates: true }, library);
     const places = steps(loops, bytes);
     const parts = steps(sums, bytes);

@@ -68,7 +68,7 @@ export class Compiler {
         },
       });
       const ids = calls.map(({ scalar }) => this.#identity(scalar));
-      return { nest, calls, key: `${ids}|${textOf(nest.body.bytes())}` };
+      return { nest, calls, key: `${ids}|${latin.decode(nest.body.bytes())}` };
     });
     if (this.#kernels.size > MOST_KERNELS) this.#kernels.clear();
     // Kernels with host functions cannot run on other threads, so each of them is a module of its own.
@@ -111,12 +111,7 @@ export class Compiler {
   }
 }
 
-/** Bytes as a string: what a kernel is known by. */
-function textOf(bytes: readonly number[]): string {
-  let text = "";
-  for (let i = 0; i < bytes.length; i += 4096) text += String.fromCharCode(...bytes.slice(i, i + 4096));
-  return text;
-}
+const latin = new TextDecoder("latin1");
 
 /** Runs one step: every buffer's address is in the table. */
 type Runner = (addresses: Float64Array) => void;
