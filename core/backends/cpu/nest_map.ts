@@ -1,0 +1,59 @@
+/**
+ * Maps. Units are elements where every access walks through the whole space in one way, else rows of the innermost
+ * dimension.
+ */
+import { iota } from "../../expr.ts";
+import type { Local } from "./assembler.ts";
+import { BEGIN, END, type Pointers } from "./nest_access.ts";
+import type { NestCode } from "./nest_code.ts";
+import { reachable } from "./nest_expressions.ts";
+import { totalSize } from "./nest_shapes.ts";
+import { type Term, termsOf } from "./terms.ts";
+
+/** Threads get so many elements or a multiple: no two of them write to one cache line. */
+const GRAIN = 64;
+
+/** Writes the loops of a map; returns its units, and what ranges of them are multiples of. */
+export function writeMap(code: NestCode): { readonly units: number; readonly grain: number } {
+  const { f, shapes, block, accesses } = code;
+  const { outer, inner } = shapes;
+  if (outer.length === 0) {
+    writeElements(code, { pointers: accesses.first, from: BEGIN, to: END, position: null });
+    return { units: inner.size, grain: GRAIN };
+  }
+  const { each, set, times, constant, locals } = termsOf(f);
+  const size = block.local(inner.size);
+  const { unit, position } = locals("unit", "position");
+  each(unit, BEGIN, END, 1, () => {
+    const pointers = accesses.moved(accesses.first, unit, outer);
+    if (readsPositions(code)) set(position, times(unit, size));
+    writeElements(code, { pointers, from: constant(0), to: size, position });
+  });
+  return { units: totalSize(outer), grain: 1 };
+}
+
+interface Row {
+  readonly pointers: Pointers;
+  readonly from: Term;
+  readonly to: Term;
+  /** Of innermost index 0 in the whole space; null = 0. */
+  readonly position: Local | null;
+}
+
+function writeElements(code: NestCode, { pointers, from, to, position }: Row): void {
+  const { step, elements } = code;
+  const { loads, stores } = step;
+  const roots = stores.map((store) => store.expr);
+  elements.around(loads, roots, pointers, () => {
+    elements.each(from, to, 1, (place) => {
+      if (readsPositions(code)) elements.bindPositions(position, place);
+      elements.load(loads, place, pointers);
+      elements.store(stores, place, pointers);
+    });
+  });
+}
+
+function readsPositions({ step }: NestCode): boolean {
+  const roots = step.stores.map((store) => store.expr);
+  return reachable(roots, () => false).has(iota);
+}
