@@ -1,5 +1,6 @@
 /**
- * Everything that must hold before a change is done: types, lint and format, tests.
+ * Everything that must hold before a change is done: types, lint and format, tests, and the tests of transforms again
+ * with every transform compiled.
  *
  * Run by `npm test`; further arguments go to `bun test`. Every stage runs even if an earlier one fails. The last line
  * is `N passed, N failed`, with `, N skipped` when tests were skipped. If `COTANGENT_DENO` holds the path of a Deno,
@@ -10,10 +11,16 @@ import { type Counts, readCounts } from "./counts.ts";
 
 const root: string = join(import.meta.dir, "..");
 const TEST_TIMEOUT_MS = 120_000;
+/** Run a second time with every transform compiled. */
+const COMPILED_FOLDERS: readonly string[] = ["compose", "laws", "null", "optim"].map(
+  (name) => `tests/${name}`,
+);
 
 interface Stage {
   readonly name: string;
   readonly command: readonly string[];
+  /** Environment variables on top of this process's. */
+  readonly environment?: Readonly<Record<string, string>>;
   /** Counts from the output and the exit code; the default counts the stage as one check. */
   readonly count?: (output: string, code: number) => Counts;
 }
@@ -36,6 +43,15 @@ function stages(): Stage[] {
       count: readCounts,
     },
   ];
+  // With arguments the caller wants some tests, not all of them twice.
+  if (process.argv.length <= 2) {
+    list.push({
+      name: "test jit",
+      command: [process.execPath, "test", `--timeout=${TEST_TIMEOUT_MS}`, ...COMPILED_FOLDERS],
+      environment: { FORCE_JIT: "1" },
+      count: readCounts,
+    });
+  }
   if (deno !== undefined && deno !== "") {
     const quiet = ["--no-lock", "--quiet"];
     list.push(
@@ -68,6 +84,7 @@ async function run(stage: Stage): Promise<Outcome> {
   try {
     const child = Bun.spawn([...stage.command], {
       cwd: root,
+      env: { ...process.env, ...stage.environment },
       stdin: "ignore",
       stdout: "pipe",
       stderr: "pipe",
