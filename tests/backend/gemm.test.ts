@@ -3,6 +3,7 @@
  * float64; and `dot` with operands of any layout against its reference.
  */
 import { expect, test } from "bun:test";
+import { existsSync, readFileSync } from "node:fs";
 import { Aval } from "../../core/aval.ts";
 import { findBlas } from "../../core/backends/cpu/blas.ts";
 import { dotKernel } from "../../core/backends/cpu/dot.ts";
@@ -121,8 +122,8 @@ for (const library of libraries) {
           [65, 63, 64],
           [64, 65, 63],
           [1, 300, 1],
-          [1, 70, 200],
-          [200, 70, 1],
+          [1, 600, 200],
+          [200, 600, 1],
           [1, 1, 1],
         ] as const),
         ...([
@@ -131,7 +132,7 @@ for (const library of libraries) {
           [40, 0, 40],
           [3, 5, 1030],
           [131, 3, 70],
-          [129, 200, 260],
+          [129, 70, 260],
           [19, 4100, 2],
         ] as const),
       ];
@@ -178,6 +179,7 @@ test("the number of threads does not change a bit", () => {
     [700, 900, 1],
     [1, 900, 700],
     [128, 784, 129],
+    [60, 600, 600],
   ];
   for (const library of libraries)
     for (const dtype of library === null ? types : types.filter(isFloat))
@@ -192,8 +194,11 @@ test("the number of threads does not change a bit", () => {
           engine.threads = threads;
           const z = heap.makeArray(dtype, m * n)!;
           const plan = planGemm(engine, shape, library);
-          // Workers start with the first call that could use them.
-          for (let i = 0; i < 3; i++) plan.run(heap.pointerOf(x), heap.pointerOf(y), heap.pointerOf(z));
+          const run = (): void => plan.run(heap.pointerOf(x), heap.pointerOf(y), heap.pointerOf(z));
+          run();
+          // The workers that the first call started.
+          for (let i = 0; engine.pool.ready < threads - 1 && i < 500; i++) Bun.sleepSync(10);
+          run();
           return z;
         });
         engine.threads = 1;
@@ -203,6 +208,45 @@ test("the number of threads does not change a bit", () => {
 
 const bytes = (data: TypedArray): Uint8Array =>
   Uint8Array.from(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+
+// --- the library -------------------------------------------------------------------------------------------------
+
+/** What a fresh process finds, or the message of the error. */
+function found(environment: Readonly<Record<string, string>>, before = ""): string {
+  const file = new URL("../../core/backends/cpu/blas.ts", import.meta.url).href;
+  const code = `${before}
+    const { findBlas } = await import(${JSON.stringify(file)});
+    try { const blas = findBlas(); console.log(typeof blas === "string" ? blas : blas.name); }
+    catch (error) { console.log(error.message); }`;
+  const { OPENBLAS_CORETYPE: _, COTANGENT_BLAS: __, ...rest } = process.env;
+  const { stdout } = Bun.spawnSync([process.execPath, "-e", code], { env: { ...rest, ...environment } });
+  return stdout.toString().trim();
+}
+
+test("COTANGENT_BLAS chooses the library, or none", () => {
+  expect(found({ COTANGENT_BLAS: "none" })).toContain("none");
+  const message = found({ COTANGENT_BLAS: "/no/such/library" });
+  expect(message).toStartWith('Cannot use COTANGENT_BLAS="/no/such/library": ');
+  expect(message).toEndWith("a library with cblas_sgemm and cblas_dgemm is needed");
+  if (typeof blas !== "string") expect(found({ COTANGENT_BLAS: blas.path })).toContain(blas.path);
+});
+
+const isOpenblas = typeof blas !== "string" && /^OpenBLAS.* kernels for (?!Haswell|Zen)/.test(blas.name);
+const flags = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8") : "";
+if (!isOpenblas || !flags.includes("avx512vl"))
+  console.log("gemm: the test of OpenBLAS's kernels is skipped: no OpenBLAS that has them, or no AVX-512");
+
+test.if(isOpenblas && flags.includes("avx512vl"))(
+  "OpenBLAS runs AVX-512 kernels unless the user chose others",
+  () => {
+    expect(found({ OPENBLAS_CORETYPE: "Haswell" })).toContain("kernels for Haswell");
+    // As on a processor that it does not know: the C environment, which the process does not see as the user's choice.
+    const mistaken = `process.getBuiltinModule("bun:ffi").dlopen("libc.so.6", {
+    setenv: { args: ["ptr", "ptr", "i32"], returns: "i32" },
+  }).symbols.setenv(Buffer.from("OPENBLAS_CORETYPE\\0"), Buffer.from("Haswell\\0"), 1);`;
+    expect(found({}, mistaken)).toContain("kernels for SkylakeX");
+  },
+);
 
 // --- dot ---------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@
  * Every call computes one block on one thread, and the kernels' threads take blocks: a library's own threads cut the
  * work, and so round, differently for each number of threads (OpenBLAS 0.3.21: 7 to 55 % of random products differ
  * between one and two), and they spin where ours are needed. Blocks of fixed sizes give the same bits for any number,
- * and are as fast: 1.0 to 1.4 of OpenBLAS's own two threads from 64 x 64 x 64 to 1024 x 1024 x 1024.
+ * and are as fast: 1.4 of OpenBLAS's own two threads at 128 x 128 x 128, 1.0 at 256, 0.92 at 1024.
  */
 import { invariant } from "../../errors.ts";
 import {
@@ -29,8 +29,7 @@ export interface NativeLibrary {
 /** Computes units [begin, end) of the product that is described at `args`; see product_words.ts. */
 export type NativeProduct = (begin: number, end: number, args: number, scratch: number) => void;
 
-const PRODUCTS = ["sgemm", "dgemm"] as const;
-export type NativeProductName = (typeof PRODUCTS)[number];
+export type NativeProductName = "sgemm" | "dgemm";
 
 /** A library that was found and prepared. */
 export interface Blas {
@@ -57,41 +56,20 @@ const ROW_MAJOR = 101;
 const PLAIN = 111;
 const TRANSPOSED = 112;
 
-interface Family {
-  readonly name: string;
-  readonly files: readonly string[];
-  /** The function that sets its number of threads. */
-  readonly setThreads: string | null;
-}
-
 /** Where libraries usually are. Plain libblas and libcblas are left out: they often are the slow reference. */
-const FAMILIES: readonly Family[] = [
-  {
-    name: "OpenBLAS",
-    files: [
-      "libopenblas.so.0",
-      "libopenblas.so",
-      "libopenblas.dylib",
-      "/opt/homebrew/opt/openblas/lib/libopenblas.dylib",
-      "libopenblas.dll",
-    ],
-    setThreads: "openblas_set_num_threads",
-  },
-  {
-    name: "MKL",
-    files: ["libmkl_rt.so.2", "libmkl_rt.so", "libmkl_rt.so.1", "mkl_rt.2.dll"],
-    setThreads: "MKL_Set_Num_Threads",
-  },
-  {
-    name: "BLIS",
-    files: ["libblis.so.4", "libblis.so", "libblis.dylib"],
-    setThreads: "bli_thread_set_num_threads",
-  },
-  {
-    name: "Accelerate",
-    files: ["/System/Library/Frameworks/Accelerate.framework/Accelerate"],
-    setThreads: null,
-  },
+const FILES: readonly string[] = [
+  "libopenblas.so.0",
+  "libopenblas.so",
+  "libopenblas.dylib",
+  "/opt/homebrew/opt/openblas/lib/libopenblas.dylib",
+  "libopenblas.dll",
+  "libmkl_rt.so.2",
+  "libmkl_rt.so",
+  "mkl_rt.2.dll",
+  "libblis.so.4",
+  "libblis.so",
+  "libblis.dylib",
+  "/System/Library/Frameworks/Accelerate.framework/Accelerate",
 ];
 const endings: Readonly<Record<string, RegExp>> = {
   linux: /\.so(?:\.\d+)?$/,
@@ -99,15 +77,25 @@ const endings: Readonly<Record<string, RegExp>> = {
   win32: /\.dll$/,
 };
 
-/** One thread from the start: otherwise the library makes a thread for each core when it is loaded. */
+/** What sets the number of threads of one library or another; each has one of them, or none. */
+const THREAD_SETTERS: Readonly<Record<string, Signature>> = {
+  openblas_set_num_threads: { args: ["i32"], result: "void" },
+  MKL_Set_Num_Threads: { args: ["i32"], result: "void" },
+  bli_thread_set_num_threads: { args: ["address"], result: "void" },
+};
+/** One thread from the start: otherwise a library makes one for each core when it is loaded. */
 const ONE_THREAD: readonly string[] = ["OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"];
 const C_LIBRARIES: Readonly<Record<string, string>> = {
   linux: "libc.so.6",
   darwin: "/usr/lib/libSystem.B.dylib",
 };
 
-/** Sets a variable of the C environment, which `process.env` may not reach. */
-type SetVariable = (name: string, value: string) => void;
+/** The C environment, which `process.env` may not reach. */
+interface Variables {
+  set(name: string, value: string): void;
+  /** Removes what was set: it is for this library, not for what this process starts later. */
+  restore(): void;
+}
 
 let found: Blas | string | undefined;
 
@@ -129,25 +117,24 @@ function search(asked: string): Blas | string {
     return host;
   }
   const platform = globalThis.process.platform;
-  const setVariable = variables(host, platform);
-  for (const name of ONE_THREAD) if (environment(name) === undefined) setVariable(name, "1");
+  const variables = variablesOf(host, platform);
+  for (const name of ONE_THREAD) if (environment(name) === undefined) variables.set(name, "1");
   const core = environment("OPENBLAS_CORETYPE");
-  if (core !== undefined) setVariable("OPENBLAS_CORETYPE", core);
-  const redirect = core === undefined ? setVariable : null;
-  if (asked !== "") {
-    try {
-      return prepare(host, asked, redirect);
-    } catch (error) {
-      throw refusal(asked, error instanceof Error ? error.message : String(error));
+  if (core !== undefined) variables.set("OPENBLAS_CORETYPE", core);
+  const redirect = core === undefined ? variables : null;
+  try {
+    if (asked !== "") return prepare(host, asked, redirect);
+    for (const path of FILES.filter((file) => endings[platform]?.test(file))) {
+      try {
+        return prepare(host, path, redirect);
+      } catch {
+        // This one is not here; the next may be.
+      }
     }
-  }
-  const candidates = FAMILIES.flatMap(({ files }) => files).filter((file) => endings[platform]?.test(file));
-  for (const path of candidates) {
-    try {
-      return prepare(host, path, redirect);
-    } catch {
-      // This one is not here; the next may be.
-    }
+  } catch (error) {
+    throw refusal(asked, error instanceof Error ? error.message : String(error));
+  } finally {
+    variables.restore();
   }
   return "no BLAS library was found";
 }
@@ -159,14 +146,11 @@ function refusal(asked: string, why: string): Error {
 }
 
 /** Loads a library and sets it to one thread. */
-function prepare(host: ForeignHost, path: string, redirect: SetVariable | null): Blas {
+function prepare(host: ForeignHost, path: string, redirect: Variables | null): Blas {
   const name = openblasName(host, path, redirect);
   host.open(path, GEMM);
-  for (const { setThreads } of FAMILIES) {
-    if (setThreads === null) continue;
-    const type = setThreads.startsWith("bli") ? "address" : "i32";
-    tryOpen(host, path, { [setThreads]: { args: [type], result: "void" } })?.functions[setThreads]?.(1);
-  }
+  for (const [setter, signature] of Object.entries(THREAD_SETTERS))
+    tryOpen(host, path, { [setter]: signature })?.functions[setter]?.(1);
   return { path, name: name ?? path, on: ({ u8 }) => ({ path, base: host.addressOf(u8) }) };
 }
 
@@ -186,7 +170,7 @@ const OLD_CORES: ReadonlySet<string> = new Set(
  * 0.3.21 knows no Zen 5 and runs its Haswell kernels there, at half the speed for all sizes. On a Zen 4, kernels for
  * SkylakeX against Haswell: 2.1 at 8 x 8 x 8, 1.9 at 16, 1.4 at 32, 1.2 at 64, 0.95 to 0.98 from 128 to 2048.
  */
-function openblasName(host: ForeignHost, path: string, redirect: SetVariable | null): string | null {
+function openblasName(host: ForeignHost, path: string, redirect: Variables | null): string | null {
   const read = (library: ForeignLibrary<keyof typeof CORE>): { core: string; version: string } => {
     const { openblas_get_corename, openblas_get_config } = library.functions;
     const version = String(openblas_get_config()).split(" ").slice(0, 2).join(" ");
@@ -197,7 +181,7 @@ function openblasName(host: ForeignHost, path: string, redirect: SetVariable | n
   let { core, version } = read(library);
   if (redirect !== null && OLD_CORES.has(core) && hasAvx512()) {
     library.close();
-    redirect("OPENBLAS_CORETYPE", "SkylakeX");
+    redirect.set("OPENBLAS_CORETYPE", "SkylakeX");
     ({ core, version } = read(host.open(path, CORE)));
   }
   return `${version}, kernels for ${core} (${path})`;
@@ -221,11 +205,23 @@ function hasAvx512(): boolean {
   }
 }
 
-function variables(host: ForeignHost, platform: string): SetVariable {
+function variablesOf(host: ForeignHost, platform: string): Variables {
   const path = C_LIBRARIES[platform];
-  const c = path && tryOpen(host, path, { setenv: { args: ["text", "text", "i32"], result: "i32" } });
-  return (name, value) => {
-    if (c) c.functions.setenv(bytesOf(name), bytesOf(value), 1);
+  const library = path
+    ? tryOpen(host, path, {
+        setenv: { args: ["text", "text", "i32"], result: "i32" },
+        unsetenv: { args: ["text"], result: "i32" },
+      })
+    : null;
+  const names = new Set<string>();
+  return {
+    set(name, value) {
+      library?.functions.setenv(bytesOf(name), bytesOf(value), 1);
+      names.add(name);
+    },
+    restore() {
+      for (const name of names) library?.functions.unsetenv(bytesOf(name));
+    },
   };
 }
 

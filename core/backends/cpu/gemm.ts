@@ -216,7 +216,7 @@ const LEAST_SIDE = 64;
 
 /**
  * The blocks that calls of a library compute, fixed by the sizes so that the bits are: few, since each call packs its
- * operands again (OpenBLAS, 1024 x 1024 x 1024: 0.94 of one call in 16 blocks, 0.90 in 64), but enough for threads.
+ * operands again (OpenBLAS, 1024 x 1024 x 1024: 0.94 of one call in 16 blocks, 0.89 in 64), but enough for threads.
  */
 function blockOf({ batches, m, n, k }: GemmShape): { readonly tall: number; readonly wide: number } {
   const work = batches * m * n * k;
@@ -287,9 +287,10 @@ function planProduct(engine: Engine, shape: GemmShape): Gemm {
   const width = VECTORS * lanesOf[dtype].lanes;
   const panels = Math.ceil(m / ROWS);
   const settings = productSettings(dtype, { m, n, k, bColumn: b.column });
-  // Enough blocks of columns for all threads.
-  const blocks = Math.ceil((4 * engine.threads) / (panels * batches));
-  const wide = Math.min(settings.wide, Math.max(4 * width, Math.ceil(n / blocks / width) * width));
+  // Blocks of columns that fit, and enough for all threads; equally wide, as threads get equally many.
+  const enough = Math.min((4 * engine.threads) / (panels * batches), n / (4 * width));
+  const blocks = Math.max(1, Math.ceil(n / settings.wide), Math.ceil(enough));
+  const wide = Math.ceil(n / blocks / width) * width;
   const units = panels * Math.ceil(n / wide);
   const { at, set } = argumentsOf<ProductWord>(engine, PRODUCT_WORDS);
   describe(set, shape, a, b);
