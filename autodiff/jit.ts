@@ -6,7 +6,7 @@ import { simplified } from "../core/passes/simplify.ts";
 import { type Atom, evalProgram, type Program, show, stage, Var } from "../core/program.ts";
 import { checkSynchronous, currentBackend, isEager } from "../core/trace.ts";
 import { flatten, type TreeDef, unflatten } from "../core/tree.ts";
-import { donate, storage, Tensor, Tracer, type Value } from "../core/value.ts";
+import { donate, markShared, storage, Tensor, Tracer, type Value } from "../core/value.ts";
 import { filledIn, matches, type Signature, signatureName, signatureOf } from "./signature.ts";
 
 /**
@@ -71,6 +71,10 @@ type AnyFunction = (...args: readonly unknown[]) => unknown;
 interface Prepared {
   readonly backend: Backend;
   readonly outs: readonly (number | Tensor)[];
+  /** For each output whether its tensor is another value too, one that the function as recorded tells from it. */
+  readonly isOther: readonly boolean[];
+  /** For each input the position of its argument where that is given up, else -1. */
+  readonly givenUp: readonly number[];
   /** Null where nothing is computed. */
   readonly executable: Executable | null;
   /** For calls that read one storage in two places, which overwrite nothing; the first such call makes it. */
@@ -83,8 +87,8 @@ interface Entry {
   /** As recorded, for other transforms. */
   readonly program: Program;
   readonly outDef: TreeDef;
-  /** For each input the position of its argument where that is given up, else -1. */
-  readonly givenUp: readonly number[];
+  /** For each input the position of its argument if that is a donated one, else -1. */
+  readonly donated: readonly number[];
   readonly constants: readonly Tensor[];
   simplified: Program | null;
   prepared: Prepared | null;
@@ -125,7 +129,7 @@ function compiled(f: AnyFunction, options: JitOptions = {}): AnyFunction & Compi
     const known = entries.get(key);
     if (known) count("hits");
     else count("traces");
-    const entry = known ?? record(f, name, signature, leaves, givenUpBy(positions, args, name));
+    const entry = known ?? record(f, name, signature, leaves, donatedBy(positions, args, name));
     // A value of a transform that runs now means nothing in the next call.
     if (readsTracer(entry.program)) return entry;
     latest = entry;
@@ -163,7 +167,7 @@ function record(
   name: string,
   signature: Signature,
   leaves: readonly Value[],
-  givenUp: readonly number[],
+  donated: readonly number[],
 ): Entry {
   let outDef: TreeDef | undefined;
   const traced = (...xs: Value[]): readonly Value[] => {
@@ -181,8 +185,7 @@ function record(
     signature,
     program,
     outDef: outDef!,
-    // What is returned as it came stays with the caller.
-    givenUp: givenUp.map((position, i) => (program.outs.includes(program.ins[i]!) ? -1 : position)),
+    donated,
     constants: [...constants],
     simplified: null,
     prepared: null,
@@ -211,7 +214,7 @@ function readsTracer(program: Program): boolean {
 }
 
 /** For each tensor among the arguments, the position of its argument if it is a donated one, else -1. */
-function givenUpBy(positions: readonly number[], args: readonly unknown[], name: string): number[] {
+function donatedBy(positions: readonly number[], args: readonly unknown[], name: string): number[] {
   for (const i of positions) {
     if (!Number.isInteger(i) || i < 0 || i >= args.length) {
       throw new TreeError(
@@ -236,29 +239,40 @@ function preparedOf(entry: Entry): Prepared {
   const backend = currentBackend();
   if (entry.prepared?.backend === backend) return entry.prepared;
   const program = simplifiedOf(entry);
-  const results = computed(program);
-  const outs = program.outs.map((atom) =>
-    atom instanceof Tensor
-      ? atom
-      : atom instanceof Var && program.ins.includes(atom)
-        ? ~program.ins.indexOf(atom)
-        : results.indexOf(atom as Var),
-  );
-  const executable = compile(backend, entry, true);
-  entry.prepared = { backend, outs, executable, careful: null };
+  const places = new Map<Atom | null, number>();
+  program.ins.forEach((v, i) => {
+    places.set(v, ~i);
+  });
+  computed(program).forEach((v, i) => {
+    places.set(v, i);
+  });
+  const outs = program.outs.map((atom) => (atom instanceof Tensor ? atom : places.get(atom)!));
+  const given = new Set(outs);
+  const isOther = outs.map((out, i) => {
+    if (out instanceof Tensor) return true;
+    if (out < 0) return entry.program.outs[i] !== program.ins[~out];
+    return outs.indexOf(out) !== outs.lastIndexOf(out);
+  });
+  // What is returned as it came stays with the caller.
+  const givenUp = entry.donated.map((position, i) => (given.has(~i) ? -1 : position));
+  const executable = compile(backend, program, givenUp);
+  entry.prepared = { backend, outs, isOther, givenUp, executable, careful: null };
   return entry.prepared;
 }
 
 /** The distinct outputs that equations give: inputs and constants need no code. */
 function computed({ ins, outs }: Program): Var[] {
-  return [...new Set(outs)].filter((atom) => atom instanceof Var && !ins.includes(atom)) as Var[];
+  const given = new Set<Atom>(ins);
+  return [...new Set(outs)].filter((atom) => atom instanceof Var && !given.has(atom)) as Var[];
 }
 
-function compile(backend: Backend, entry: Entry, donating: boolean): Executable | null {
-  const program = simplifiedOf(entry);
+/** Tensors that are several values: giving up one of them leaves the others. */
+const several = new WeakSet<Tensor>();
+
+function compile(backend: Backend, program: Program, givenUp: readonly number[]): Executable | null {
   const outs = computed(program);
   if (outs.length === 0) return null;
-  const donated = entry.givenUp.map((position) => donating && position >= 0);
+  const donated = givenUp.map((position) => position >= 0);
   return backend.compile({ ...program, outs }, { donated });
 }
 
@@ -266,24 +280,34 @@ function compile(backend: Backend, entry: Entry, donating: boolean): Executable 
 function run(entry: Entry, args: readonly Value[], name: string): Value[] {
   const prepared = preparedOf(entry);
   const tensors = args as readonly Tensor[];
-  const isDonating = entry.givenUp.some((position) => position >= 0);
+  const { givenUp, isOther } = prepared;
+  const isDonating = givenUp.some((position) => position >= 0);
   const kept = isDonating ? readTwice(entry, tensors) : null;
   let { executable } = prepared;
   if (kept && executable) {
-    prepared.careful ??= compile(prepared.backend, entry, false);
+    const none = givenUp.map(() => -1);
+    prepared.careful ??= compile(prepared.backend, simplifiedOf(entry), none);
     executable = prepared.careful;
   }
-  const results = executable?.run(tensors) ?? [];
-  const outs = prepared.outs.map((out) =>
-    typeof out !== "number" ? out : out < 0 ? tensors[~out]! : results[out]!,
-  );
-  if (isDonating) {
-    entry.givenUp.forEach((position, i) => {
+  let results: readonly Tensor[] = [];
+  try {
+    if (executable) results = executable.run(tensors);
+  } finally {
+    // Also after an error: the storage may be overwritten in part.
+    for (let i = 0; isDonating && i < givenUp.length; i++) {
       const x = tensors[i]!;
-      if (position >= 0 && !kept?.has(x)) donate(x, `argument ${position} of ${name}`);
-    });
+      const position = givenUp[i]!;
+      if (position >= 0 && !kept?.has(x) && !several.has(x)) donate(x, `argument ${position} of ${name}`);
+    }
   }
-  return outs;
+  return prepared.outs.map((out, i) => {
+    const x = typeof out !== "number" ? out : out < 0 ? tensors[~out]! : results[out]!;
+    if (isOther[i]) {
+      several.add(x);
+      markShared(storage(x));
+    }
+    return x;
+  });
 }
 
 /** The tensors whose storage the call reads in two places, as two inputs or as a constant; null if there are none. */

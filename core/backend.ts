@@ -2,7 +2,9 @@
  * Backends: what evaluates primitives and runs compiled programs. The reference runs the records' own functions; another
  * makes itself the current one when it is imported.
  */
-import { invariant } from "./errors.ts";
+import type { Aval } from "./aval.ts";
+import { dtypeOf, type TypedArray } from "./dtype.ts";
+import { invariant, RuleError } from "./errors.ts";
 import type { AnyPrimitive, HostArray } from "./primitive.ts";
 import type { Program, Var } from "./program.ts";
 import { markShared, storage, Tensor, type Value } from "./value.ts";
@@ -29,6 +31,31 @@ export interface Backend {
   info(): Readonly<Record<string, string>>;
 }
 
+/**
+ * What the function of the record gives, one array for each result.
+ *
+ * @throws {RuleError} if an array has another length or element type than its abstract value
+ */
+export function hostResults(
+  primitive: AnyPrimitive,
+  hosts: readonly HostArray[],
+  outs: readonly Aval[],
+  params: unknown,
+): readonly TypedArray[] {
+  const data = primitive.cpu(hosts, outs, params);
+  outs.forEach((aval, i) => {
+    const one = data[i] as TypedArray | undefined;
+    if (one !== undefined && dtypeOf(one) === aval.dtype && one.length === aval.size) return;
+    const given = one === undefined ? "nothing" : `${one.constructor.name} of length ${one.length}`;
+    throw new RuleError(
+      primitive.name,
+      "cpu",
+      `Cannot use result ${i} of primitive "${primitive.name}": its cpu function gives ${given}, the ${aval.size} elements of ${aval} are needed`,
+    );
+  });
+  return data;
+}
+
 /** Runs the function of the record. */
 function evaluate(primitive: AnyPrimitive, args: readonly Tensor[], params: unknown): Tensor[] {
   const hosts = args.map((x): HostArray => ({ aval: x.aval, data: storage(x) }));
@@ -36,9 +63,15 @@ function evaluate(primitive: AnyPrimitive, args: readonly Tensor[], params: unkn
     hosts.map((h) => h.aval),
     params,
   );
-  const data = primitive.cpu(hosts, outs, params);
-  for (const one of data) if (hosts.some((host) => host.data === one)) markShared(one);
-  return outs.map((aval, i) => new Tensor(aval, data[i]!));
+  const data = hostResults(primitive, hosts, outs, params);
+  return outs.map((aval, i) => {
+    const one = data[i]!;
+    const isOperand = hosts.some((host) => host.data === one);
+    if (isOperand || data.indexOf(one) < i) markShared(one);
+    // A part of an operand: its memory may be used again when the operand is gone.
+    const isPart = !isOperand && hosts.some((host) => host.data.buffer === one.buffer);
+    return new Tensor(aval, isPart ? one.slice() : one);
+  });
 }
 
 /** Runs every equation by the function of its record: what the other backends are compared with. */

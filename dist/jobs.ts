@@ -168,13 +168,14 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
   const shifted = (gradient: Value, push: unknown): Value =>
     plan.sync.k === "published" ? add(gradient, mul(plan.sync.sigma, value(push))) : gradient;
   const compiledStep = jit(
-    (theta: Value, state: unknown, gradient: Value, sigma: number): [Value, unknown] => {
-      const [update, next] = optimizer.step(gradient, state, theta, sigma);
+    (theta: Value, state: unknown, gradient: Value, factor: Value | null): [Value, unknown] => {
+      const [update, next] = optimizer.step(gradient, state, theta, factor);
       return [add(theta, update), next];
     },
   );
+  // The factor is a tensor: sigma changes with the curvature, and the program stays.
   const advance = (theta: Value, state: unknown, gradient: Value, sigma = 0): readonly [Value, unknown] =>
-    compiledStep(theta, state, gradient, sigma);
+    compiledStep(theta, state, gradient, sigma > 0 ? penaltyFactor(plan.update, sigma) : null);
   /** Only worker 0 reports the replicated parameters; the others send nothing. */
   const report = (theta: Value): Value => (rank === 0 ? theta : adopt(new Float32Array(0), [0], "float32"));
 
@@ -388,12 +389,12 @@ interface Curvature {
 /** The method of a plan on flat vectors, with or without curvature. */
 interface LocalOptimizer {
   init(theta: Value): unknown;
-  /** `sigma` is the weight of the ADMM penalty in the gradient. */
+  /** Where the gradient has an ADMM penalty, steps are shorter by the factor. */
   step(
     gradient: Value,
     state: unknown,
     theta: Value,
-    sigma: number,
+    factor: Value | null,
   ): readonly [update: Value, state: unknown];
   /** The state with new curvature; sigma I is the Hessian of the ADMM penalty. */
   install(state: unknown, curvature: Curvature, sigma: number): unknown;
@@ -404,9 +405,9 @@ function localOptimizer(plan: Plan): LocalOptimizer {
   if (!plan.curvature) {
     return {
       init: (theta) => base.init(theta),
-      step(gradient, state, theta, sigma) {
+      step(gradient, state, theta, factor) {
         const [update, next] = base.update(gradient, state, theta, {});
-        return [sigma > 0 ? div(update, penaltyFactor(plan.update, sigma)) : update, next];
+        return [factor ? div(update, cast(factor, update.dtype)) : update, next];
       },
       install: (state) => state,
     };
@@ -424,9 +425,9 @@ function localOptimizer(plan: Plan): LocalOptimizer {
   });
   return {
     init: (theta) => method.init(theta),
-    step(gradient, state, theta, sigma) {
+    step(gradient, state, theta, factor) {
       const own = state as FosiState<unknown>;
-      const shortened = sigma > 0 ? div(own.scale, penaltyFactor(plan.update, sigma)) : own.scale;
+      const shortened = factor ? div(own.scale, cast(factor, own.scale.dtype)) : own.scale;
       const [update, next] = method.step(gradient, { ...own, scale: shortened }, theta);
       return [update, { ...next, scale: own.scale }];
     },
@@ -443,8 +444,9 @@ function localOptimizer(plan: Plan): LocalOptimizer {
 }
 
 /** A gradient method with step eta takes eta / (1 + sigma eta) on the augmented problem; Adam sets its own scale. */
-function penaltyFactor(update: UpdatePlan, sigma: number): number {
-  return update.name === "adam" || update.name === "adamw" ? 1 : 1 + sigma * update.learningRate;
+function penaltyFactor(update: UpdatePlan, sigma: number): Value {
+  const hasOwnScale = update.name === "adam" || update.name === "adamw";
+  return scalar(hasOwnScale ? 1 : 1 + sigma * update.learningRate, "float64");
 }
 
 /** The transformation that an update plan names, its state type forgotten. */

@@ -129,6 +129,17 @@ interface Pending {
   readonly first: number;
 }
 
+/** A pending equation that waits for its operands. */
+interface Demand {
+  readonly out: Var;
+  readonly pending: Pending;
+  /** Its operands, the one from the latest step first. */
+  readonly order: readonly Source[];
+  next: number;
+  /** The loop to join if possible. */
+  near: number;
+}
+
 /** A loop while equations still join it. */
 class Loop {
   readonly shape: Shape;
@@ -286,18 +297,29 @@ class Fusion {
   }
 
   /** Places the equation of a value and those it needs, if they are still pending; best in the loop `hint`. */
-  #demand({ base }: Source, hint: number): void {
-    if (!(base instanceof Var)) return;
-    const pending = this.#pending.get(base);
-    if (!pending) return;
-    this.#pending.delete(base);
-    const { name, args, expr } = pending;
-    let near = hint;
-    for (const arg of args.toSorted((x, y) => this.#firstOf(y) - this.#firstOf(x))) {
-      this.#demand(arg, near);
-      near = Math.max(near, this.#producerOf(arg));
+  #demand(source: Source, hint: number): void {
+    // Depth first with a list of its own: chains of equations are longer than the stack is deep.
+    const open: Demand[] = [];
+    const enter = ({ base }: Source, near: number): void => {
+      if (!(base instanceof Var)) return;
+      const pending = this.#pending.get(base);
+      if (!pending) return;
+      this.#pending.delete(base);
+      const order = pending.args.toSorted((x, y) => this.#firstOf(y) - this.#firstOf(x));
+      open.push({ out: base, pending, order, next: 0, near });
+    };
+    enter(source, hint);
+    for (let demand = open.at(-1); demand; demand = open.at(-1)) {
+      const { out, pending, order, next } = demand;
+      if (next > 0) demand.near = Math.max(demand.near, this.#producerOf(order[next - 1]!));
+      if (next < order.length) {
+        demand.next++;
+        enter(order[next]!, demand.near);
+      } else {
+        this.#map(pending.name, out, pending.args, pending.expr, demand.near);
+        open.pop();
+      }
     }
-    this.#map(name, base, args, expr, near);
   }
 
   #producerOf({ base }: Source): number {

@@ -2,14 +2,13 @@
 import { expect, test } from "bun:test";
 import "../../core/ops.ts";
 import "../../core/random.ts";
-import { Aval } from "../../core/aval.ts";
 import { reference } from "../../core/backend.ts";
 import { cpu } from "../../core/backends/cpu/backend.ts";
 import type { DType } from "../../core/dtype.ts";
 import { primitives } from "../../core/primitive.ts";
-import { type Program, Var } from "../../core/program.ts";
 import { storage } from "../../core/value.ts";
 import { drawCall, SeededDraw, seeds } from "../support/arbitrary_tensor.ts";
+import { oneEquation } from "../support/one_equation.ts";
 import { propWith } from "../support/prop.ts";
 import { assertClose } from "../support/tolerance.ts";
 
@@ -26,12 +25,11 @@ for (const primitive of primitives()) {
           const { args, params } = drawCall(primitive, new SeededDraw(seed), float);
           const expected = reference.evaluate(primitive, args, params);
           const before = args.map((x) => [...storage(x)]);
-          const ins = args.map((x) => new Var(x.aval));
-          const outs = expected.map((y) => new Var(new Aval(y.shape, y.dtype)));
-          const program: Program = { ins, eqns: [{ prim: primitive, ins, outs, params }], outs };
+          const avals = args.map((x) => x.aval);
+          const program = oneEquation(primitive, avals, params);
           for (const actual of [cpu.evaluate(primitive, args, params), cpu.compile(program).run(args)]) {
             expected.forEach((y, i) => {
-              assertClose(actual[i]!, y, `${primitive.name} ${args.map((x) => x.aval)}`);
+              assertClose(actual[i]!, y, `${primitive.name} ${avals}`);
               compared++;
             });
           }

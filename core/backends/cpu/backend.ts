@@ -50,13 +50,15 @@ function keyOf(args: readonly Tensor[], params: unknown): string {
   return key;
 }
 
+function hasKernel({ kernel }: AnyPrimitive): boolean {
+  return kernel !== undefined && (kernel.k !== "named" || namedKernels.has(kernel.name));
+}
+
 function entryOf(primitive: AnyPrimitive, args: readonly Tensor[], params: unknown): Entry {
   const avals = args.map((x) => x.aval);
   const outs = primitive.shape(avals, params);
   const { kernel } = primitive;
-  const runsReference: Entry = (xs) => reference.evaluate(primitive, xs, params);
-  if (!kernel || (kernel.k === "named" && !namedKernels.has(kernel.name))) return runsReference;
-  if (kernel.k === "view") {
+  if (kernel?.k === "view") {
     const layout = kernel.view(rowMajor(avals[0]!.shape), params, outs[0]!);
     if (layout && layout.offset === 0 && avals[0]!.size === outs[0]!.size && isRowMajor(layout)) {
       const aval = outs[0]!;
@@ -77,6 +79,8 @@ function entryOf(primitive: AnyPrimitive, args: readonly Tensor[], params: unkno
 export const cpu: Backend = {
   name: "cpu",
   evaluate(primitive, args, params) {
+    // Not kept as an entry: the parameters may be large, and there is nothing to compile.
+    if (!hasKernel(primitive)) return reference.evaluate(primitive, args, params);
     let known = entries.get(primitive);
     if (!known) {
       known = new Map();

@@ -4,7 +4,7 @@
  */
 
 import { Aval } from "../../aval.ts";
-import { type CompileOptions, type Executable, reference } from "../../backend.ts";
+import { type CompileOptions, type Executable, hostResults, reference } from "../../backend.ts";
 import { bytesPerElement, type DType, makeArray, type TypedArray } from "../../dtype.ts";
 import { invariant } from "../../errors.ts";
 import type { ScalarFunction } from "../../expr.ts";
@@ -139,7 +139,7 @@ class Compilation {
   /** Every buffer has a number: its place in the table of addresses. */
   readonly #numbers = new Map<Slot, number>();
   readonly #patches: Patch[] = [];
-  /** Blocks that plans of kernels written by hand keep. */
+  /** The argument block and those that plans of kernels written by hand keep; 0 where the heap was full. */
   readonly #blocks: number[] = [];
 
   constructor(program: Program, compiler: Compiler, options: CompileOptions) {
@@ -163,7 +163,19 @@ class Compilation {
     return known;
   }
 
+  /** Where the heap has no room for what the program keeps there, what the reference makes of it. */
   executable(): Executable {
+    try {
+      return this.#compiled();
+    } catch (error) {
+      const { heap } = this.#compiler.engine;
+      for (const block of this.#blocks) if (block !== 0) heap.free(block);
+      if (!this.#blocks.includes(0)) throw error;
+      return reference.compile(this.#program);
+    }
+  }
+
+  #compiled(): Executable {
     const { engine } = this.#compiler;
     const { heap } = engine;
     const loops = this.#compiler.load(this.#steps.filter((step) => step.k === "loop"));
@@ -183,21 +195,22 @@ class Compilation {
     });
 
     // Which buffers are where: small inputs and all that is computed, except for large outputs, in the arena.
-    const outSlots = [...new Set(this.#outs.map(({ slot }) => slot))].filter(
-      (slot) => slot.origin === "step",
-    );
+    const outSlots = new Set(this.#outs.map(({ slot }) => slot).filter((slot) => slot.origin === "step"));
+    const outNumbers = new Map([...outSlots].map((slot, i) => [slot, i]));
+    const inNumbers = new Map(this.#ins.map((slot, i) => [slot, i]));
     const isSmall = (slot: Slot): boolean => bytesOf(slot) <= SMALL_BYTES;
     for (const slot of lives.keys()) {
       this.#number(slot);
-      const isLargeOutput = outSlots.includes(slot) && !isSmall(slot);
+      const isLargeOutput = outSlots.has(slot) && !isSmall(slot);
       if (slot.origin === "step" && !isLargeOutput) inArena.add(slot);
       if (slot.origin === "input" && isSmall(slot)) inArena.add(slot);
     }
     const { offsets, bytes: arenaBytes } = arena(this.#steps, lives, inArena);
 
     // The argument block, with everything but addresses written once.
-    const block = heap.allocate(4 * Math.max(1, words.length));
-    invariant(block !== 0, "the heap has room for an argument block");
+    const blocks = this.#blocks;
+    const block = heap.recording(blocks, () => heap.allocate(4 * Math.max(1, words.length)));
+    invariant(!blocks.includes(0), "the heap has room for what a program keeps there");
     const first = block >>> 2;
     words.forEach((word, i) => {
       if (typeof word === "number") heap.i32[first + i] = word;
@@ -208,7 +221,7 @@ class Compilation {
       program: this.#program,
       compiler: this.#compiler,
       runners,
-      blocks: [block, ...this.#blocks],
+      blocks,
       patches: this.#patches.map((patch) => ({ ...patch, word: first + patch.word })),
       count: this.#numbers.size,
       arenaBytes,
@@ -222,7 +235,7 @@ class Compilation {
       constants: [...this.#numbers]
         .filter(([slot]) => slot.origin === "constant")
         .map(([slot, number]) => ({ slot: number, value: slot.value! })),
-      computed: outSlots.map((slot) => ({
+      computed: [...outSlots].map((slot) => ({
         slot: this.#number(slot),
         aval: slot.aval,
         isSmall: isSmall(slot),
@@ -230,8 +243,8 @@ class Compilation {
       })),
       outs: this.#outs.map(({ slot, aval }) => ({
         aval,
-        computed: outSlots.indexOf(slot),
-        input: this.#ins.indexOf(slot),
+        computed: outNumbers.get(slot) ?? -1,
+        input: inNumbers.get(slot) ?? -1,
         constant: slot.value,
       })),
       text: () => this.#text(arenaBytes),
@@ -281,7 +294,11 @@ class Compilation {
     const runner: Runner = (addresses) => {
       if (units === 0) return;
       args ||= bases.get(runner)! + 4 * at;
-      engine.run(kernel, units, grain, args, isParallel);
+      try {
+        engine.run(kernel, units, grain, args, isParallel);
+      } catch (error) {
+        throw kernel.threaded ? error : ofHost(error);
+      }
       if (pieces === null) return;
       const from = addresses[this.#number(partials!)]!;
       pieces.results.forEach(({ join, type, store }, r) => {
@@ -335,10 +352,9 @@ class Compilation {
         const aval = new Aval(layout.shape, slot.aval.dtype);
         return { aval, data: viewOf(heap.buffer, aval, addresses[numbers[i]!]!) };
       });
-      const results = prim.cpu(hosts, avals, params);
+      const results = hostResults(prim, hosts, avals, params);
       avals.forEach((aval, i) => {
-        const address = addresses[targets[i]!]!;
-        if (heap.pointerOf(results[i]!) !== address) viewOf(heap.buffer, aval, address).set(results[i]!);
+        viewOf(heap.buffer, aval, addresses[targets[i]!]!).set(results[i]!);
       });
     };
   }
@@ -358,6 +374,12 @@ class Compilation {
       `  return ${this.#outs.map(({ slot }) => `%${this.#number(slot)}`).join(", ")}`,
     ].join("\n");
   }
+}
+
+/** What a function of the host threw in a kernel that calls it, as it is; else the error itself. */
+function ofHost(error: unknown): unknown {
+  const cause = error instanceof Error ? error.cause : undefined;
+  return cause === undefined || cause instanceof WebAssembly.RuntimeError ? error : cause;
 }
 
 /** The argument block of a step's program. */
@@ -485,6 +507,7 @@ class CompiledProgram implements Executable {
           const moved = heap.makeArray(aval.dtype, aval.size);
           if (moved !== null) {
             moved.set(data);
+            if (isShared(data)) markShared(moved);
             moveStorage(args[i]!, moved);
             addresses[slot] = heap.pointerOf(moved);
           } else {
@@ -537,8 +560,11 @@ class CompiledProgram implements Executable {
         const moved = heap.makeArray(value.dtype, value.size);
         if (moved === null) return false;
         moved.set(data);
+        moveStorage(value, moved);
         data = moved;
       }
+      // Read again in every call, even after the tensor was given up elsewhere.
+      markShared(data);
       this.#constants.push(data);
       this.#addresses[slot] = heap.pointerOf(data);
     }
@@ -562,9 +588,8 @@ class CompiledProgram implements Executable {
         used.add(data);
         return new Tensor(aval, data);
       }
-      const value = input >= 0 ? args[input]! : constant!;
-      if (value.aval.equals(aval)) return value;
-      const data = storage(value);
+      // A tensor of its own: the argument may be given up.
+      const data = storage(input >= 0 ? args[input]! : constant!);
       markShared(data);
       return new Tensor(aval, data);
     });

@@ -281,7 +281,7 @@ export class Heap {
       this.#askedBytes += bytes;
       pointer = this.#sweepIfWorth() ? this.#take(bytes) : 0;
     }
-    if (pointer !== 0) this.#recorded?.add(pointer);
+    this.#recorded?.add(pointer);
     return pointer;
   }
 
@@ -316,7 +316,7 @@ export class Heap {
   /** The blocks that are allocated and not freed while `recording` runs. */
   #recorded: Set<number> | null = null;
 
-  /** Runs a function and adds to `blocks` those that it allocates and leaves. */
+  /** Runs a function and adds to `blocks` those that it allocates and leaves, and 0 if it was refused one. */
   recording<T>(blocks: number[], f: () => T): T {
     const outer = this.#recorded;
     const mine = new Set<number>();
