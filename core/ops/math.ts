@@ -10,6 +10,9 @@ function unary(op: string, f: (x: Value) => Value, x: Operand): Value {
 }
 
 function binary(op: string, f: (x: Value, y: Value) => Value, x: Operand, y: Operand): Value {
+  // The common case of small steps, where aligning would cost as much as computing.
+  if (x instanceof Value && y instanceof Value && (x.aval === y.aval || x.aval.equals(y.aval)))
+    return f(x, y);
   const [a, b] = align(op, x, y);
   return f(a!, b!);
 }
