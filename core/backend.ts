@@ -67,7 +67,7 @@ function evaluate(primitive: AnyPrimitive, args: readonly Tensor[], params: unkn
   return outs.map((aval, i) => {
     const one = data[i]!;
     const isOperand = hosts.some((host) => host.data === one);
-    if (isOperand || data.indexOf(one) < i) markShared(one);
+    if (isOperand) markShared(one);
     // A part of an operand: its memory may be used again when the operand is gone.
     const isPart = !isOperand && hosts.some((host) => host.data.buffer === one.buffer);
     return new Tensor(aval, isPart ? one.slice() : one);

@@ -352,9 +352,9 @@ export class Heap {
 
   /** Gives back a block that `allocate` gave. */
   free(pointer: number): void {
-    this.#recorded?.delete(pointer);
     const block = pointer / UNIT_BYTES - 1;
     invariant(Number.isInteger(block) && block >= FIRST_UNIT, "a block of memory is freed by its address");
+    this.#recorded?.delete(pointer);
     this.#liveUnits -= (block < this.#large.first ? this.#small : this.#large).give(block);
   }
 

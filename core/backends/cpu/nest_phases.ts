@@ -121,12 +121,8 @@ function scratchOf(row: RowValues, length: number, scratchBytes: number): Readon
 function phaseOf(row: RowValues, scratch: ReadonlyMap<Expr, number>, phase: number): Phase {
   const reductions = row.reductionsIn(phase);
   const stores = row.storesIn(phase);
-  // A value may be needed only later: what this phase keeps is computed even so.
-  const later = new Set<Expr>();
-  for (let next = phase + 1; next <= row.last; next++) {
-    for (const e of reachable(row.rootsIn(next), row.knownIn(next, scratch))) later.add(e);
-  }
-  const kept = [...scratch.keys()].filter((e) => row.phaseOf(e) === phase && later.has(e));
+  // A value may be needed only later, or only by another one that is kept: it is computed even so.
+  const kept = [...scratch.keys()].filter((e) => row.phaseOf(e) === phase);
   const isKnown = row.knownIn(phase, scratch);
   const wanted = [...row.rootsIn(phase), ...kept];
   const needed = reachable(wanted, isKnown);
