@@ -56,6 +56,13 @@ export function hostResults(
   return data;
 }
 
+/** Another tensor of the same elements, perhaps under another shape: either may be given up. */
+export function sharing(x: Tensor, aval: Aval = x.aval): Tensor {
+  const data = storage(x);
+  markShared(data);
+  return new Tensor(aval, data);
+}
+
 /** Runs the function of the record. */
 function evaluate(primitive: AnyPrimitive, args: readonly Tensor[], params: unknown): Tensor[] {
   const hosts = args.map((x): HostArray => ({ aval: x.aval, data: storage(x) }));
@@ -93,7 +100,8 @@ export const reference: Backend = {
             env.set(v, results[i]!);
           });
         }
-        return program.outs.map(read);
+        const computed = new Set<unknown>(program.eqns.flatMap(({ outs }) => outs));
+        return program.outs.map((atom) => (computed.has(atom) ? read(atom) : sharing(read(atom))));
       },
       show: () => "the reference: one step per equation",
     };

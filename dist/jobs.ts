@@ -148,16 +148,9 @@ export function workerInitial(plan: Plan, theta: Value): Values {
  * @since 0.1.0
  */
 export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
-  const optimizer = localOptimizer(plan);
+  const { optimizer, objective, scoreAndGradient, step: compiledStep } = computations(plan, problem);
   const [start, end] = columnsOf(plan, rank);
   const dtype = problem.initial.dtype;
-  const objective = jit((theta: Value, batch: B): Value => problem.score(theta, batch).loss);
-  const scoreAndGradient = jit((theta: Value, batch: B) =>
-    valueAndGradientOf((x: Value) => {
-      const { loss, sums } = problem.score(x, batch);
-      return [loss, sums] as const;
-    })(theta),
-  );
 
   const gradientAt = (theta: Value, step: number): { readonly gradient: Value; readonly notes: number[] } => {
     const [[loss, sums], gradient] = scoreAndGradient(theta, problem.batch(rank, step));
@@ -167,12 +160,6 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
   /** The gradient plus the dual pi = sigma push of the published form; other plans have no push. */
   const shifted = (gradient: Value, push: unknown): Value =>
     plan.sync.k === "published" ? add(gradient, mul(plan.sync.sigma, value(push))) : gradient;
-  const compiledStep = jit(
-    (theta: Value, state: unknown, gradient: Value, factor: Value | null): [Value, unknown] => {
-      const [update, next] = optimizer.step(gradient, state, theta, factor);
-      return [add(theta, update), next];
-    },
-  );
   // The factor is a tensor: sigma changes with the curvature, and the program stays.
   const advance = (theta: Value, state: unknown, gradient: Value, sigma = 0): readonly [Value, unknown] =>
     compiledStep(theta, state, gradient, sigma > 0 ? penaltyFactor(plan.update, sigma) : null);
@@ -266,6 +253,36 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
       };
     }),
   };
+}
+
+/** What workers of a plan compute on a problem, compiled. */
+function compile<B>(plan: Plan, problem: Problem<B>) {
+  const optimizer = localOptimizer(plan);
+  return {
+    optimizer,
+    objective: jit((theta: Value, batch: B): Value => problem.score(theta, batch).loss),
+    scoreAndGradient: jit((theta: Value, batch: B) =>
+      valueAndGradientOf((x: Value) => {
+        const { loss, sums } = problem.score(x, batch);
+        return [loss, sums] as const;
+      })(theta),
+    ),
+    step: jit((theta: Value, state: unknown, gradient: Value, factor: Value | null): [Value, unknown] => {
+      const [update, next] = optimizer.step(gradient, state, theta, factor);
+      return [add(theta, update), next];
+    }),
+  };
+}
+
+const compiled = new WeakMap<object, WeakMap<Plan, ReturnType<typeof compile>>>();
+
+/** The same for all workers of this process, and for those that take the place of one that died. */
+function computations<B>(plan: Plan, problem: Problem<B>): ReturnType<typeof compile<B>> {
+  const ofProblem = compiled.get(problem) ?? new WeakMap<Plan, ReturnType<typeof compile>>();
+  compiled.set(problem, ofProblem);
+  const known = ofProblem.get(plan) ?? (compile(plan, problem) as unknown as ReturnType<typeof compile>);
+  ofProblem.set(plan, known);
+  return known as unknown as ReturnType<typeof compile<B>>;
 }
 
 /** Sigma after a refresh: in units of the largest eigenvalue where the plan says so. */

@@ -223,7 +223,8 @@ class Drawing {
   shape(): Shape {
     const shape: number[] = [];
     for (let rank = this.draw.int(0, 4); rank > 0; rank--) {
-      const n = this.draw.int(0, 59) === 0 ? 0 : this.draw.pick(sizes);
+      const isSquare = shape.length > 0 && this.draw.int(0, 3) === 0;
+      const n = this.draw.int(0, 59) === 0 ? 0 : isSquare ? shape.at(-1)! : this.draw.pick(sizes);
       if (sizeOf([...shape, Math.max(1, n)]) <= this.most) shape.push(n);
     }
     return shape;
@@ -312,6 +313,16 @@ function bounded(d: Drawing, x: Known): Known {
   if (size > 100 && d.draw.int(0, 3) > 0)
     return d.apply("mul", [x, d.filled(Math.fround(1 / size), x.value)]);
   return size > 8 && d.draw.bool() ? d.apply(d.draw.pick(bounding), [x]) : x;
+}
+
+/** The result of a reduction along the axes again, mostly where it came from: else reversed, or along other axes. */
+function repeated(d: Drawing, y: Known, shape: Shape, axes: readonly number[]): Known {
+  let kept = range(shape.length).filter((a) => !axes.includes(a));
+  const choice = d.draw.int(0, 7);
+  if (choice === 0) y = d.apply("flip", [y], { axes: d.someAxes(y.value.shape) });
+  if (choice === 1 && kept.length === 1)
+    kept = [d.draw.pick(range(shape.length).filter((a) => shape[a] === shape[kept[0]!]))];
+  return d.apply("broadcast", [y], { shape, axes: kept });
 }
 
 // --- contractions ------------------------------------------------------------------------------------------------
@@ -505,7 +516,7 @@ const steps: readonly Step[] = [
     const { shape } = x.value;
     const axes = d.draw.bool() ? [shape.length - 1] : d.someAxes(shape);
     if (axes.length === 0) throw refusal;
-    const repeat = (y: Known): Known => d.apply("broadcast", [y], { shape, axes: keptAxes(shape, axes) });
+    const repeat = (y: Known): Known => repeated(d, y, shape, axes);
     const power = d.apply("exp", [d.apply("sub", [x, repeat(d.apply("reduceMax", [x], { axes }))])]);
     d.apply("div", [power, repeat(d.apply("sum", [power], { axes }))]);
   },
@@ -520,7 +531,7 @@ const steps: readonly Step[] = [
       const sum = d.apply("sum", [y], { axes });
       return d.apply("mul", [sum, d.filled(Math.fround(1 / count), sum.value)]);
     };
-    const repeat = (y: Known): Known => d.apply("broadcast", [y], { shape, axes: keptAxes(shape, axes) });
+    const repeat = (y: Known): Known => repeated(d, y, shape, axes);
     const centred = d.apply("sub", [x, repeat(mean(x))]);
     const variance = mean(d.apply("mul", [centred, centred]));
     const scale = d.apply("rsqrt", [d.apply("add", [variance, d.filled(0.125, variance.value)])]);
@@ -572,10 +583,6 @@ const steps: readonly Step[] = [
     if (sizeOf(shape) <= 600) d.values.push(d.constant(d.data(shape, d.draw.pick(dtypes))));
   },
 ];
-
-function keptAxes(shape: Shape, axes: readonly number[]): number[] {
-  return range(shape.length).filter((a) => !axes.includes(a));
-}
 
 /** Puts in a few elements that are easy to get wrong. */
 function withSpecials(x: Tensor, draw: SeededDraw): Tensor {

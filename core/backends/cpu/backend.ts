@@ -1,10 +1,10 @@
 /** The compiled CPU backend: programs through the compiler, single primitives through a cache of one-equation programs. */
-import { type Backend, type CompileOptions, type Executable, reference } from "../../backend.ts";
+import { type Backend, type CompileOptions, type Executable, reference, sharing } from "../../backend.ts";
 import { dataName } from "../../identity.ts";
 import { isRowMajor, rowMajor } from "../../kernel.ts";
 import type { AnyPrimitive } from "../../primitive.ts";
 import { copied, type Program, Var } from "../../program.ts";
-import { markShared, storage, Tensor } from "../../value.ts";
+import type { Tensor } from "../../value.ts";
 import { findBlas } from "./blas.ts";
 import { convInputKernel, convKernel, convKernelKernel } from "./convolution.ts";
 import { dotKernel } from "./dot.ts";
@@ -62,11 +62,7 @@ function entryOf(primitive: AnyPrimitive, args: readonly Tensor[], params: unkno
     const layout = kernel.view(rowMajor(avals[0]!.shape), params, outs[0]!);
     if (layout && layout.offset === 0 && avals[0]!.size === outs[0]!.size && isRowMajor(layout)) {
       const aval = outs[0]!;
-      return ([x]) => {
-        const data = storage(x!);
-        markShared(data);
-        return [new Tensor(aval, data)];
-      };
+      return ([x]) => [sharing(x!, aval)];
     }
   }
   const ins = avals.map((aval) => new Var(aval));

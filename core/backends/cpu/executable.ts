@@ -4,7 +4,7 @@
  */
 
 import { Aval } from "../../aval.ts";
-import { type CompileOptions, type Executable, hostResults, reference } from "../../backend.ts";
+import { type CompileOptions, type Executable, hostResults, reference, sharing } from "../../backend.ts";
 import { bytesPerElement, type DType, makeArray, type TypedArray } from "../../dtype.ts";
 import { invariant } from "../../errors.ts";
 import type { ScalarFunction } from "../../expr.ts";
@@ -588,10 +588,7 @@ class CompiledProgram implements Executable {
         used.add(data);
         return new Tensor(aval, data);
       }
-      // A tensor of its own: the argument may be given up.
-      const data = storage(input >= 0 ? args[input]! : constant!);
-      markShared(data);
-      return new Tensor(aval, data);
+      return sharing(input >= 0 ? args[input]! : constant!, aval);
     });
   }
 
