@@ -1,6 +1,6 @@
 /**
  * Everything that must hold before a change is done: types, lint and format, tests, and the tests of transforms again
- * with every transform compiled.
+ * with every transform compiled; where CI is set, 10,000 random programs for the code generator.
  *
  * Run by `npm test`; further arguments go to `bun test`. Every stage runs even if an earlier one fails. The last line
  * is `N passed, N failed`, with `, N skipped` when tests were skipped. If `COTANGENT_DENO` holds the path of a Deno,
@@ -11,6 +11,7 @@ import { type Counts, readCounts } from "./counts.ts";
 
 const root: string = join(import.meta.dir, "..");
 const TEST_TIMEOUT_MS = 120_000;
+const FUZZ_TIMEOUT_MS = 600_000;
 /** Run a second time with every transform compiled. */
 const COMPILED_FOLDERS: readonly string[] = ["compose", "laws", "null", "optim"].map(
   (name) => `tests/${name}`,
@@ -43,6 +44,15 @@ function stages(): Stage[] {
       count: readCounts,
     },
   ];
+  // In a process of its own: ten thousand compiled programs make every collection of garbage slow.
+  if (process.argv.length <= 2 && (process.env["CI"] ?? "") !== "") {
+    list.push({
+      name: "fuzz",
+      command: [process.execPath, "test", `--timeout=${FUZZ_TIMEOUT_MS}`, "tests/backend/fused.test.ts"],
+      environment: { FC_RUNS: "10000" },
+      count: readCounts,
+    });
+  }
   // With arguments the caller wants some tests, not all of them twice.
   if (process.argv.length <= 2) {
     list.push({

@@ -3,21 +3,20 @@
  * columns are taken in blocks: the values of the reference, and the same bits for any number of threads.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import type { Aval } from "../../core/aval.ts";
 import { cpu } from "../../core/backends/cpu/backend.ts";
 import { engine, setThreads } from "../../core/backends/cpu/engine.ts";
-import { deadCodeEliminated, show } from "../../core/program.ts";
-import { type Shape, sizeOf, stridesOf, withoutAxes } from "../../core/shape.ts";
+import { type DType, isFloat } from "../../core/dtype.ts";
+import { deadCodeEliminated, type Program, show, Var } from "../../core/program.ts";
+import { range, type Shape, sizeOf, stridesOf, withoutAxes } from "../../core/shape.ts";
 import { adopt } from "../../core/trace.ts";
 import { storage, type Tensor } from "../../core/value.ts";
 import { SeededDraw, seeds } from "../support/arbitrary_tensor.ts";
 import { known, typedProgram } from "../support/arbitrary_typed_program.ts";
 import { oneEquation } from "../support/one_equation.ts";
 import { propWith } from "../support/prop.ts";
-import { assertApproximates } from "../support/rounding.ts";
+import { approximated, assertApproximates } from "../support/rounding.ts";
 import { assertSameBits } from "../support/tolerance.ts";
-
-const { CI } = process.env;
-const isLong = CI !== undefined && CI !== "";
 
 const { pool, threads: usual } = engine();
 const MOST_THREADS = 3;
@@ -73,7 +72,7 @@ const shapes: readonly Shape[] = [
 ];
 
 propWith(
-  { runs: isLong ? 300 : 15, timeoutMs: 600_000 },
+  { runs: 15, timeoutMs: 600_000 },
   "a large program gives the values of the reference, and the same bits for any number of threads",
   seeds(3),
   (seed) => {
@@ -98,29 +97,59 @@ propWith(
 );
 
 /** Products of many sizes and layouts: on two threads, a product is cut into other pieces than on one. */
-propWith(
-  { runs: isLong ? 300 : 20 },
-  "products have the same bits for any number of threads",
-  seeds(),
-  (seed) => {
-    const draw = new SeededDraw(seed);
-    const [batch, m, k, n] = [draw.pick([1, 1, 3]), draw.int(1, 300), draw.int(1, 300), draw.int(1, 300)];
-    const dtype = draw.pick(["float32", "float64", "int32"] as const);
-    const [swapsX, swapsY] = [draw.bool(), draw.bool()];
-    const range = dtype === "int32" ? ([-9, 9] as const) : ([-1, 1] as const);
-    const x = draw.tensor({ shape: [batch, ...(swapsX ? [k, m] : [m, k])], range }, dtype);
-    const y = draw.tensor({ shape: [batch, ...(swapsY ? [n, k] : [k, n])], range }, dtype);
-    const params = {
-      contract: [[swapsX ? 1 : 2], [swapsY ? 2 : 1]],
-      batch: [[0], [0]],
-    };
-    const results = [1, 2, 3].map((threads) => {
-      setThreads(threads);
-      return compute("dot", [x, y], params);
-    });
-    for (const result of results) assertSameBits(result, results[0]!, `${x.aval} times ${y.aval}`);
-  },
-);
+propWith({ runs: 20 }, "products have the same bits for any number of threads", seeds(), (seed) => {
+  const draw = new SeededDraw(seed);
+  const [batch, m, k, n] = [draw.pick([1, 1, 3]), draw.int(1, 300), draw.int(1, 300), draw.int(1, 300)];
+  const dtype = draw.pick(["float32", "float64", "int32"] as const);
+  const [swapsX, swapsY] = [draw.bool(), draw.bool()];
+  const range = dtype === "int32" ? ([-9, 9] as const) : ([-1, 1] as const);
+  const x = draw.tensor({ shape: [batch, ...(swapsX ? [k, m] : [m, k])], range }, dtype);
+  const y = draw.tensor({ shape: [batch, ...(swapsY ? [n, k] : [k, n])], range }, dtype);
+  const params = {
+    contract: [[swapsX ? 1 : 2], [swapsY ? 2 : 1]],
+    batch: [[0], [0]],
+  };
+  const results = [1, 2, 3].map((threads) => {
+    setThreads(threads);
+    return compute("dot", [x, y], params);
+  });
+  for (const result of results) assertSameBits(result, results[0]!, `${x.aval} times ${y.aval}`);
+});
+
+/** Joins of rows, several in one pass. */
+function joins(x: Aval, names: readonly string[]): Program {
+  const v = new Var(x);
+  const axes = [x.ndim - 1];
+  const square = oneEquation(known.get("mul")!, [x, x], null).eqns[0]!;
+  const eqns = [
+    { ...square, ins: [v, v] },
+    ...[v, square.outs[0]!].flatMap((joined) =>
+      names.map((name) => ({ ...oneEquation(known.get(name)!, [x], { axes }).eqns[0]!, ins: [joined] })),
+    ),
+  ];
+  return { ins: [v], eqns, outs: eqns.slice(1).map((eqn) => eqn.outs[0]!) };
+}
+
+for (const dtype of ["float32", "float64", "int32", "uint32"] satisfies DType[]) {
+  test(`rows of ${dtype} in pieces`, () => {
+    const names = ["sum", "reduceMax", "reduceMin", ...(isFloat(dtype) ? [] : ["reduceProd"])];
+    const draw = new SeededDraw({ seed: 1, size: 1 });
+    for (const shape of [[65_536], [3, 98_309], [9, 65_537]]) {
+      const x = draw.tensor({ shape, range: [1, 9] }, dtype);
+      const program = joins(x.aval, names);
+      const executable = cpu.compile(program);
+      const results = range(MOST_THREADS).map((i) => {
+        setThreads(i + 1);
+        return executable.run([x]);
+      });
+      const values = approximated(program, [x])!;
+      program.outs.forEach((v, i) => {
+        assertApproximates(results[0]![i]!, values.get(v)!, `${program.eqns[i + 1]!.prim.name} of ${x.aval}`);
+        for (const one of results) assertSameBits(one[i]!, results[0]![i]!, `${x.aval}`);
+      });
+    }
+  });
+}
 
 test("threads took part", () => {
   console.log(`fused large: work was divided ${divided} times with 0, 1 and 2 workers ready`);

@@ -172,8 +172,14 @@ class Drawing {
     return this.filled(this.number(aval.dtype), aval);
   }
 
+  /** Elements of an input or a constant; half of the floats have few bits, so that sums of them are exact. */
   data(shape: Shape, dtype: DType): Tensor {
-    return this.draw.tensor({ shape, range: isFloat(dtype) ? [-2, 2] : [0, 6] }, dtype);
+    const x = this.draw.tensor({ shape, range: isFloat(dtype) ? [-2, 2] : [0, 6] }, dtype);
+    if (!isFloat(dtype) || this.draw.bool()) return x;
+    const steps = 2 ** this.draw.pick([0, 2, 5]);
+    const data = storage(x);
+    for (let i = 0; i < data.length; i++) data[i] = Math.round(data[i]! * steps) / steps;
+    return x;
   }
 
   /** Some value's elements under a shape: read through views where they are not, a constant where there is nothing. */

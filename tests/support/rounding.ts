@@ -7,6 +7,7 @@ import { Aval } from "../../core/aval.ts";
 import { reference } from "../../core/backend.ts";
 import { isFloat, makeArray, type TypedArray } from "../../core/dtype.ts";
 import type { AnyPrimitive } from "../../core/primitive.ts";
+import type { Program } from "../../core/program.ts";
 import { storage, Tensor } from "../../core/value.ts";
 import { epsilon } from "./tolerance.ts";
 
@@ -20,8 +21,8 @@ export interface Approximate {
 const LARGEST_ERROR = 2 ** -10;
 /** Larger floats are refused: nothing overflows by luck. */
 const LARGEST = 2 ** 33;
-/** More terms than this are never added one after the other in float32. */
-const LONGEST_CHAIN = 1024;
+/** Sums of float32 lose no more than so many terms do that are added one after the other and all round one way. */
+const LONGEST_CHAIN = 256;
 
 /** Below the normal range, float32 numbers are so far apart. */
 const SMALLEST = 2 ** -149;
@@ -66,6 +67,28 @@ export function applied(
   })
     ? results
     : null;
+}
+
+/** What is known of a value that is given: everything. */
+export function exact(atom: unknown): Approximate {
+  return { value: atom as Tensor, error: 0 };
+}
+
+/** Every variable of a program; null where one hangs on rounding. */
+export function approximated(
+  { ins, eqns }: Program,
+  args: readonly Tensor[],
+): ReadonlyMap<unknown, Approximate> | null {
+  const values = new Map<unknown, Approximate>(ins.map((v, i) => [v, exact(args[i])]));
+  for (const eqn of eqns) {
+    const operands = eqn.ins.map((atom) => values.get(atom) ?? exact(atom));
+    const results = applied(eqn.prim, operands, eqn.params);
+    if (results === null) return null;
+    eqn.outs.forEach((v, i) => {
+      values.set(v, results[i]!);
+    });
+  }
+  return values;
 }
 
 /** Throws unless the elements are those of the value, within its bound. */
@@ -173,7 +196,8 @@ function linearError(
     if (padded.has(prim.name) || (factors.length > 1 && !isExact)) return Infinity;
   }
   const total = of(size);
-  if (isExact && factors.every((x) => isIntegral(x.value)) && total <= 1 / unitOf(value)) return 0;
+  const bits = factors.reduce((sum, x) => sum + fractionBits(x.value), 0);
+  if (isExact && total * 2 ** bits <= 1 / unitOf(value)) return 0;
   const terms = of(ones);
   const chain = value.dtype === "float32" ? Math.min(terms, LONGEST_CHAIN) : terms;
   let error = (unitOf(value) * total + SMALLEST) * (chain / 2 + 4);
@@ -191,7 +215,7 @@ function productError(prim: AnyPrimitive, x: Approximate, params: unknown, value
     reference.evaluate(prim, [mapped(widened(x.value), f)], params)[0]!;
   if (x.error === 0) {
     const isSmall = largest(of((element) => Math.max(1, Math.abs(element)))) <= 1 / unitOf(value);
-    if (isSmall && isIntegral(x.value)) return 0;
+    if (isSmall && fractionBits(x.value) === 0) return 0;
   } else if (!storage(x.value).every(Number.isFinite)) return Infinity;
   const moved =
     x.error === 0
@@ -221,8 +245,13 @@ function mapped(x: Tensor, f: (element: number) => number): Tensor {
   return new Tensor(x.aval, data);
 }
 
-function isIntegral(x: Tensor): boolean {
-  return (storage(x) as Float64Array).every(Number.isInteger);
+/** How many bits all elements have after the point at most; infinite where that is many, or an element is not finite. */
+function fractionBits(x: Tensor): number {
+  let bits = 0;
+  for (const element of storage(x)) {
+    while (!Number.isInteger(element * 2 ** bits)) if (++bits > 24) return Infinity;
+  }
+  return bits;
 }
 
 /** The largest absolute value among the finite elements; 0 if there are none. */
