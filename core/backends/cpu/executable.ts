@@ -476,6 +476,7 @@ class CompiledProgram implements Executable {
     const { heap } = compiler.engine;
     // Called by a function of a record that runs as a step.
     if (compiler.isBusy) return this.#onReference(args);
+    heap.pulse();
     const addresses = this.#addresses;
     const arena = compiler.arena(arenaBytes);
     if (arena === 0) return this.#onReference(args);

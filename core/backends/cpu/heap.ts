@@ -191,6 +191,8 @@ const LEAST_SLACK_BYTES = 64 * 2 ** 20;
 const MOST_SLACK_BYTES: number = 192 * 2 ** 20;
 /** Share of the time from which on collecting is dear. */
 const HIGH_COST = 1 / 4;
+/** Garbage is not collected more often for its own sake. */
+const LEAST_PAUSE_MS = 1000;
 /** More where looking would take a larger part of the time than this, up to an eighth of the memory. */
 const GREATEST_COST = 1 / 32;
 /** Where dead arrays cannot be looked for, arrays made of blocks stop here. */
@@ -390,6 +392,20 @@ export class Heap {
     this.free(one.pointer);
   }
 
+  #runs = 0;
+  #collectMs = 0;
+
+  /**
+   * Once for every program that runs: collects garbage now and then. JavaScriptCore counts this memory as in use, and so
+   * lets as much garbage of the program grow.
+   */
+  pulse(): void {
+    if ((++this.#runs & 1023) !== 0 || this.#collect === null) return;
+    if (performance.now() - this.#sweptAt < Math.max(LEAST_PAUSE_MS, this.#collectMs / GREATEST_COST)) return;
+    this.#askedBytes = Math.max(this.#askedBytes, this.#leastSlackBytes);
+    this.#sweepIfWorth();
+  }
+
   /** Returns the blocks of dead arrays, unless few can have died since the last time; says whether it did. */
   #sweepIfWorth(): boolean {
     const least = this.#leastSlackBytes;
@@ -401,7 +417,8 @@ export class Heap {
       const one = this.#tracked[i]!;
       if (one.array?.deref() === undefined) this.#return(one);
     }
-    const cost = (performance.now() - began) / (began - this.#sweptAt);
+    this.#collectMs = performance.now() - began;
+    const cost = this.#collectMs / (began - this.#sweptAt);
     // Beyond the usual most only where collecting is dear: objects of the program, not arrays, make it so.
     const most = Math.min(cost > HIGH_COST ? Infinity : MOST_SLACK_BYTES, this.#reservedBytes / 8);
     if (cost > GREATEST_COST) this.#slackBytes = Math.max(least, Math.min(2 * this.#slackBytes, most));
