@@ -125,7 +125,17 @@ interface Patch {
 
 /** Compiles a program whose equations are already simplified. */
 export function compile(program: Program, compiler: Compiler, options: CompileOptions = {}): Executable {
+  for (const { outs } of program.eqns) for (const { aval } of outs) checkAxes(aval);
   return new Compilation(program, compiler, options).executable();
+}
+
+/** Kernels count along an axis in int32. */
+function checkAxes(aval: Aval): void {
+  const axis = aval.shape.findIndex((n) => n >= 2 ** 31);
+  if (axis < 0) return;
+  throw new RangeError(
+    `Cannot compute ${aval}: axis ${axis} has ${aval.shape[axis]} elements, fewer than ${2 ** 31} are needed`,
+  );
 }
 
 class Compilation {
