@@ -8,6 +8,7 @@ import { dotKernel } from "../../core/backends/cpu/dot.ts";
 import { Engine, engine } from "../../core/backends/cpu/engine.ts";
 import { Compiler, compile } from "../../core/backends/cpu/executable.ts";
 import { Heap } from "../../core/backends/cpu/heap.ts";
+import { scanKernels } from "../../core/backends/cpu/scan.ts";
 import { ones, tensor } from "../../core/create.ts";
 import type { TypedArray } from "../../core/dtype.ts";
 import { RuleError } from "../../core/errors.ts";
@@ -219,4 +220,30 @@ test("with a full heap programs are compiled for the reference, and nothing stay
       assertClose(y, expected[i]!, `nearly full, output ${i}`);
     });
   expect(heap.report().liveBytes).toBe(left);
+});
+
+test("a kernel written by hand whose argument block makes the memory grow gets its arguments", () => {
+  const program = programOf((x) => [ops.cumsum(x)], ones([5]));
+  const engineOf = (): Engine => new Engine({ heap: new Heap({ pages: 2048 }), threads: 1 });
+  /** Allocates blocks of a size until the next one does not fit into what exists; says how many. */
+  const fill = ({ heap }: Engine, bytes: number, count = Infinity): number => {
+    const before = heap.buffer.byteLength;
+    for (let n = 0; n < count; n++) {
+      heap.allocate(bytes);
+      if (heap.buffer.byteLength !== before) return n;
+    }
+    return count;
+  };
+  const probe = engineOf();
+  const plan: (readonly [bytes: number, count: number])[] = [];
+  for (const bytes of [60_000, 1000, 64]) {
+    const trial = engineOf();
+    for (const [size, count] of plan) fill(trial, size, count);
+    plan.push([bytes, fill(trial, bytes)]);
+  }
+  for (const [size, count] of plan) fill(probe, size, count);
+  const before = probe.heap.buffer.byteLength;
+  const executable = compile(program, new Compiler(probe, new Map([...scanKernels])));
+  expect(probe.heap.buffer.byteLength).toBeGreaterThan(before);
+  expect(executable.run([ones([5]) as Tensor])[0]!.toArray()).toEqual([1, 2, 3, 4, 5]);
 });

@@ -75,9 +75,10 @@ export function launcher<A extends string, N extends string>(
   { units, grain = 1, parallel }: Division,
 ): (...addresses: readonly number[]) => void {
   const kernel = load(engine, code);
-  const { u32 } = engine.heap;
   const args = engine.heap.allocate(4 * (code.addresses.length + code.numbers.length));
   invariant(args !== 0, "the heap has room for an argument block");
+  // Only now: the memory may have grown, and a view from before does not reach the block.
+  const { u32 } = engine.heap;
   const first = args / 4;
   code.numbers.forEach((name, i) => {
     u32[first + code.addresses.length + i] = numbers[name];

@@ -149,8 +149,9 @@ export class Threads {
    * @throws what the kernel threw, after every range has ended
    */
   run(kernel: LoadedKernel, work: Work, threads: number): void {
-    const words = this.#heap.i32;
     const helpers = this.#helpers(threads - 1);
+    // After what may start workers: their slots may be in memory that grew.
+    const words = this.#heap.i32;
     const { total, grain, args, scratch } = work;
     const whole = {
       begin: 0,
