@@ -12,13 +12,12 @@ import {
   networkInputs,
   parameterSpecs,
   probe,
-  RESTART,
   ROWS,
   rowsCotangent,
   rowsInput,
   uniform,
 } from "./inputs.ts";
-import { type Prepared, serve, type Works } from "./protocol.ts";
+import { type Prepared, serve, training, type Works } from "./protocol.ts";
 import { productElements } from "./reference.ts";
 
 type Values = readonly ct.Value[];
@@ -151,22 +150,20 @@ function adamStep(): Prepared {
   );
   let params: ct.Value[] = [];
   let state: State;
-  let value: ct.Value;
-  let count = 0;
-  const restart = (): void => {
+  const begin = (): void => {
     // Copies: the step is given its parameters for good.
     params = initial.map((p) => p.add(0));
     state = optimizer.init(params);
-    count = 0;
   };
-  const run = (): void => {
-    if (count++ % RESTART === 0) restart();
+  const { restart, run } = training(begin, (): ct.Value => {
+    let value: ct.Value;
     [params, state, value] = step(params, state, x, labels);
-  };
+    return value;
+  });
   const show = (): number[] => {
     restart();
-    for (let i = 0; i < adam.steps; i++) [params, state, value] = step(params, state, x, labels);
-    return [value.item()];
+    for (let i = 1; i < adam.steps; i++) run();
+    return [run().item()];
   };
   return { mode: "jit", run, show };
 }
@@ -199,6 +196,7 @@ function dispatch(mode: "jit" | "eager"): Prepared {
 }
 
 const works: Works = {
+  "matmul-128": () => matmul(128),
   "matmul-512": () => matmul(512),
   "matmul-1024": () => matmul(1024),
   "matmul-2048": () => matmul(2048),

@@ -18,6 +18,7 @@ const bun = (file: URL): readonly string[] => [process.execPath, fileURLToPath(f
 const machineChild: readonly string[] = bun(new URL("./machine_child.ts", import.meta.url));
 const blasChild: readonly string[] = bun(new URL("./openblas_child.ts", import.meta.url));
 const cotangentChild: readonly string[] = bun(new URL("./cotangent_child.ts", import.meta.url));
+const onnxChild: readonly string[] = bun(new URL("./onnxruntime_child.ts", import.meta.url));
 const jaxChild: readonly string[] = bun(new URL("./jax_child.ts", import.meta.url));
 const tfjsChild: readonly string[] = bun(new URL("./tfjs_child.ts", import.meta.url));
 const torchChild: readonly string[] = [
@@ -53,6 +54,22 @@ export function engines(coreType: string | null): Engine[] {
         label: `OpenBLAS by FFI (${kind}), ${n}`,
         command: blasChild,
         env: blas,
+      },
+      {
+        id: `onnx-${suffix}`,
+        family: "onnx",
+        label: `onnxruntime by FFI, ${n}`,
+        command: onnxChild,
+        env: { COMPARE_THREADS: String(threads) },
+        only: ["matmul"],
+      },
+      {
+        id: `onnx-package-${suffix}`,
+        family: "onnx",
+        label: `onnxruntime-node, ${n}`,
+        command: onnxChild,
+        env: { COMPARE_THREADS: String(threads), COMPARE_ONNX: "package" },
+        only: ["matmul"],
       },
       {
         id: `cotangent-${suffix}`,
@@ -94,7 +111,7 @@ export function engines(coreType: string | null): Engine[] {
     });
   }
   list.push({ id: "tfjs", family: "tfjs", label: "TensorFlow.js wasm, 1t", command: tfjsChild, env: {} });
-  const order = ["machine", "openblas", "cotangent", "jax", "tfjs", "torch"];
+  const order = ["machine", "openblas", "onnx", "cotangent", "jax", "tfjs", "torch"];
   return list.toSorted((a, b) => order.indexOf(a.family) - order.indexOf(b.family));
 }
 

@@ -14,14 +14,13 @@ import {
   networkInputs,
   parameterSpecs,
   probe,
-  RESTART,
   ROWS,
   rowsCotangent,
   rowsInput,
   uniform,
 } from "./inputs.ts";
 import { type Jax, type JaxArray, type JaxTree, loadPeer } from "./peers.ts";
-import { type Prepared, serve, type Works } from "./protocol.ts";
+import { type Prepared, serve, training, type Works } from "./protocol.ts";
 import { productElements } from "./reference.ts";
 
 if (process.env["COMPARE_JAX_WORKERS"] === "0") Reflect.deleteProperty(globalThis, "SharedArrayBuffer");
@@ -214,11 +213,9 @@ function adamStep(): Prepared {
   const zeros = (): JaxArray[] =>
     parameterSpecs(mlp).map(({ shape }) => array(new Float32Array(shape.reduce((n, m) => n * m, 1)), shape));
   let state: State | undefined;
-  let count = 0;
-  const restart = (): void => {
+  const begin = (): void => {
     if (state) tree.dispose(state);
     state = [tree.ref(initial), zeros(), zeros(), array(new Float32Array(1), [])];
-    count = 0;
   };
   /** One step; gives the loss before it. */
   const advance = async (): Promise<JaxArray> => {
@@ -227,14 +224,12 @@ function adamStep(): Prepared {
     await jax.blockUntilReady([...params, value]);
     return value;
   };
-  const run = async (): Promise<void> => {
-    if (count++ % RESTART === 0) restart();
-    (await advance()).dispose();
-  };
+  const steps = training(begin, advance);
+  const run = async (): Promise<void> => (await steps.run()).dispose();
   const show = async (): Promise<number[]> => {
-    restart();
-    for (let i = 1; i < adam.steps; i++) (await advance()).dispose();
-    return [(await (await advance()).data())[0]!];
+    steps.restart();
+    for (let i = 1; i < adam.steps; i++) await run();
+    return [(await (await steps.run()).data())[0]!];
   };
   const release = (): void => tree.dispose([initial, direction, x, labels, ...(state ?? [])]);
   return { mode: "jit", run, show, release };
@@ -276,6 +271,7 @@ function dispatch(mode: Mode): Prepared {
 }
 
 const works: Works = {
+  "matmul-128": () => matmul(128),
   "matmul-512": () => matmul(512),
   "matmul-1024": () => matmul(1024),
   "matmul-2048": () => matmul(2048),

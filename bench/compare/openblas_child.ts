@@ -50,6 +50,7 @@ function matmul(n: number): Prepared {
 }
 
 await serve({
+  "matmul-128": () => matmul(128),
   "matmul-512": () => matmul(512),
   "matmul-1024": () => matmul(1024),
   "matmul-2048": () => matmul(2048),

@@ -6,7 +6,10 @@
 export const loadPeer = <T>(name: string): Promise<T> => import(name) as Promise<T>;
 
 export interface Mitata {
-  measure(f: () => unknown, options: Readonly<Record<string, number>>): Promise<{ readonly avg: number }>;
+  measure(
+    f: () => unknown,
+    options: Readonly<Record<string, number | false>>,
+  ): Promise<{ readonly avg: number }>;
 }
 
 /** An array of jax-js. Every operation consumes its operands; `ref` keeps one for another use. */
@@ -117,6 +120,19 @@ export interface Tf {
     f: () => TfTensor,
     variables: readonly TfTensor[],
   ): { readonly value: TfTensor; readonly grads: Readonly<Record<string, TfTensor>> };
+}
+
+/** onnxruntime-node. */
+export interface Onnx {
+  readonly InferenceSession: {
+    create(
+      model: Uint8Array,
+      options: Readonly<Record<string, number>>,
+    ): Promise<{
+      run(inputs: Readonly<Record<string, object>>): Promise<{ readonly c: { readonly data: Float32Array } }>;
+    }>;
+  };
+  readonly Tensor: new (type: string, data: Float32Array, sizes: readonly number[]) => object;
 }
 
 export interface TfWasm {

@@ -3,6 +3,7 @@
  * only while it is asked. `torch_child.py` speaks the same.
  */
 import { createInterface } from "node:readline";
+import { RESTART } from "./inputs.ts";
 import { loadPeer, type Mitata } from "./peers.ts";
 
 export type Request =
@@ -40,6 +41,29 @@ export interface Prepared {
 /** How to prepare each work; a string says why the engine cannot. */
 export type Works = Readonly<Record<string, (() => Prepared | Promise<Prepared>) | string>>;
 
+/** Training from the first parameters. */
+export interface Training<T> {
+  /** Goes back to the first parameters. */
+  restart(): void;
+  /** One step, after going back if there were `RESTART` of them. */
+  run(): T;
+}
+
+/** Training that all engines restart alike; a shown loss comes from the runs that are measured. */
+export function training<T>(begin: () => void, step: () => T): Training<T> {
+  let steps = 0;
+  const restart = (): void => {
+    begin();
+    steps = 0;
+  };
+  const run = (): T => {
+    if (steps === RESTART) restart();
+    steps++;
+    return step();
+  };
+  return { restart, run };
+}
+
 const WARM_UP_SECONDS = 0.4;
 
 async function warmUp(prepared: Prepared): Promise<void> {
@@ -48,9 +72,10 @@ async function warmUp(prepared: Prepared): Promise<void> {
   while (performance.now() - start < 1000 * WARM_UP_SECONDS);
 }
 
-/** Mean seconds of a run. No sample is dropped: collections belong to the time. */
+/** Mean seconds of a run. No sample is dropped and none is preceded by a collection: what collections cost is part of the time. */
 async function measure(mitata: Mitata, prepared: Prepared, seconds: number): Promise<number> {
   const { avg } = await mitata.measure(() => prepared.run(), {
+    gc: false,
     min_cpu_time: seconds * 1e9,
     min_samples: 2,
     samples_threshold: Number.POSITIVE_INFINITY,

@@ -1,5 +1,5 @@
 /**
- * This library against jax-js, TensorFlow.js, PyTorch, OpenBLAS and the machine, in one interleaved run:
+ * This library against jax-js, TensorFlow.js, PyTorch, OpenBLAS, onnxruntime and the machine, in one interleaved run:
  *
  *     cd bench/compare && npm install && bun run.ts
  *

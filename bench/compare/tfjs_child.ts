@@ -14,14 +14,13 @@ import {
   networkInputs,
   parameterSpecs,
   probe,
-  RESTART,
   ROWS,
   rowsCotangent,
   rowsInput,
   uniform,
 } from "./inputs.ts";
 import { loadPeer, type Tf, type TfTensor, type TfWasm } from "./peers.ts";
-import { type Prepared, serve, type Works } from "./protocol.ts";
+import { type Prepared, serve, training, type Works } from "./protocol.ts";
 import { productElements } from "./reference.ts";
 
 const tf = await loadPeer<Tf>("@tensorflow/tfjs-core");
@@ -164,23 +163,19 @@ function adamStep(): Prepared {
       },
     };
   };
-  let training = make();
-  let count = 0;
-  const restart = (): void => {
-    training.dispose();
-    training = make();
-    count = 0;
+  let made = make();
+  const begin = (): void => {
+    made.dispose();
+    made = make();
   };
-  const run = (): void => {
-    if (count++ === RESTART) restart();
-    training.step().dispose();
-  };
+  const steps = training(begin, () => made.step());
+  const run = (): void => steps.run().dispose();
   const show = (): number[] => {
-    restart();
-    for (let i = 1; i < adam.steps; i++) training.step().dispose();
-    return [training.step().dataSync()[0]!];
+    steps.restart();
+    for (let i = 1; i < adam.steps; i++) run();
+    return [steps.run().dataSync()[0]!];
   };
-  return { mode: "eager", run, show, release: () => training.dispose() };
+  return { mode: "eager", run, show, release: () => made.dispose() };
 }
 
 function gradient(): Prepared {
@@ -210,6 +205,7 @@ const NO_SECOND = "second derivatives of softmax are missing (tfjs#3252)";
 const NO_JIT = "it has no compiler";
 
 const works: Works = {
+  "matmul-128": () => matmul(128),
   "matmul-512": () => matmul(512),
   "matmul-1024": () => matmul(1024),
   "matmul-2048": () => matmul(2048),

@@ -155,7 +155,7 @@ def adam():
 
     def show():
         restart()
-        return [[step().item() for _ in range(ADAM_STEPS)][-1]]
+        return [[run().item() for _ in range(ADAM_STEPS)][-1]]
 
     return work(run, show)
 
@@ -198,6 +198,7 @@ def scripted():
 
 NO_COMPILER = "nothing compiles: this build of TorchScript fuses nothing on a CPU"
 WORKS = {
+    "matmul-128": lambda: matmul(128),
     "matmul-512": lambda: matmul(512),
     "matmul-1024": lambda: matmul(1024),
     "matmul-2048": lambda: matmul(2048),
@@ -224,6 +225,8 @@ WORKS = {
 
 
 def mean_seconds(run, seconds):
+    # One run is not counted, as in protocol.ts: after a pause caches are cold and threads asleep.
+    run()
     runs, start = 0, time.perf_counter()
     while True:
         run()

@@ -71,7 +71,7 @@ export const groups: readonly Group[] = [
       { id: "copy", title: "copy, 8 B/element", amount: giga(LONG * 8), unit: "GB/s" },
     ],
   },
-  { title: "Matrix product, float32", works: [matmul(512), matmul(1024), matmul(2048)] },
+  { title: "Matrix product, float32", works: [matmul(128), matmul(512), matmul(1024), matmul(2048)] },
   {
     title: "10,000,000 elements",
     works: [
