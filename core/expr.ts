@@ -66,6 +66,8 @@ export interface Expr {
   readonly value: number;
   /** What a `call` calls; else null. */
   readonly scalar: ScalarFunction | null;
+  /** The same value without float64, for generators of devices that have none; null: the node itself. */
+  readonly narrow: (() => Expr) | null;
 }
 
 const types: Readonly<Record<DType, ExprType>> = {
@@ -82,7 +84,7 @@ export function exprType(dtype: DType): ExprType {
 }
 
 function node(op: Op, type: ExprType, args: readonly Expr[], value = 0): Expr {
-  return { op, type, args, value, scalar: null };
+  return { op, type, args, value, scalar: null, narrow: null };
 }
 
 const same =
@@ -152,5 +154,10 @@ export function bitcast(x: Expr, type: "f32" | "i32" | "u32"): Expr {
 }
 
 export function call(scalar: ScalarFunction, type: ExprType, args: readonly Expr[]): Expr {
-  return { op: "call", type, args, value: 0, scalar };
+  return { op: "call", type, args, value: 0, scalar, narrow: null };
+}
+
+/** A value computed by way of float64, and how it is computed without; the latter is made where it is needed. */
+export function orNarrow(x: Expr, narrow: () => Expr): Expr {
+  return { ...x, narrow };
 }

@@ -122,12 +122,52 @@ export function reduceMin(x: Value, axes: readonly number[]): Value {
 
 // --- product -----------------------------------------------------------------------------------------------------
 
-const times = (seen: number, x: number): number => seen * x;
 const timesUint32 = (seen: number, x: number): number => Math.imul(seen, x) >>> 0;
+
+/** Numbers of magnitude from 1 / NEAR to NEAR are near 1; those that are not are multiplied by a power of STEP. */
+const NEAR = 2 ** 256;
+const STEP = 2 ** 512;
+
+/**
+ * Products of floats, as numbers near 1 and how often each was divided by STEP: partial products neither overflow nor
+ * underflow, so that 0 times anything finite is 0 and the order of the factors does not matter.
+ */
+class FloatProducts {
+  readonly #products: Float64Array;
+  readonly #scales: Float64Array;
+
+  constructor(count: number) {
+    this.#products = new Float64Array(count).fill(1);
+    this.#scales = new Float64Array(count);
+  }
+
+  /** Multiplies one of the products. */
+  multiply(i: number, x: number): void {
+    this.#products[i] = this.#near(i, this.#near(i, x) * this.#products[i]!);
+  }
+
+  /** The number divided by a power of STEP, which is counted. */
+  #near(i: number, x: number): number {
+    let y = x;
+    for (; Math.abs(y) >= NEAR && Number.isFinite(y); y /= STEP) this.#scales[i]!++;
+    for (; Math.abs(y) < 1 / NEAR && y !== 0; y *= STEP) this.#scales[i]!--;
+    return y;
+  }
+
+  /** The products as they are: four steps from near 1 are beyond float64. */
+  result(): Float64Array {
+    return this.#products.map((product, i) => {
+      const scale = this.#scales[i]!;
+      let y = product;
+      for (let step = 0; step < Math.min(4, Math.abs(scale)); step++) y *= scale > 0 ? STEP : 1 / STEP;
+      return y;
+    });
+  }
+}
 
 export const reduceProdP: Primitive<AxesParams> = definePrimitive({
   name: "reduceProd",
-  doc: "The product of the elements along axes, which disappear; 1 where there are none. float32 accumulates in float64.",
+  doc: "The product of the elements along axes, which disappear; 1 where there are none. float32 accumulates in float64, and no partial product overflows.",
   traits: {},
   arity: 1,
   shape([x], { axes }) {
@@ -146,11 +186,19 @@ export const reduceProdP: Primitive<AxesParams> = definePrimitive({
   kernel: { k: "reduce", join: "prod", axes: ({ axes }) => axes },
   cpu([x], [out], { axes }) {
     const { shape, dtype } = x!.aval;
-    const products = new Float64Array(out!.size).fill(1);
-    const fold = dtype === "int32" ? Math.imul : dtype === "uint32" ? timesUint32 : times;
-    foldView(host(x!), reducedView(products, shape, axes), shape, fold);
     const data = makeArray(dtype, out!.size);
-    data.set(products);
+    if (isFloat(dtype)) {
+      const products = new FloatProducts(out!.size);
+      const positions = Float64Array.from(data.keys());
+      foldView(host(x!), reducedView(positions, shape, axes), shape, (i, factor) => {
+        products.multiply(i, factor);
+        return i;
+      });
+      data.set(products.result());
+    } else {
+      const fold = dtype === "int32" ? Math.imul : timesUint32;
+      foldView(host(x!), reducedView(data.fill(1), shape, axes), shape, fold);
+    }
     return [data];
   },
   domain(draw) {

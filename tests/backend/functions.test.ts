@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { Aval } from "../../core/aval.ts";
 import { type DType, makeArray, type TypedArray } from "../../core/dtype.ts";
-import { exprType, input } from "../../core/expr.ts";
+import { type Expr, exprType, input } from "../../core/expr.ts";
 import { type AnyPrimitive, primitives } from "../../core/primitive.ts";
 import * as p from "../../core/prims/elementwise.ts";
 import { erfInvP } from "../../core/prims/random.ts";
@@ -39,12 +39,25 @@ const ways: readonly LoopOptions[] = [false, ...(hasRelaxed() ? [true] : [])].ma
   pool: true,
 }));
 
+/** The expressions without float64, for devices that have none: largest distance likewise. */
+const narrowBounds: readonly (readonly [AnyPrimitive, number])[] = [
+  [p.sinP, 2],
+  [p.cosP, 2],
+  [p.tanP, 3],
+  [p.erfcP, 4],
+  [p.powP, 4],
+];
+
+interface CompiledOptions extends LoopOptions {
+  readonly isNarrow?: boolean;
+}
+
 /** The kernel of a primitive as a function of arrays. */
 function compiled(
   primitive: AnyPrimitive,
   dtype: DType,
   arity: number,
-  options: LoopOptions,
+  options: CompiledOptions,
   params: unknown = null,
 ): (...arrays: readonly TypedArray[]) => TypedArray {
   const { kernel } = primitive;
@@ -56,8 +69,9 @@ function compiled(
   );
   const [out] = primitive.shape(avals, params);
   const args = avals.map((aval, i) => input(i, i === 0 ? exprType(aval.dtype) : type));
+  const e = kernel.expr(args, params, out!);
   return arrayFunction(
-    kernel.expr(args, params, out!),
+    options.isNarrow ? e.narrow!() : e,
     avals.map((aval) => aval.dtype),
     out!.dtype,
     options,
@@ -168,6 +182,47 @@ for (const [primitive, bound] of bounds) {
   });
 }
 
+for (const [primitive, bound] of narrowBounds) {
+  test(`${primitive.name} without float64 is within ${bound} ulp, and right where it is special`, () => {
+    const arity = primitive.arity!;
+    const arrays = arity === 1 ? [sample] : pairsFor(primitive);
+    const want = reference(
+      primitive,
+      arrays.map((): DType => "float32"),
+      arrays,
+    );
+    for (const options of ways) {
+      const run = compiled(primitive, "float32", arity, { ...options, isNarrow: true });
+      const { ulps, wrong, at } = distance(run(...arrays), want, arrays);
+      expect(wrong).toEqual([]);
+      expect(ulps, at).toBeLessThanOrEqual(bound);
+    }
+  });
+}
+
+test("every function has an expression without float64", () => {
+  const types = (root: Expr): Set<string> => {
+    const found = new Set<string>();
+    const seen = new Set<Expr>();
+    const waiting = [root];
+    for (let e = waiting.pop(); e !== undefined; e = waiting.pop()) {
+      const node: Expr = e.narrow === null ? e : e.narrow();
+      if (seen.has(node)) continue;
+      seen.add(node);
+      found.add(node.type);
+      waiting.push(...node.args);
+    }
+    return found;
+  };
+  for (const [primitive] of bounds) {
+    const { kernel } = primitive;
+    if (kernel?.k !== "map") throw new Error(`${primitive.name} has no expression`);
+    const args = Array.from({ length: primitive.arity! }, (_, i) => input(i, "f32"));
+    const e = kernel.expr(args, null, new Aval([1], "float32"));
+    expect([...types(e)], primitive.name).not.toContain("f64");
+  }
+});
+
 test("results below the normal range are not flushed to zero", () => {
   const xs = Float32Array.of(-88, -95, -100, -103);
   for (const primitive of [p.expP, p.sigmoidP, p.softplusP]) {
@@ -193,9 +248,12 @@ test("angles beyond the short reduction are right to the largest float32", () =>
   );
   for (const primitive of [p.sinP, p.cosP, p.tanP]) {
     const want = reference(primitive, ["float32"], [xs]);
-    const { ulps, wrong, at } = distance(compiled(primitive, "float32", 1, ways[0]!)(xs), want, [xs]);
-    expect(wrong).toEqual([]);
-    expect(ulps, at).toBeLessThanOrEqual(2);
+    for (const isNarrow of [false, true]) {
+      const run = compiled(primitive, "float32", 1, { ...ways[0]!, isNarrow });
+      const { ulps, wrong, at } = distance(run(xs), want, [xs]);
+      expect(wrong).toEqual([]);
+      expect(ulps, at).toBeLessThanOrEqual(2);
+    }
   }
 });
 

@@ -6,8 +6,9 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import type { Aval } from "../../core/aval.ts";
 import { cpu } from "../../core/backends/cpu/backend.ts";
 import { engine, setThreads } from "../../core/backends/cpu/engine.ts";
-import { type DType, isFloat } from "../../core/dtype.ts";
-import { deadCodeEliminated, type Program, show, Var } from "../../core/program.ts";
+import { type DType, isFloat, makeArray, type TypedArray } from "../../core/dtype.ts";
+import * as ops from "../../core/ops.ts";
+import { deadCodeEliminated, type Program, show, stage, Var } from "../../core/program.ts";
 import { range, type Shape, sizeOf, stridesOf, withoutAxes } from "../../core/shape.ts";
 import { adopt } from "../../core/trace.ts";
 import { storage, type Tensor } from "../../core/value.ts";
@@ -147,6 +148,78 @@ for (const dtype of ["float32", "float64", "int32", "uint32"] satisfies DType[])
         assertApproximates(results[0]![i]!, values.get(v)!, `${program.eqns[i + 1]!.prim.name} of ${x.aval}`);
         for (const one of results) assertSameBits(one[i]!, results[0]![i]!, `${x.aval}`);
       });
+    }
+  });
+}
+
+/** Shapes and orders of axes: tiles that are whole and that are not, columns powers of two apart, too few for tiles. */
+const permuted: readonly { readonly shape: Shape; readonly perm: readonly number[] }[] = [
+  { shape: [512, 256], perm: [1, 0] },
+  { shape: [309, 415], perm: [1, 0] },
+  { shape: [3, 9001], perm: [1, 0] },
+  { shape: [30_001, 4], perm: [1, 0] },
+  { shape: [17, 65], perm: [1, 0] },
+  { shape: [6, 33, 21, 20], perm: [0, 2, 3, 1] },
+  { shape: [6, 21, 20, 33], perm: [0, 3, 1, 2] },
+  { shape: [20, 30, 50], perm: [2, 1, 0] },
+  { shape: [20, 30, 50], perm: [1, 2, 0] },
+];
+
+for (const dtype of ["float32", "float64", "int32", "uint32", "bool"] satisfies DType[]) {
+  test(`permuted axes of ${dtype}, alone and with operands in other orders`, () => {
+    for (const { shape, perm } of permuted) {
+      const target = perm.map((axis) => shape[axis]!);
+      const last = target.length - 1;
+      // Small integers, so that every type computes without rounding.
+      let salt = 0;
+      const drawn = (shape: Shape): Tensor => {
+        const data = makeArray(dtype, sizeOf(shape));
+        salt += 12_345;
+        for (let i = 0; i < data.length; i++) data[i] = ((i * 7919 + salt) % 9) % (dtype === "bool" ? 2 : 9);
+        return adopt(data, shape, dtype);
+      };
+      const column = drawn(target.map((n, axis) => (axis === last ? 1 : n)));
+      const args = [drawn(shape), drawn(shape), drawn(target), drawn([target[last]!]), column];
+      const program = stage(
+        (x, other, same, row, column) => {
+          const [turned, alike] = [ops.permute(x!, perm), ops.permute(other!, perm)];
+          if (dtype === "bool") return [turned, ops.logicalAnd(turned, ops.logicalOr(same!, row!))];
+          return [turned, ops.add(ops.mul(turned, row!), ops.sub(ops.mul(alike, same!), column!))];
+        },
+        args.map((x) => x.aval),
+      );
+      const [x, other, same, row, col] = args.map((x) => storage(x)) as TypedArray[];
+      const strides = stridesOf(shape);
+      const sources = Int32Array.from({ length: sizeOf(shape) }, (_, i) => {
+        let [rest, at] = [i, 0];
+        for (let axis = last; axis >= 0; axis--) {
+          at += (rest % target[axis]!) * strides[perm[axis]!]!;
+          rest = Math.floor(rest / target[axis]!);
+        }
+        return at;
+      });
+      const [turned, computed] = [makeArray(dtype, x!.length), makeArray(dtype, x!.length)];
+      const width = target[last]!;
+      sources.forEach((at, i) => {
+        const [a, b, c] = [x![at]!, other![at]!, same![i]!];
+        const [d, e] = [row![i % width]!, col![Math.floor(i / width)]!];
+        turned[i] = a;
+        computed[i] = dtype === "bool" ? a & (c | d) : a * d + (b * c - e);
+      });
+      const executable = cpu.compile(program);
+      for (let threads = 1; threads <= MOST_THREADS; threads++) {
+        setThreads(threads);
+        const results = executable.run(args);
+        const [one, two] = results.map((y) => storage(y));
+        expect(
+          one!.findIndex((value, i) => value !== turned[i]),
+          `[${shape}] by ${perm}`,
+        ).toBe(-1);
+        expect(
+          two!.findIndex((value, i) => value !== computed[i]),
+          `[${shape}] by ${perm}`,
+        ).toBe(-1);
+      }
     }
   });
 }

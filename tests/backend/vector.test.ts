@@ -385,3 +385,44 @@ test("what a prologue inside a loop left is forgotten after it, constants in mem
     expect([...array]).toEqual([211, 422, -211, 105.5]);
   }
 });
+
+propWith({ runs: 60 }, "copies written together compute what each computes alone", seeds(), (seed) => {
+  const draw = new SeededDraw(seed);
+  const [x, y, shared] = [e.input(0, "f32"), e.input(1, "f32"), e.input(2, "f32")];
+  // A branch that is taken in some copies and not in others, constants that all share, masks of both widths.
+  const wide = e.fma(e.convert(x, "f64"), e.constant(3, "f64"), e.convert(shared, "f64"));
+  const chosen = e.select(e.lt(wide, e.constant(draw.int(-9, 9), "f64")), wide, e.convert(y, "f64"));
+  const sum = e.add(e.mul(x, e.constant(3, "f32")), e.abs(e.sub(y, shared)));
+  const seldom = e.rare(e.lt(e.constant(draw.int(0, 9), "f32"), x), e.mul(sum, e.add(sum, shared)), sum);
+  const root = e.add(seldom, e.convert(chosen, "f32"));
+  const copies = draw.int(1, 4);
+  const { functions, memory } = compile((importCall) => {
+    const f = new FunctionBuilder(["i32", "i32"]);
+    const pool = { address: 1, offset: 0, capacity: 64 };
+    const emitter = new VectorEmitter(f, { relaxed: false, importCall, pool });
+    const load = (value: e.Expr, offset: number): void => {
+      const v = emitter.newVec("f32");
+      loadVec(f, "f32", v, () => f.get(0), "float32", offset);
+      emitter.bind(value, v);
+    };
+    load(shared, 128);
+    emitter.prologue([root], draw.int(0, 6));
+    emitter.forget(copies);
+    for (let copy = 0; copy < copies; copy++) {
+      emitter.at(copy);
+      load(x, 16 * copy);
+      load(y, 64 + 16 * copy);
+    }
+    emitter.emitTogether(root).forEach((v, copy) => {
+      storeVec(f, "f32", v, () => f.get(0), "float32", 256 + 16 * copy);
+    });
+    return { run: f };
+  });
+  const array = new Float32Array(memory.buffer, 1024, 128);
+  for (let i = 0; i < 36; i++) array[i] = draw.int(-9, 9);
+  functions["run"]!(1024, 8192);
+  for (let i = 0; i < 4 * copies; i++) {
+    const inputs = [array[i]!, array[16 + i]!, array[32 + (i % 4)]!];
+    expect(array[64 + i]!).toBe(interpret(root, inputs, 0));
+  }
+});

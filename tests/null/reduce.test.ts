@@ -3,11 +3,13 @@ import { describe, expect, test } from "bun:test";
 import { checkGrads } from "../../autodiff/check.ts";
 import { grad } from "../../autodiff/vjp.ts";
 import { vmap } from "../../autodiff/vmap.ts";
+import { reference } from "../../core/backend.ts";
 import { tensor } from "../../core/create.ts";
 import { ShapeError } from "../../core/errors.ts";
 import { mul } from "../../core/prims/elementwise.ts";
 import { sumAxes } from "../../core/prims/movement.ts";
 import { argmax, argmin, cumsum, reduceMax, reduceMin, reduceProd } from "../../core/prims/reduce.ts";
+import { setBackend } from "../../core/trace.ts";
 import type { Nested, Value } from "../../core/value.ts";
 
 const f64 = (data: Nested): Value => tensor(data, { dtype: "float64" });
@@ -81,6 +83,58 @@ describe("reductions equal NumPy's", () => {
     expect(flat(argmax(y, 1))).toEqual([1, 2, 2]);
     expect(flat(argmin(y, 1))).toEqual([1, 2, 1]);
   });
+});
+
+describe("products whose parts are out of range", () => {
+  /** Powers of two with their exact product: the exponents add up. */
+  const powers = (exponents: readonly number[]): number[] => exponents.map((e) => 2 ** e);
+  const many = (n: number, ...list: number[]): number[] => Array.from({ length: n }, () => list).flat();
+  const cases: readonly (readonly [string, "float32" | "float64", number[], number])[] = [
+    ["large ones, then 0", "float32", [...powers(many(99, 120)), 0], 0],
+    ["0, then large ones", "float32", [0, ...powers(many(99, 120))], 0],
+    ["large ones and one 0 among many", "float64", powers(many(99, 1000)).with(37, 0), 0],
+    ["large and small in turn", "float32", powers(many(50, 120, -120)), 1],
+    ["large ones, then small ones", "float32", powers([...many(50, 127), ...many(50, -127), 3]), 8],
+    ["small ones, then large ones", "float32", powers([...many(50, -126), ...many(50, 126), -1]), 0.5],
+    ["the smallest numbers", "float32", powers([...many(64, -149), ...many(64, 127), ...many(64, 22)]), 1],
+    ["large and small of float64", "float64", powers(many(50, 1023, -1023)), 1],
+    [
+      "the smallest of float64",
+      "float64",
+      powers([...many(9, -1074), ...many(9, 1023), ...many(9, 51), 2]),
+      4,
+    ],
+    ["a subnormal result", "float64", powers([...many(4, 1000), ...many(5, -1000), -60]), 2 ** -1060],
+    ["too large", "float64", powers([...many(3, 1000), -900]), Infinity],
+    ["too small, negative", "float64", [...powers(many(3, -900)), -1], 0],
+    ["the largest number", "float64", [1, Number.MAX_VALUE, 1], Number.MAX_VALUE],
+    ["an infinity among small ones", "float32", [...powers(many(99, -120)), -Infinity], -Infinity],
+    ["an infinity and 0", "float32", [...powers(many(9, 2)), 0, Infinity], NaN],
+    ["NaN and 0", "float32", [NaN, ...powers(many(9, -120)), 0], NaN],
+  ];
+  for (const [name, dtype, factors, expected] of cases) {
+    test(name, () => {
+      // As rows of one and of three, as columns, both ends first; and a row long enough to be cut into pieces.
+      const [once, n] = [tensor(factors, { dtype }), factors.length];
+      const long = tensor([...factors, ...new Array<number>(100_000 - n).fill(1)], { dtype });
+      const rows = tensor([factors, factors.toReversed(), factors], { dtype });
+      const columns = tensor(
+        factors.map((x) => many(5, x)),
+        { dtype },
+      );
+      for (const backend of [null, reference]) {
+        const previous = backend && setBackend(backend);
+        try {
+          expect(flat(reduceProd(once, [0]))).toEqual([expected]);
+          expect(flat(reduceProd(long, [0]))).toEqual([expected]);
+          expect(flat(reduceProd(rows, [1]))).toEqual(many(3, expected));
+          expect(flat(reduceProd(columns, [0]))).toEqual(many(5, expected));
+        } finally {
+          if (previous) setBackend(previous);
+        }
+      }
+    });
+  }
 });
 
 describe("element types and empty axes", () => {

@@ -10,13 +10,12 @@
  * To read on: nest_shapes.ts says which kind a step is; nest_access.ts and nest_elements.ts have what the kinds share,
  * where elements are and the innermost loop; nest_map.ts, nest_rows.ts and nest_columns.ts are the kinds.
  */
-import type { Expr } from "../../expr.ts";
 import type { LoopStep } from "../../passes/fuse.ts";
 import { sizeOf } from "../../shape.ts";
 import { FunctionBuilder } from "./assembler.ts";
 import { Accesses, ArgumentBlock, SCRATCH, type Word } from "./nest_access.ts";
 import { Arithmetic } from "./nest_arithmetic.ts";
-import type { NestCode } from "./nest_code.ts";
+import { type NestCode, rootsOf } from "./nest_code.ts";
 import { writeColumns } from "./nest_columns.ts";
 import { Elements } from "./nest_elements.ts";
 import { operations } from "./nest_expressions.ts";
@@ -81,18 +80,11 @@ function codeOf(step: LoopStep, options: NestOptions): NestCode {
   const f = new FunctionBuilder(["i32", "i32", "i32", "i32"]);
   const pool = { address: SCRATCH, offset: options.scratchBytes - POOL_BYTES, capacity: POOL_BYTES / 16 };
   const emitter = new VectorEmitter(f, { ...options, pool });
-  emitter.prologue(rootsOf(step));
   const block = new ArgumentBlock(f);
   const accesses = new Accesses(f, block, step, shapes);
   const elements = new Elements(f, emitter, accesses);
   return { step, shapes, f, emitter, block, accesses, elements, arithmetic: new Arithmetic(f, emitter) };
 }
-
-/** What a step computes of its elements. */
-const rootsOf = ({ stores, reductions }: LoopStep): Expr[] => [
-  ...stores.map((store) => store.expr),
-  ...reductions.map(({ arg }) => arg),
-];
 
 /** An estimate: four lanes at a time make operations cheap, and loads and stores less so. */
 function workOf(step: LoopStep): number {

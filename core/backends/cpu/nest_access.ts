@@ -111,7 +111,7 @@ export class Accesses {
   }
 
   /** The address of an element along the innermost loop. */
-  address(access: Access, index: Local, pointers: Pointers): Term {
+  address(access: Access, index: Term, pointers: Pointers): Term {
     const { plus, times } = this.#terms;
     const stride = this.#strides.get(access);
     const distance =

@@ -3,9 +3,10 @@ import type { ExprType } from "../../expr.ts";
 import * as expr from "../../expr.ts";
 import type { Reduction } from "../../passes/fuse.ts";
 import type { FunctionBuilder, Local } from "./assembler.ts";
-import { isFloat32Sum, joinedType, neutral } from "./nest_arithmetic.ts";
+import { isFloat32Sum, isFloatProduct, joinedType, neutral } from "./nest_arithmetic.ts";
 import type { NestCode } from "./nest_code.ts";
 import { dtypeOf, type Place } from "./nest_elements.ts";
+import type { Scaled } from "./nest_product.ts";
 import { type Term, termsOf } from "./terms.ts";
 import { storeOne, type Vec } from "./vector.ts";
 
@@ -38,6 +39,8 @@ export class Accumulator {
   readonly #type: ExprType;
   /** One for each copy of the loop's body, so that no copy waits for the one before. */
   readonly #parts: readonly Vec[];
+  /** How often each part was scaled, where it is a product of floats. */
+  readonly #scales: readonly Vec[] | null;
   /** What float32 parts held before they last began again, in float64. */
   readonly #total: Vec | null;
 
@@ -52,20 +55,36 @@ export class Accumulator {
     this.#parts = Array.from({ length: copies }, () =>
       arithmetic.filled(neutral(reduction.join, type), type),
     );
+    this.#scales = isFloatProduct(reduction) ? this.#parts.map(() => arithmetic.filled(0, "f64")) : null;
     this.#total = isFloat32Sum(reduction) ? arithmetic.filled(0, "f64") : null;
   }
 
-  /** Joins the argument's values at a place. */
-  add({ copy, isSingle }: Place): void {
-    const { f, emitter, arithmetic } = this.#code;
+  /** Joins the argument's values at some places. */
+  add(places: readonly Place[]): void {
+    const { emitter, arithmetic } = this.#code;
     const { join, arg } = this.reduction;
-    const values = emitter.emit(expr.convert(arg, this.#type));
-    // The largest and the smallest of a value repeated is the value.
-    const counted = isSingle && (join === "sum" || join === "prod") ? this.#single(values) : values;
-    const part = this.#parts[copy]!;
-    const joined = arithmetic.join(join, this.#type, part, counted);
-    part.forEach((local, half) => {
-      f.get(joined[half]!).set(local);
+    const values = emitter.emitTogether(expr.convert(arg, this.#type));
+    for (const { copy, isSingle } of places) {
+      const value = values[copy]!;
+      // The largest and the smallest of a value repeated is the value.
+      const counted = isSingle && (join === "sum" || join === "prod") ? this.#single(value) : value;
+      const part = this.#parts[copy]!;
+      const scale = this.#scales?.[copy];
+      if (scale !== undefined) {
+        const factor = arithmetic.factor(counted, arg.type);
+        const next = arithmetic.multiply({ product: part, scale }, factor);
+        this.#set(part, next.product);
+        this.#set(scale, next.scale);
+        continue;
+      }
+      const joined = arithmetic.join(join, this.#type, part, counted);
+      this.#set(part, joined);
+    }
+  }
+
+  #set(to: Vec, from: Vec): void {
+    to.forEach((local, half) => {
+      this.#code.f.get(from[half]!).set(local);
     });
   }
 
@@ -121,6 +140,7 @@ export class Accumulator {
     const { arithmetic } = this.#code;
     const { join } = this.reduction;
     const type = this.#lanesType;
+    if (this.#scales !== null) return this.#joinedProduct(this.#scales);
     const joined = (x: Vec, y: Vec): Vec => arithmetic.join(join, type, x, y);
     const all = this.#total ?? this.#parts.reduce(joined);
     if (type === "f64") {
@@ -129,6 +149,21 @@ export class Accumulator {
     }
     const halves = joined(all, this.#shuffled(all, halvesSwapped));
     return joined(halves, this.#shuffled(halves, neighboursSwapped));
+  }
+
+  #joinedProduct(scales: readonly Vec[]): Vec {
+    const { arithmetic } = this.#code;
+    const all = this.#parts
+      .map((product, i): Scaled<Vec> => ({ product, scale: scales[i]! }))
+      .reduce((x, y) => arithmetic.multiply(x, y));
+    const swapped = ([low, high]: Vec): Vec => [high!, low!];
+    const halves = arithmetic.multiply(all, { product: swapped(all.product), scale: swapped(all.scale) });
+    const other = (v: Vec): Vec => this.#shuffled(v, halvesSwapped);
+    const single = arithmetic.multiply(halves, {
+      product: other(halves.product),
+      scale: other(halves.scale),
+    });
+    return arithmetic.unscaled(single);
   }
 
   #shuffled(v: Vec, bytes: readonly number[]): Vec {

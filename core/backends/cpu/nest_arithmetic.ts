@@ -3,6 +3,7 @@ import type { Expr, ExprType } from "../../expr.ts";
 import * as expr from "../../expr.ts";
 import type { Join, Reduction } from "../../passes/fuse.ts";
 import type { FunctionBuilder } from "./assembler.ts";
+import { factor, type Scaled, scaledProduct, unscaled } from "./nest_product.ts";
 import type { Vec, VectorEmitter } from "./vector.ts";
 
 /** The type in which values are joined: products of float32 are float64 all along. */
@@ -13,6 +14,11 @@ export function joinedType({ join, arg }: Reduction): ExprType {
 /** Whether sums are kept in float32 for so long only that they lose little, and then added to a float64 one. */
 export function isFloat32Sum({ join, arg }: Reduction): boolean {
   return join === "sum" && arg.type === "f32";
+}
+
+/** Whether what has been joined is a number and how often it was scaled: a product of floats. */
+export function isFloatProduct({ join, arg }: Reduction): boolean {
+  return join === "prod" && (arg.type === "f32" || arg.type === "f64");
 }
 
 /** What changes nothing when it is joined; -1 is the largest u32. */
@@ -47,6 +53,19 @@ export class Arithmetic {
     return this.#emitter.emit(joinOf[join](this.#value(x, type), this.#value(y, type)));
   }
 
+  /** A factor of a product of floats, in float64, which came from another type. */
+  factor(x: Vec, from: ExprType): Scaled<Vec> {
+    return this.#scaled(factor(this.#value(x, "f64"), from));
+  }
+
+  multiply(x: Scaled<Vec>, y: Scaled<Vec>): Scaled<Vec> {
+    return this.#scaled(scaledProduct(this.#scaledValue(x), this.#scaledValue(y)));
+  }
+
+  unscaled(x: Scaled<Vec>): Vec {
+    return this.#emitter.emit(unscaled(this.#scaledValue(x)));
+  }
+
   convert(x: Vec, from: ExprType, to: ExprType): Vec {
     return this.#emitter.emit(expr.convert(this.#value(x, from), to));
   }
@@ -66,6 +85,14 @@ export class Arithmetic {
       else f.i32(value).simd("i32x4.splat");
       f.set(local);
     }
+  }
+
+  #scaledValue({ product, scale }: Scaled<Vec>): Scaled<Expr> {
+    return { product: this.#value(product, "f64"), scale: this.#value(scale, "f64") };
+  }
+
+  #scaled({ product, scale }: Scaled<Expr>): Scaled<Vec> {
+    return { product: this.#emitter.emit(product), scale: this.#emitter.emit(scale) };
   }
 
   #value(v: Vec, type: ExprType): Expr {

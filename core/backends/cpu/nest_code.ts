@@ -1,4 +1,5 @@
 /** A nest while it is written: what maps, rows and columns have in common. */
+import type { Expr } from "../../expr.ts";
 import type { LoopStep } from "../../passes/fuse.ts";
 import type { FunctionBuilder, Local } from "./assembler.ts";
 import type { Accesses, ArgumentBlock } from "./nest_access.ts";
@@ -44,3 +45,9 @@ export function setUnitPart(
   push(length).op("i32.add").set(to);
   set(to, smaller(size, to));
 }
+
+/** What a step computes of its elements. */
+export const rootsOf = ({ stores, reductions }: LoopStep): Expr[] => [
+  ...stores.map((store) => store.expr),
+  ...reductions.map(({ arg }) => arg),
+];

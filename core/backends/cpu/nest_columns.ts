@@ -8,8 +8,8 @@ import * as expr from "../../expr.ts";
 import type { Reduction, Store } from "../../passes/fuse.ts";
 import type { Local } from "./assembler.ts";
 import { BEGIN, END, type Pointers } from "./nest_access.ts";
-import { isFloat32Sum, joinedType, neutral } from "./nest_arithmetic.ts";
-import { type NestCode, setUnitPart, type UnitPart } from "./nest_code.ts";
+import { isFloat32Sum, isFloatProduct, joinedType, neutral } from "./nest_arithmetic.ts";
+import { type NestCode, rootsOf, setUnitPart, type UnitPart } from "./nest_code.ts";
 import { dtypeOf, type Place, type ScratchArray } from "./nest_elements.ts";
 import { totalSize } from "./nest_shapes.ts";
 import { type Term, type Terms, termsOf } from "./terms.ts";
@@ -20,7 +20,7 @@ const NARROWEST = 16;
 /** With this many units, or more, there are enough for all threads. */
 const MANY_UNITS = 16;
 /** Sums of float32 are kept in float32 over this many rows, then added to float64 ones. */
-const ROW_BLOCK = 256;
+const ROW_BLOCK = 64;
 
 /** A reduction, with an accumulator for each column of a unit. */
 interface Column {
@@ -29,6 +29,8 @@ interface Column {
   readonly near: ScratchArray;
   /** The rest of a float32 sum, in float64. */
   readonly far: ScratchArray | null;
+  /** How often a product of floats was scaled. */
+  readonly scale: ScratchArray | null;
   /** Where the results go. */
   readonly stores: readonly Store[];
 }
@@ -36,6 +38,7 @@ interface Column {
 /** Writes the loops of a step that reduces columns; returns its units: none where there are no columns. */
 export function writeColumns(code: NestCode): { readonly units: number } {
   const { outer, inner } = code.shapes;
+  code.emitter.prologue(rootsOf(code.step));
   const width = blockWidth(inner.size, totalSize(outer));
   const blocks = Math.ceil(inner.size / width);
   new ColumnWriter(code, width, blocks).write();
@@ -104,6 +107,7 @@ class ColumnWriter {
       reduction,
       near: region(joinedType(reduction)),
       far: isFloat32Sum(reduction) ? region("f64") : null,
+      scale: isFloatProduct(reduction) ? region("f64") : null,
       stores: step.stores.filter((store) => store.level === "row" && store.expr === reduction.result),
     }));
   }
@@ -131,16 +135,17 @@ class ColumnWriter {
   /** A loop along the columns of the unit. */
   #each(body: (place: Place) => void): void {
     const { from, to } = this.#part;
-    this.#code.elements.each(from, to, 1, body);
+    this.#code.elements.each(from, to, 1, (places) => places.forEach(body));
   }
 
   /** Sets the accumulators to what changes nothing. */
   #begin(): void {
     const { arithmetic } = this.#code;
     this.#each((place) => {
-      for (const { reduction, near, far } of this.#columns) {
+      for (const { reduction, near, far, scale } of this.#columns) {
         near.store(arithmetic.filled(neutral(reduction.join, near.type), near.type), place);
         far?.store(arithmetic.filled(0, far.type), place);
+        scale?.store(arithmetic.filled(0, scale.type), place);
       }
     });
   }
@@ -154,11 +159,18 @@ class ColumnWriter {
     ];
     elements.around(step.loads, roots, pointers, () => {
       this.#each((place) => {
-        elements.load(step.loads, place, pointers);
-        elements.store(this.#stores, place, pointers);
-        for (const { reduction, near } of this.#columns) {
+        elements.load(step.loads, [place], pointers);
+        elements.store(this.#stores, [place], pointers);
+        for (const { reduction, near, scale } of this.#columns) {
           const { join, arg } = reduction;
           const value = emitter.emit(expr.convert(arg, near.type));
+          if (scale !== null) {
+            const known = { product: near.load(place), scale: scale.load(place) };
+            const next = arithmetic.multiply(known, arithmetic.factor(value, arg.type));
+            near.store(next.product, place);
+            scale.store(next.scale, place);
+            continue;
+          }
           near.store(arithmetic.join(join, near.type, near.load(place), value), place);
         }
       });
@@ -198,11 +210,13 @@ class ColumnWriter {
   #finish(pointers: Pointers): void {
     const { emitter, elements, arithmetic } = this.#code;
     this.#each((place) => {
-      for (const { reduction, near, far, stores } of this.#columns) {
+      for (const { reduction, near, far, scale, stores } of this.#columns) {
         const { type } = far ?? near;
-        const joined = (far ?? near).load(place);
+        const last = (far ?? near).load(place);
+        const joined =
+          scale === null ? last : arithmetic.unscaled({ product: last, scale: scale.load(place) });
         emitter.bind(reduction.result, arithmetic.convert(joined, type, reduction.arg.type));
-        elements.store(stores, place, pointers);
+        elements.store(stores, [place], pointers);
       }
     });
   }

@@ -2,20 +2,25 @@
  * The innermost loop of a nest: four elements at a time, then one at a time. How they are loaded and stored depends on
  * how far apart they are in each buffer.
  */
-import type { DType } from "../../dtype.ts";
+import { bytesPerElement, type DType } from "../../dtype.ts";
 import { type Expr, type ExprType, exprType, iota } from "../../expr.ts";
 import type { Load, Store } from "../../passes/fuse.ts";
+import { range } from "../../shape.ts";
 import type { FunctionBuilder, Local } from "./assembler.ts";
 import { type Accesses, type Pointers, SCRATCH, scaled } from "./nest_access.ts";
 import { type Term, type Terms, termsOf } from "./terms.ts";
 import { loadOne, loadVec, splatLoad, storeOne, storeVec, type Vec, type VectorEmitter } from "./vector.ts";
 
+/** Elements of a vector. */
+export const WIDTH = 4;
+
 /** Where the innermost loop is: at four neighbouring elements, or at one where no four are left. */
 export interface Place {
-  /** Of the first element. */
+  /** The first element is so many after an index. */
   readonly index: Local;
+  readonly shift: number;
   readonly isSingle: boolean;
-  /** Which copy of the body this is, where the loop has several in a row. */
+  /** Which copy of the body this is. */
   readonly copy: number;
 }
 
@@ -49,28 +54,29 @@ export class Elements {
     this.#accesses = accesses;
   }
 
-  /** Four elements at a time, with `copies` of the body in a row while there are enough, then one at a time. */
-  each(from: Term, to: Term, copies: number, body: (place: Place) => void): void {
-    const { set, plus, constant, locals } = this.#terms;
+  /** Four elements at a time, at so many places together while there are enough, then one at a time. */
+  each(from: Term, to: Term, copies: number, body: (places: readonly Place[]) => void): void {
+    const { set, locals } = this.#terms;
     const { index, end } = locals("index", "end");
     set(index, from);
     set(end, to);
-    const run = (place: Place): void => {
-      // What was computed of other elements is of no use.
-      this.#emitter.forget();
-      body(place);
-    };
-    if (copies > 1) {
-      this.#pass(index, end, 4 * copies, () => {
-        for (let copy = 0; copy < copies; copy++) {
-          const { here } = locals("here");
-          set(here, plus(index, constant(4 * copy)));
-          run({ index: here, isSingle: false, copy });
-        }
+    const pass = (places: readonly Place[], width: number): void =>
+      this.#pass(index, end, width, () => {
+        // What was computed of other elements is of no use.
+        this.#emitter.forget(places.length);
+        body(places);
       });
+    if (copies > 1) {
+      const places = Array.from({ length: copies }, (_, copy) => ({
+        index,
+        shift: WIDTH * copy,
+        copy,
+        isSingle: false,
+      }));
+      pass(places, WIDTH * copies);
     }
-    this.#pass(index, end, 4, () => run({ index, isSingle: false, copy: 0 }));
-    this.#pass(index, end, 1, () => run({ index, isSingle: true, copy: 0 }));
+    pass([{ index, shift: 0, copy: 0, isSingle: false }], WIDTH);
+    pass([{ index, shift: 0, copy: 0, isSingle: true }], 1);
   }
 
   /** Runs `body` as long as `width` elements are left. */
@@ -121,41 +127,94 @@ export class Elements {
     }
   }
 
-  /** Loads a place's elements, of what differs from element to element. */
-  load(loads: readonly Load[], place: Place, pointers: Pointers): void {
+  /** Loads the places' elements, of what differs from element to element. */
+  load(loads: readonly Load[], places: readonly Place[], pointers: Pointers): void {
     for (const load of loads) {
       const pattern = this.#accesses.pattern(load);
       if (pattern === "same") continue;
       const { dtype } = load.slot.aval;
-      const v = this.#emitter.newVec(load.expr.type);
-      const address = this.#accesses.address(load, place.index, pointers);
-      if (pattern === "next" || place.isSingle) this.#read(v, dtype, address, place);
-      else this.#gather(v, dtype, address, this.#accesses.stride(load));
-      this.#emitter.bind(load.expr, v);
+      for (const place of places) {
+        const v = this.#emitter.newVec(load.expr.type);
+        if (pattern === "next" || place.isSingle) {
+          this.#read(v, dtype, this.#accesses.address(load, place.index, pointers), place);
+        } else {
+          const address = this.#accesses.address(load, this.#first(place), pointers);
+          this.#gather(v, dtype, address, this.#accesses.stride(load));
+        }
+        this.#emitter.at(place.copy);
+        this.#emitter.bind(load.expr, v);
+      }
     }
   }
 
-  /** Computes a place's elements and stores them; no store meets one element twice. */
-  store(stores: readonly Store[], place: Place, pointers: Pointers): void {
+  /** Computes the places' elements and stores them; no store meets one element twice. */
+  store(stores: readonly Store[], places: readonly Place[], pointers: Pointers): void {
     for (const store of stores) {
       const { dtype } = store.slot.aval;
-      const v = this.#emitter.emit(store.expr);
-      const address = this.#accesses.address(store, place.index, pointers);
-      if (this.#accesses.pattern(store) === "next" || place.isSingle) this.#write(v, dtype, address, place);
-      else this.#scatter(v, dtype, address, this.#accesses.stride(store));
+      for (const [i, v] of this.#valuesAt(places, store.expr).entries()) {
+        const place = places[i]!;
+        if (this.#accesses.pattern(store) === "next" || place.isSingle) {
+          this.#write(v, dtype, this.#accesses.address(store, place.index, pointers), place);
+        } else {
+          const address = this.#accesses.address(store, this.#first(place), pointers);
+          this.#scatter(v, dtype, address, this.#accesses.stride(store));
+        }
+      }
     }
   }
 
-  /** Binds the row-major positions of a place's elements; index 0 is at `first`, null = 0. */
-  bindPositions(first: Local | null, { index }: Place): void {
-    const v = this.#emitter.newVec("u32");
-    this.#terms
-      .push(first === null ? index : this.#terms.plus(index, first))
-      .simd("i32x4.splat")
-      .v128(new Uint8Array(Uint32Array.of(0, 1, 2, 3).buffer))
-      .simd("i32x4.add")
-      .set(v[0]!);
-    this.#emitter.bind(iota, v);
+  #valuesAt(places: readonly Place[], e: Expr): readonly Vec[] {
+    if (places.length > 1) return this.#emitter.emitTogether(e);
+    this.#emitter.at(places[0]!.copy);
+    return [this.#emitter.emit(e)];
+  }
+
+  /** Loads four by four elements, of which neighbours in memory are of different copies of the body: 32 bits each. */
+  loadTurned(load: Load, index: Local, pointers: Pointers): void {
+    const f = this.#f;
+    const { at } = this.#terms.locals("at");
+    this.#terms.set(at, this.#accesses.address(load, index, pointers));
+    const turned = range(WIDTH).map(() => f.local("v128"));
+    // Lane by lane: engines make more of shuffles.
+    for (const lane of range(WIDTH)) {
+      if (lane > 0) this.#terms.advance(at, this.#accesses.stride(load));
+      turned.forEach((v, copy) => {
+        if (lane === 0)
+          f.get(at)
+            .simdMemory("v128.load32_zero", 4 * copy)
+            .set(v);
+        else
+          f.get(at)
+            .get(v)
+            .simdLaneMemory("v128.load32_lane", lane, 4 * copy)
+            .set(v);
+      });
+    }
+    turned.forEach((v, copy) => {
+      this.#emitter.at(copy);
+      this.#emitter.bind(load.expr, [v]);
+    });
+  }
+
+  /** The index of a place's first element. */
+  #first({ index, shift }: Place): Term {
+    return shift === 0 ? index : this.#terms.plus(index, this.#terms.constant(shift));
+  }
+
+  /** Binds the row-major positions of the places' elements; index 0 is at `first`, null = 0. */
+  bindPositions(first: Local | null, places: readonly Place[]): void {
+    for (const { index, shift, copy } of places) {
+      const v = this.#emitter.newVec("u32");
+      const lanes = Uint32Array.of(0, 1, 2, 3).map((lane) => shift + lane);
+      this.#terms
+        .push(first === null ? index : this.#terms.plus(index, first))
+        .simd("i32x4.splat")
+        .v128(new Uint8Array(lanes.buffer))
+        .simd("i32x4.add")
+        .set(v[0]!);
+      this.#emitter.at(copy);
+      this.#emitter.bind(iota, v);
+    }
   }
 
   /** An array in the memory of the thread, `start` bytes after its beginning; null = 0. */
@@ -178,13 +237,17 @@ export class Elements {
   }
 
   /** Reads a place's elements where they are neighbours; of a single one every lane has the value. */
-  #read(to: Vec, dtype: DType, address: Term, { isSingle }: Place): void {
-    (isSingle ? loadOne : loadVec)(this.#f, exprType(dtype), to, this.#pushing(address), dtype);
+  #read(to: Vec, dtype: DType, address: Term, { isSingle, shift }: Place): void {
+    const offset = shift * bytesPerElement(dtype);
+    if (isSingle) loadOne(this.#f, exprType(dtype), to, this.#pushing(address), dtype);
+    else loadVec(this.#f, exprType(dtype), to, this.#pushing(address), dtype, offset);
   }
 
   /** Writes a place's elements where they are neighbours. */
-  #write(from: Vec, dtype: DType, address: Term, { isSingle }: Place): void {
-    (isSingle ? storeOne : storeVec)(this.#f, exprType(dtype), from, this.#pushing(address), dtype);
+  #write(from: Vec, dtype: DType, address: Term, { isSingle, shift }: Place): void {
+    const offset = shift * bytesPerElement(dtype);
+    if (isSingle) storeOne(this.#f, exprType(dtype), from, this.#pushing(address), dtype);
+    else storeVec(this.#f, exprType(dtype), from, this.#pushing(address), dtype, offset);
   }
 
   /** Loads four elements at a stride in bytes. */

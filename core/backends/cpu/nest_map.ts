@@ -6,19 +6,28 @@ import { iota } from "../../expr.ts";
 import type { Local } from "./assembler.ts";
 import { BEGIN, END, type Pointers } from "./nest_access.ts";
 import type { NestCode } from "./nest_code.ts";
-import { reachable } from "./nest_expressions.ts";
+import { divisionOf, pressureOf, reachable } from "./nest_expressions.ts";
 import { totalSize } from "./nest_shapes.ts";
+import { tiledDimension, writeTiles } from "./nest_tiles.ts";
 import { type Term, termsOf } from "./terms.ts";
 
 /** Threads get so many elements or a multiple: no two of them write to one cache line. */
 const GRAIN = 64;
+/** Copies of the body that are written together: several where there are registers for their values. */
+const COPIES: readonly number[] = [2, 1];
 
 /** Writes the loops of a map; returns its units, and what ranges of them are multiples of. */
 export function writeMap(code: NestCode): { readonly units: number; readonly grain: number } {
-  const { f, shapes, block, accesses } = code;
+  const { f, step, shapes, block, accesses, emitter } = code;
   const { outer, inner } = shapes;
+  const across = readsPositions(code) ? null : tiledDimension(code);
+  if (across !== null) return writeTiles(code, across);
+  const roots = step.stores.map((store) => store.expr);
+  const moving = step.loads.filter((load) => accesses.pattern(load) !== "same").map((load) => load.expr);
+  const { copies, constants } = divisionOf(pressureOf(moving, roots), COPIES);
+  emitter.prologue(roots, constants);
   if (outer.length === 0) {
-    writeElements(code, { pointers: accesses.first, from: BEGIN, to: END, position: null });
+    writeElements(code, copies, { pointers: accesses.first, from: BEGIN, to: END, position: null });
     return { units: inner.size, grain: GRAIN };
   }
   const { each, set, times, constant, locals } = termsOf(f);
@@ -27,7 +36,7 @@ export function writeMap(code: NestCode): { readonly units: number; readonly gra
   each(unit, BEGIN, END, 1, () => {
     const pointers = accesses.moved(accesses.first, unit, outer);
     if (readsPositions(code)) set(position, times(unit, size));
-    writeElements(code, { pointers, from: constant(0), to: size, position });
+    writeElements(code, copies, { pointers, from: constant(0), to: size, position });
   });
   return { units: totalSize(outer), grain: 1 };
 }
@@ -40,15 +49,15 @@ interface Row {
   readonly position: Local | null;
 }
 
-function writeElements(code: NestCode, { pointers, from, to, position }: Row): void {
+function writeElements(code: NestCode, copies: number, { pointers, from, to, position }: Row): void {
   const { step, elements } = code;
   const { loads, stores } = step;
   const roots = stores.map((store) => store.expr);
   elements.around(loads, roots, pointers, () => {
-    elements.each(from, to, 1, (place) => {
-      if (readsPositions(code)) elements.bindPositions(position, place);
-      elements.load(loads, place, pointers);
-      elements.store(stores, place, pointers);
+    elements.each(from, to, copies, (places) => {
+      if (readsPositions(code)) elements.bindPositions(position, places);
+      elements.load(loads, places, pointers);
+      elements.store(stores, places, pointers);
     });
   });
 }

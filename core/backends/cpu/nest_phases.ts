@@ -7,14 +7,22 @@ import type { Expr } from "../../expr.ts";
 import type { Load, LoopStep, Reduction, Store } from "../../passes/fuse.ts";
 import { range } from "../../shape.ts";
 import { dtypeOf } from "./nest_elements.ts";
-import { type Known, operations, reachable } from "./nest_expressions.ts";
+import {
+  type Division,
+  divisionOf,
+  type Known,
+  operations,
+  pressureOf,
+  reachable,
+} from "./nest_expressions.ts";
 
 /** Up to so many operations are done again rather than kept. */
 const CHEAP = 4;
 /** A body of up to so many operations waits for the accumulators that it feeds, */
 const LIGHT = 6;
-/** so there are several in a row, each with accumulators of its own. */
-const COPIES = 4;
+/** so there are more copies of it, each with accumulators of its own. */
+const LIGHT_COPIES: readonly number[] = [4, 2, 1];
+const COPIES: readonly number[] = [2, 1];
 
 /** One pass over a row, or none: it may be that only values of the row as a whole are computed. */
 export interface Phase {
@@ -28,8 +36,8 @@ export interface Phase {
   readonly reloaded: readonly Expr[];
   /** What the pass computes, for its stores, its reductions and later passes. */
   readonly roots: readonly Expr[];
-  /** How many copies of the loop's body are in a row. */
-  readonly copies: number;
+  /** How many copies of the loop's body are written together, and the constants in registers beside them. */
+  readonly division: Division;
 }
 
 export interface RowPlan {
@@ -38,11 +46,16 @@ export interface RowPlan {
   readonly scratch: ReadonlyMap<Expr, number>;
 }
 
-/** Plans the passes over rows of `length` elements. */
-export function rowPlan(step: LoopStep, length: number, scratchBytes: number): RowPlan {
+/** Plans the passes over rows of `length` elements; along a row some loads are of one element. */
+export function rowPlan(
+  step: LoopStep,
+  length: number,
+  scratchBytes: number,
+  isFixed: (load: Load) => boolean,
+): RowPlan {
   const row = new RowValues(step);
   const scratch = scratchOf(row, length, scratchBytes);
-  return { phases: range(row.last + 1).map((phase) => phaseOf(row, scratch, phase)), scratch };
+  return { phases: range(row.last + 1).map((phase) => phaseOf(row, scratch, phase, isFixed)), scratch };
 }
 
 /** The values of a step that reduces rows, by when they are known. */
@@ -118,7 +131,12 @@ function scratchOf(row: RowValues, length: number, scratchBytes: number): Readon
 }
 
 /** What a phase reads, computes and leaves behind. */
-function phaseOf(row: RowValues, scratch: ReadonlyMap<Expr, number>, phase: number): Phase {
+function phaseOf(
+  row: RowValues,
+  scratch: ReadonlyMap<Expr, number>,
+  phase: number,
+  isFixed: (load: Load) => boolean,
+): Phase {
   const reductions = row.reductionsIn(phase);
   const stores = row.storesIn(phase);
   // A value may be needed only later, or only by another one that is kept: it is computed even so.
@@ -127,14 +145,21 @@ function phaseOf(row: RowValues, scratch: ReadonlyMap<Expr, number>, phase: numb
   const wanted = [...row.rootsIn(phase), ...kept];
   const needed = reachable(wanted, isKnown);
   const isLight = reductions.length > 0 && operations(wanted, isKnown) <= LIGHT;
+  const loads = row.step.loads.filter((load) => load.level === "full" && needed.has(load.expr));
+  const reloaded = [...scratch.keys()].filter((e) => row.phaseOf(e) < phase && needed.has(e));
+  const moving = [...loads.filter((load) => !isFixed(load)).map((load) => load.expr), ...reloaded];
+  const computed = [...kept, ...stores.map((store) => store.expr), ...reductions.map(({ arg }) => arg)];
+  const body = pressureOf(moving, computed);
+  // An accumulator of each reduction is held beside them.
+  const pressure = { ...body, moving: body.moving + reductions.length };
   return {
     rowValues: row.ofRow.filter((e) => row.phaseOf(e) === phase),
-    loads: row.step.loads.filter((load) => load.level === "full" && needed.has(load.expr)),
+    loads,
     stores,
     reductions,
     kept,
-    reloaded: [...scratch.keys()].filter((e) => row.phaseOf(e) < phase && needed.has(e)),
+    reloaded,
     roots: wanted.filter((e) => !isKnown(e)),
-    copies: isLight ? COPIES : 1,
+    division: divisionOf(pressure, isLight ? LIGHT_COPIES : COPIES),
   };
 }

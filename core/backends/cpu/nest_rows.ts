@@ -3,13 +3,13 @@
  * long row. What follows a reduction runs over the row again, in the nearest cache.
  */
 import type { Expr, ExprType } from "../../expr.ts";
-import type { Join, Store } from "../../passes/fuse.ts";
+import type { Join, Load, Store } from "../../passes/fuse.ts";
 import type { Local } from "./assembler.ts";
 import { BEGIN, END, type Pointers, scaled } from "./nest_access.ts";
 import { Accumulator, type FirstLane, firstLaneOf } from "./nest_accumulator.ts";
-import { isFloat32Sum } from "./nest_arithmetic.ts";
-import { type NestCode, setUnitPart, type UnitPart } from "./nest_code.ts";
-import type { Place, ScratchArray } from "./nest_elements.ts";
+import { isFloat32Sum, isFloatProduct } from "./nest_arithmetic.ts";
+import { type NestCode, rootsOf, setUnitPart, type UnitPart } from "./nest_code.ts";
+import { type Place, type ScratchArray, WIDTH } from "./nest_elements.ts";
 import { type Phase, type RowPlan, rowPlan } from "./nest_phases.ts";
 import { totalSize } from "./nest_shapes.ts";
 import { type Term, type Terms, termsOf } from "./terms.ts";
@@ -18,8 +18,8 @@ import { type Term, type Terms, termsOf } from "./terms.ts";
 const PIECE = 32768;
 /** With more rows than this there are enough units for all threads without pieces. */
 const FEW_ROWS = 64;
-/** Sums of float32 are kept in float32 over this many elements, then added to a float64. */
-const BLOCK = 4096;
+/** So many float32 are added in float32, in each lane of each copy of the body, and then to a float64. */
+const ADDITIONS = 64;
 
 /** Reductions of long rows in pieces: what is left is to join the pieces' results, 8 bytes each, in the workspace. */
 export interface Pieces {
@@ -34,7 +34,11 @@ export function writeRows(
   scratchBytes: number,
 ): { readonly units: number; readonly pieces: Pieces | null } {
   const { outer, middle, inner } = code.shapes;
-  const plan = rowPlan(code.step, totalSize(middle) * inner.size, scratchBytes);
+  const { step, emitter, accesses } = code;
+  const isFixed = (load: Load): boolean => accesses.pattern(load) === "same";
+  const plan = rowPlan(step, totalSize(middle) * inner.size, scratchBytes, isFixed);
+  const constants = Math.min(...plan.phases.map(({ division }) => division.constants));
+  emitter.prologue(rootsOf(step), constants);
   const pieces = piecesOf(code, plan);
   new RowWriter(code, plan, pieces).write();
   return { units: totalSize(outer) * (pieces?.perRow ?? 1), pieces };
@@ -45,6 +49,8 @@ function piecesOf({ step, shapes }: NestCode, { phases }: RowPlan): Pieces | nul
   const { reductions, stores, values } = step;
   const { outer, middle, inner } = shapes;
   if (middle.length > 0 || inner.size < 2 * PIECE || totalSize(outer) > FEW_ROWS) return null;
+  // A piece of a product of floats has a scale too, which 8 bytes do not hold.
+  if (reductions.some(isFloatProduct)) return null;
   // Only the host has whole results: nothing may be computed of them here.
   const isResult = (e: Expr): boolean => reductions.some(({ result }) => result === e);
   if (phases.length > 1 || values.some(({ expr, level }) => level === "row" && !isResult(expr))) return null;
@@ -121,7 +127,7 @@ class RowWriter {
     emitter.prologue([]);
     if (phase.reductions.length + phase.stores.length + phase.kept.length === 0) return;
     const accumulators = phase.reductions.map(
-      (reduction) => new Accumulator(this.#code, this.#firstLane, reduction, phase.copies),
+      (reduction) => new Accumulator(this.#code, this.#firstLane, reduction, phase.division.copies),
     );
     this.#writeMiddle(phase, accumulators, row);
     accumulators.forEach((accumulator, which) => {
@@ -159,29 +165,41 @@ class RowWriter {
   #writeInner(phase: Phase, accumulators: readonly Accumulator[], pointers: Pointers, start: Local): void {
     const { emitter, elements } = this.#code;
     const { loads, stores, kept, reloaded } = phase;
+    const { copies } = phase.division;
     const scratch = (e: Expr): ScratchArray => this.#scratch(e, start);
-    const body = (place: Place): void => {
-      elements.load(loads, place, pointers);
-      for (const e of reloaded) emitter.bind(e, scratch(e).load(place));
-      for (const e of kept) scratch(e).store(emitter.emit(e), place);
-      elements.store(stores, place, pointers);
-      for (const accumulator of accumulators) accumulator.add(place);
+    const body = (places: readonly Place[]): void => {
+      elements.load(loads, places, pointers);
+      for (const place of places) {
+        emitter.at(place.copy);
+        for (const e of reloaded) emitter.bind(e, scratch(e).load(place));
+      }
+      for (const e of kept) {
+        const values = emitter.emitTogether(e);
+        for (const place of places) scratch(e).store(values[place.copy]!, place);
+      }
+      elements.store(stores, places, pointers);
+      for (const accumulator of accumulators) accumulator.add(places);
     };
     elements.around(loads, phase.roots, pointers, () => {
       const { from, to } = this.#part;
       if (phase.reductions.some(isFloat32Sum))
-        this.#inBlocks(accumulators, (first, end) => elements.each(first, end, phase.copies, body));
-      else elements.each(from, to, phase.copies, body);
+        this.#inBlocks(accumulators, copies, (first, end) => elements.each(first, end, copies, body));
+      else elements.each(from, to, copies, body);
     });
   }
 
   /** Block by block, each followed by moving the sums of float32 to the float64 ones. */
-  #inBlocks(accumulators: readonly Accumulator[], body: (from: Local, to: Local) => void): void {
+  #inBlocks(
+    accumulators: readonly Accumulator[],
+    copies: number,
+    body: (from: Local, to: Local) => void,
+  ): void {
     const { set, each, plus, constant, smaller, locals } = this.#terms;
     const { first, end } = locals("first", "end");
     const { from, to } = this.#part;
-    each(first, from, to, BLOCK, () => {
-      set(end, plus(first, constant(BLOCK)));
+    const block = ADDITIONS * WIDTH * copies;
+    each(first, from, to, block, () => {
+      set(end, plus(first, constant(block)));
       set(end, smaller(to, end));
       body(first, end);
       for (const accumulator of accumulators) accumulator.settle();

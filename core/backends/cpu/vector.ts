@@ -38,10 +38,6 @@ export interface Kept {
   readonly pooled: ReadonlyMap<Expr | string, number>;
 }
 
-/** So many constants may be in locals; where there are more, only the few that are used most. */
-const mostInLocals = 8;
-const fewInLocals = 5;
-
 type Lanes = "f32x4" | "f64x2" | "i32x4";
 
 const lanesOf: Readonly<Record<ExprType, Lanes>> = {
@@ -95,8 +91,8 @@ function isZero({ op, value }: Expr): boolean {
 }
 
 /** The arguments whose values are always needed: a rare branch computes its own where it is taken. */
-function neededBy({ op, args }: Expr): readonly Expr[] {
-  return op === "rare" ? [args[0]!, args[2]!] : args;
+export function neededBy({ op, args }: Expr): readonly Expr[] {
+  return op === "rare" ? [args[2]!, args[0]!] : args;
 }
 
 /** The expressions and all below them, each once, arguments first. */
@@ -125,17 +121,28 @@ function wrapping(scalar: ScalarFunction): ScalarFunction {
   return modulo;
 }
 
-/** Writes the code of expressions into a function; what a node needs is computed once. */
+/** What is known of one copy of a loop's body. */
+interface Copy {
+  known: Map<Expr | string, Vec>;
+  /** Masks as two vectors of 64-bit lanes, where a comparison or a selection of f64 made or needed them. */
+  wide: Map<Local, Vec>;
+}
+
+/**
+ * Writes the code of expressions into a function; what a node needs is computed once. A loop's body may be there several
+ * times, for elements that follow each other: `emitTogether` then writes each instruction for all copies in a row,
+ * so that the processor always has some that do not wait for each other.
+ */
 export class VectorEmitter {
   readonly #f: FunctionBuilder;
   readonly #options: VectorOptions;
   /** What `forget` keeps: what the prologue left in locals. */
   #kept = new Map<Expr | string, Vec>();
-  #known = new Map<Expr | string, Vec>();
+  #copies: readonly Copy[] = [{ known: new Map(), wide: new Map() }];
+  /** The copy that `bind` and `emit` are about. */
+  #copy: Copy = this.#copies[0]!;
   /** Constants in memory: their offsets. */
   #pooled = new Map<Expr | string, number>();
-  /** Masks as two vectors of 64-bit lanes, where a comparison or a selection of f64 made or needed them. */
-  #wide = new Map<Local, Vec>();
 
   constructor(f: FunctionBuilder, options: VectorOptions) {
     this.#f = f;
@@ -149,13 +156,18 @@ export class VectorEmitter {
 
   /** Says that the value of a node is in these locals. */
   bind(e: Expr, v: Vec): void {
-    this.#known.set(keyOf(e), v);
+    this.#copy.known.set(keyOf(e), v);
   }
 
-  /** Forgets every value that the prologue did not leave: before code where the inputs are others. */
-  forget(): void {
-    this.#known = new Map(this.#kept);
-    this.#wide = new Map();
+  /** Forgets every value that the prologue did not leave: before a body, or copies of it, where inputs are others. */
+  forget(copies = 1): void {
+    this.#copies = Array.from({ length: copies }, () => ({ known: new Map(this.#kept), wide: new Map() }));
+    this.#copy = this.#copies[0]!;
+  }
+
+  /** Says which copy of the body `bind` and `emit` are about from here on. */
+  at(copy: number): void {
+    this.#copy = this.#copies[copy]!;
   }
 
   /** What `forget` keeps now, for `restore`. */
@@ -170,35 +182,39 @@ export class VectorEmitter {
     this.forget();
   }
 
-  /** Before the loops: places the constants of these expressions and computes all that depends only on what is bound. */
-  prologue(exprs: readonly Expr[]): void {
+  /**
+   * Before the loops: places the constants of these expressions, so many in locals, those that are used most, and
+   * computes all that depends only on what is bound.
+   */
+  prologue(exprs: readonly Expr[], inLocals = 8): void {
     const always = nodesOf(exprs, neededBy);
     this.#placeConstants(
       always,
       nodesOf(exprs, ({ args }) => args),
+      inLocals,
     );
     const invariants = new Set<Expr>();
     for (const e of always) {
       const isInvariant =
-        this.#known.has(keyOf(e)) ||
+        this.#copy.known.has(keyOf(e)) ||
         e.op === "const" ||
         (e.op !== "rare" && e.args.length > 0 && e.args.every((x) => invariants.has(x)));
       if (!isInvariant) continue;
       invariants.add(e);
       if (e.op !== "const") this.emit(e);
     }
-    this.#kept = new Map(this.#known);
+    this.#kept = new Map(this.#copy.known);
     for (const key of this.#pooled.keys()) this.#kept.delete(key);
   }
 
-  #placeConstants(always: readonly Expr[], all: readonly Expr[]): void {
+  #placeConstants(always: readonly Expr[], all: readonly Expr[], most: number): void {
     this.#pooled = new Map(this.#pooled);
     const uses = new Map<Expr | string, { readonly constant: Expr; count: number }>();
     const constantsIn = (e: Expr): readonly Expr[] => [
       ...e.args.filter(({ op }) => op === "const"),
       ...constantsOf(e),
     ];
-    const isPlaced = (e: Expr): boolean => this.#known.has(keyOf(e)) || this.#pooled.has(keyOf(e));
+    const isPlaced = (e: Expr): boolean => this.#copy.known.has(keyOf(e)) || this.#pooled.has(keyOf(e));
     for (const one of always.flatMap((e) => (e.op === "const" ? e : constantsIn(e)))) {
       const use = uses.get(keyOf(one)) ?? { constant: one, count: 0 };
       use.count++;
@@ -206,7 +222,7 @@ export class VectorEmitter {
     }
     const ranked = [...uses.values()].sort((a, b) => b.count - a.count).map((use) => use.constant);
     const { pool } = this.#options;
-    const inLocals = !pool || ranked.length <= mostInLocals ? ranked.length : fewInLocals;
+    const inLocals = !pool || ranked.length <= most ? ranked.length : most;
     for (const one of ranked.slice(0, inLocals)) this.emit(one);
     if (!pool) return;
     for (const one of [...ranked.slice(inLocals), ...all.flatMap(constantsIn)]) {
@@ -219,23 +235,41 @@ export class VectorEmitter {
 
   /** Writes the code for whatever of the expression is not known yet; its value is in the locals returned. */
   emit(root: Expr): Vec {
+    this.#write(root, [this.#copy]);
+    return this.#of(root);
+  }
+
+  /** The same for all copies, of which the same is known; the value in each. */
+  emitTogether(root: Expr): readonly Vec[] {
+    this.#write(root, this.#copies);
+    return this.#copies.map(({ known }) => known.get(keyOf(root))!);
+  }
+
+  #write(root: Expr, copies: readonly Copy[]): void {
+    const current = this.#copy;
+    const { known } = copies[0]!;
     const waiting: Expr[] = [root];
     for (let e = waiting.at(-1); e !== undefined; e = waiting.at(-1)) {
       const key = keyOf(e);
-      const missing = this.#known.has(key) ? [] : neededBy(e).filter((x) => !this.#known.has(keyOf(x)));
+      const needed = known.has(key) ? [] : [...neededBy(e), ...constantsOf(e)];
+      const missing = needed.filter((x) => !known.has(keyOf(x)));
       // Constants last, so that they do not wait in a register for the other arguments.
       waiting.push(...missing.filter(({ op }) => op === "const"));
       waiting.push(...missing.filter(({ op }) => op !== "const").reverse());
       if (missing.length > 0) continue;
       waiting.pop();
-      if (this.#known.has(key)) continue;
-      this.#known.set(key, this.#compute(e));
+      if (known.has(key)) continue;
+      const shared = e.op === "const" ? this.#constant(e) : null;
+      for (const copy of copies) {
+        this.#copy = copy;
+        copy.known.set(key, shared ?? this.#compute(e));
+      }
     }
-    return this.#of(root);
+    this.#copy = current;
   }
 
   #of(e: Expr): Vec {
-    const v = this.#known.get(keyOf(e));
+    const v = this.#copy.known.get(keyOf(e));
     invariant(v !== undefined, `the kernel expression ${e.op} ${e.value} is bound before it is used`);
     return v;
   }
@@ -346,12 +380,11 @@ export class VectorEmitter {
     f.get(mask[0]!).simd("v128.any_true");
     f.when(() => {
       // What the branch computes is not there outside.
-      const [known, wide] = [this.#known, this.#wide];
-      this.#known = new Map(known);
-      this.#wide = new Map(wide);
+      const outside = this.#copy;
+      this.#copy = { known: new Map(outside.known), wide: new Map(outside.wide) };
       const chosen = this.#apply(type, "v128.bitselect", this.emit(x), otherwise, this.#maskFor(type, mask));
       for (const [half, local] of result.entries()) f.get(chosen[half]!).set(local);
-      [this.#known, this.#wide] = [known, wide];
+      this.#copy = outside;
     });
     return result;
   }
@@ -417,18 +450,18 @@ export class VectorEmitter {
   /** A mask of 32-bit lanes from one of 64-bit lanes, which is remembered. */
   #narrow(wide: Vec): Vec {
     const mask = this.#make("bool", () => this.#f.get(wide[0]!).get(wide[1]!).shuffle(evenWords));
-    this.#wide.set(mask[0]!, wide);
+    this.#copy.wide.set(mask[0]!, wide);
     return mask;
   }
 
   /** A mask of 64-bit lanes from one of 32-bit lanes. */
   #widen(mask: Vec): Vec {
-    const known = this.#wide.get(mask[0]!);
+    const known = this.#copy.wide.get(mask[0]!);
     if (known) return known;
     const wide = this.#make("f64", (half) => {
       this.#f.get(mask[0]!).simd(half === 0 ? "i64x2.extend_low_i32x4_s" : "i64x2.extend_high_i32x4_s");
     });
-    this.#wide.set(mask[0]!, wide);
+    this.#copy.wide.set(mask[0]!, wide);
     return wide;
   }
 
@@ -446,7 +479,7 @@ export class VectorEmitter {
 
   #bits(op: "and" | "or" | "xor" | "not", xs: readonly Vec[], type: ExprType): Vec {
     invariant(type !== "f32" && type !== "f64", "bits are of an integer or a bool");
-    const wides = xs.map((x) => this.#wide.get(x[0]!));
+    const wides = xs.map((x) => this.#copy.wide.get(x[0]!));
     if (type === "bool" && wides.every((wide) => wide !== undefined))
       return this.#narrow(this.#apply("f64", `v128.${op}`, ...wides));
     return this.#apply(type, `v128.${op}`, ...xs);
@@ -512,45 +545,49 @@ export class VectorEmitter {
 
 // --- memory ------------------------------------------------------------------------------------------------------
 
-/** Loads four neighbouring elements. */
+/** Loads four neighbouring elements, `offset` bytes after the address. */
 export function loadVec(
   f: FunctionBuilder,
   _type: ExprType,
   dst: Vec,
   pushAddress: () => void,
   dtype: DType,
+  offset = 0,
 ): void {
   pushAddress();
   if (dtype === "bool") {
-    f.simdMemory("v128.load32_zero").simd("i16x8.extend_low_i8x16_u").simd("i32x4.extend_low_i16x8_u");
+    f.simdMemory("v128.load32_zero", offset)
+      .simd("i16x8.extend_low_i8x16_u")
+      .simd("i32x4.extend_low_i16x8_u");
     maskOfNumbers(f).set(dst[0]!);
     return;
   }
-  f.simdMemory("v128.load").set(dst[0]!);
+  f.simdMemory("v128.load", offset).set(dst[0]!);
   if (dtype !== "float64") return;
   pushAddress();
-  f.simdMemory("v128.load", 16).set(dst[1]!);
+  f.simdMemory("v128.load", offset + 16).set(dst[1]!);
 }
 
-/** Stores four neighbouring elements. */
+/** Stores four neighbouring elements, `offset` bytes after the address. */
 export function storeVec(
   f: FunctionBuilder,
   _type: ExprType,
   src: Vec,
   pushAddress: () => void,
   dtype: DType,
+  offset = 0,
 ): void {
   pushAddress();
   f.get(src[0]!);
   if (dtype === "bool") {
     f.get(src[0]!).simd("i16x8.narrow_i32x4_s").get(src[0]!).simd("i8x16.narrow_i16x8_s").simd("i8x16.neg");
-    f.simdLaneMemory("v128.store32_lane", 0);
+    f.simdLaneMemory("v128.store32_lane", 0, offset);
     return;
   }
-  f.simdMemory("v128.store");
+  f.simdMemory("v128.store", offset);
   if (dtype !== "float64") return;
   pushAddress();
-  f.get(src[1]!).simdMemory("v128.store", 16);
+  f.get(src[1]!).simdMemory("v128.store", offset + 16);
 }
 
 /** Loads one element into every lane. */
