@@ -39,7 +39,8 @@ export { grad, valueAndGrad, vjp } from "./autodiff/vjp.ts";
 export { type VmapOptions, vmap } from "./autodiff/vmap.ts";
 export { Aval } from "./core/aval.ts";
 export { setThreads } from "./core/backends/cpu/engine.ts";
-export { backendInfo } from "./core/backends/select.ts";
+export { backendInfo, closeDevice, init } from "./core/backends/select.ts";
+export type { WebgpuOptions } from "./core/backends/webgpu/open.ts";
 export {
   adoptArray as adopt,
   arange,
@@ -55,6 +56,7 @@ export {
   zeros,
   zerosLike,
 } from "./core/create.ts";
+export { devicePut, setDefaultDevice } from "./core/devices.ts";
 export { type DType, dtypes, type TypedArray } from "./core/dtype.ts";
 export * from "./core/errors.ts";
 export * as io from "./core/io.ts";

@@ -4,9 +4,9 @@ import { TreeError } from "../core/errors.ts";
 import { deadCodeEliminated } from "../core/passes/dce.ts";
 import { simplified } from "../core/passes/simplify.ts";
 import { type Atom, evalProgram, type Program, show, stage, Var } from "../core/program.ts";
-import { checkSynchronous, currentBackend, isEager } from "../core/trace.ts";
+import { backendFor, checkSynchronous, isEager } from "../core/trace.ts";
 import { flatten, type TreeDef, unflatten } from "../core/tree.ts";
-import { donate, markShared, storage, Tensor, Tracer, type Value } from "../core/value.ts";
+import { donate, elementsOf, markShared, Tensor, Tracer, type Value } from "../core/value.ts";
 import { filledIn, matches, type Signature, signatureName, signatureOf } from "./signature.ts";
 
 /**
@@ -67,7 +67,7 @@ export interface Jit {
 
 type AnyFunction = (...args: readonly unknown[]) => unknown;
 
-/** What the backend made of a program; an output is a result by number, an input as `~position`, or a constant. */
+/** What a backend made of a program; an output is a result by number, an input as `~position`, or a constant. */
 interface Prepared {
   readonly backend: Backend;
   readonly outs: readonly (number | Tensor)[];
@@ -91,7 +91,8 @@ interface Entry {
   readonly donated: readonly number[];
   readonly constants: readonly Tensor[];
   simplified: Program | null;
-  prepared: Prepared | null;
+  /** By backend. */
+  readonly prepared: Map<Backend, Prepared>;
 }
 
 const made = new WeakSet<object>();
@@ -153,9 +154,10 @@ function compiled(f: AnyFunction, options: JitOptions = {}): AnyFunction & Compi
     stats: (): JitStats => ({ ...counts, size: entries.size }),
     program: (...args: readonly unknown[]): Program => simplifiedOf(find(args, [])),
     show(...args: readonly unknown[]): string {
-      const entry = find(args, []);
+      const leaves: Value[] = [];
+      const entry = find(args, leaves);
       const text = show(simplifiedOf(entry));
-      const { executable } = preparedOf(entry);
+      const { executable } = preparedOf(entry, leaves);
       return executable ? `${text}\n${executable.show()}` : text;
     },
   });
@@ -188,7 +190,7 @@ function record(
     donated,
     constants: [...constants],
     simplified: null,
-    prepared: null,
+    prepared: new Map(),
   };
 }
 
@@ -235,9 +237,11 @@ function simplifiedOf(entry: Entry): Program {
   return entry.simplified;
 }
 
-function preparedOf(entry: Entry): Prepared {
-  const backend = currentBackend();
-  if (entry.prepared?.backend === backend) return entry.prepared;
+/** For the device that holds an argument or a constant. */
+function preparedOf(entry: Entry, args: readonly Value[]): Prepared {
+  const backend = backendFor(entry.constants.length === 0 ? args : [...args, ...entry.constants]);
+  const known = entry.prepared.get(backend);
+  if (known) return known;
   const program = simplifiedOf(entry);
   const places = new Map<Atom | null, number>();
   program.ins.forEach((v, i) => {
@@ -256,8 +260,9 @@ function preparedOf(entry: Entry): Prepared {
   // What is returned as it came stays with the caller.
   const givenUp = entry.donated.map((position, i) => (given.has(~i) ? -1 : position));
   const executable = compile(backend, program, givenUp);
-  entry.prepared = { backend, outs, isOther, givenUp, executable, careful: null };
-  return entry.prepared;
+  const prepared = { backend, outs, isOther, givenUp, executable, careful: null };
+  entry.prepared.set(backend, prepared);
+  return prepared;
 }
 
 /** The distinct outputs that equations give: inputs and constants need no code. */
@@ -278,7 +283,7 @@ function compile(backend: Backend, program: Program, givenUp: readonly number[])
 
 /** Runs the compiled program on tensors. */
 function run(entry: Entry, args: readonly Value[], name: string): Value[] {
-  const prepared = preparedOf(entry);
+  const prepared = preparedOf(entry, args);
   const tensors = args as readonly Tensor[];
   const { givenUp, isOther } = prepared;
   const isDonating = givenUp.some((position) => position >= 0);
@@ -304,7 +309,7 @@ function run(entry: Entry, args: readonly Value[], name: string): Value[] {
     const x = typeof out !== "number" ? out : out < 0 ? tensors[~out]! : results[out]!;
     if (isOther[i]) {
       several.add(x);
-      markShared(storage(x));
+      markShared(elementsOf(x));
     }
     return x;
   });
@@ -316,7 +321,7 @@ function readTwice({ constants }: Entry, args: readonly Tensor[]): ReadonlySet<T
   const first = new Map<unknown, Tensor>();
   const twice = new Set<Tensor>();
   for (const x of places) {
-    const data = storage(x);
+    const data = elementsOf(x);
     const seen = first.get(data);
     if (seen) twice.add(seen).add(x);
     else first.set(data, x);

@@ -1,6 +1,6 @@
 /** Linear operators: what second-order methods need of a matrix, without the matrix. */
 
-import type { Executable } from "../core/backend.ts";
+import type { Backend, Executable } from "../core/backend.ts";
 import { type DType, isFloat } from "../core/dtype.ts";
 import { DTypeError, ShapeError } from "../core/errors.ts";
 import { deadCodeEliminated } from "../core/passes/dce.ts";
@@ -8,7 +8,7 @@ import { simplified } from "../core/passes/simplify.ts";
 import { zeros } from "../core/prims/movement.ts";
 import { evalProgram, type Program, stage, Var } from "../core/program.ts";
 import { ravel } from "../core/ravel.ts";
-import { currentBackend, isEager } from "../core/trace.ts";
+import { backendFor, isEager } from "../core/trace.ts";
 import { Tensor, Tracer, type Value } from "../core/value.ts";
 import { isCompiled } from "./jit.ts";
 import { linearizeLeaves } from "./linearize.ts";
@@ -127,12 +127,12 @@ function compiledProduct<P, A extends readonly unknown[]>(f: Objective<P, A>, pa
   const signature = signatureOf([params, ...rest], leaves);
   const tensors = leaves.filter((x) => x instanceof Tensor);
   if (tensors.length < leaves.length) return plainProduct(f, params, rest);
-  const backend = currentBackend();
+  const backend = backendFor(tensors);
   const kind = `${backend.name} ${signatureName(signature)}`;
   const known = compiledGradients.get(f) ?? new Map<string, CompiledGradient>();
   compiledGradients.set(f, known);
   if (known.size >= MOST_KINDS) known.clear();
-  const gradient = known.get(kind) ?? compileGradient(f, signature, leaves);
+  const gradient = known.get(kind) ?? compileGradient(f, signature, leaves, backend);
   known.set(kind, gradient);
   const { product } = gradient;
   if (product === null) return () => null;
@@ -147,6 +147,7 @@ function compileGradient<P, A extends readonly unknown[]>(
   f: Objective<P, A>,
   signature: Signature,
   leaves: readonly Value[],
+  backend: Backend,
 ): CompiledGradient {
   let linear: Program | null = null;
   // What the linear program reads and a recorded equation gives is a residual: an output here, an input there.
@@ -164,7 +165,6 @@ function compileGradient<P, A extends readonly unknown[]>(
     "hessianOperator",
   );
   const { ins, eqns, outs } = linear! as Program;
-  const backend = currentBackend();
   const residuals = backend.compile(simplified(point));
   if (outs[0] === null) return { residuals, product: null };
   const product = simplified({

@@ -7,7 +7,7 @@ import { dtypeOf, type TypedArray } from "./dtype.ts";
 import { invariant, RuleError } from "./errors.ts";
 import type { AnyPrimitive, HostArray } from "./primitive.ts";
 import type { Program, Var } from "./program.ts";
-import { markShared, storage, Tensor, type Value } from "./value.ts";
+import { elementsOf, markShared, storage, Tensor, type Value } from "./value.ts";
 
 /** A compiled program: takes its inputs in order and gives its outputs. */
 export interface Executable {
@@ -29,6 +29,16 @@ export interface Backend {
   compile(program: Program, options?: CompileOptions): Executable;
   /** What it runs on, as text by topic. */
   info(): Readonly<Record<string, string>>;
+  /** Where tensors have memory of their own; absent where they are arrays of the host. */
+  readonly transfers?: Transfers;
+}
+
+/** Moves elements between the host and a device. */
+export interface Transfers {
+  /** The same tensor on the device. */
+  put(x: Tensor): Tensor;
+  /** The same tensors on the host, in one transfer. */
+  toHost(xs: readonly Tensor[]): Promise<Tensor[]>;
 }
 
 /**
@@ -58,7 +68,7 @@ export function hostResults(
 
 /** Another tensor of the same elements, perhaps under another shape: either may be given up. */
 export function sharing(x: Tensor, aval: Aval = x.aval): Tensor {
-  const data = storage(x);
+  const data = elementsOf(x);
   markShared(data);
   return new Tensor(aval, data);
 }

@@ -2,9 +2,10 @@
 import { Aval } from "./aval.ts";
 import { type DType, dtypeOf, isDType, makeArray, type TypedArray } from "./dtype.ts";
 import { DTypeError, ShapeError } from "./errors.ts";
+import { like } from "./prims/elementwise.ts";
 import { broadcast } from "./prims/movement.ts";
 import { checkShape, type Shape, sizeOf } from "./shape.ts";
-import { adopt } from "./trace.ts";
+import { adopt, placed } from "./trace.ts";
 import type { Nested, Tensor, Value } from "./value.ts";
 
 /**
@@ -15,6 +16,8 @@ import type { Nested, Tensor, Value } from "./value.ts";
 export interface CreateOptions {
   /** Element type; default float32, or that of the typed array. */
   readonly dtype?: DType;
+  /** Device that holds the elements; default: see `setDefaultDevice`. */
+  readonly device?: string;
 }
 
 /**
@@ -53,15 +56,15 @@ export function tensor(
     const isNamed = options.dtype !== undefined && holdsNumbers(data);
     const dtype = isNamed ? checkDType(options.dtype) : dtypeOf(source);
     if (!isNamed && dtype === "bool") checkBool(source, "make a tensor of");
-    return make(source, options.shape ?? [source.length], dtype);
+    return make(source, options.shape ?? [source.length], dtype, options.device);
   }
   const shape = nestedShape(data);
   const flat: number[] = [];
   collect(data, shape, 0, flat);
-  return make(flat, options.shape ?? shape, checkDType(options.dtype ?? "float32"));
+  return make(flat, options.shape ?? shape, checkDType(options.dtype ?? "float32"), options.device);
 }
 
-function make(source: ArrayLike<number>, shape: Shape, dtype: DType): Tensor {
+function make(source: ArrayLike<number>, shape: Shape, dtype: DType, device?: string): Tensor {
   checkShape(shape, "make a tensor of");
   if (sizeOf(shape) !== source.length) {
     throw new ShapeError(
@@ -83,7 +86,7 @@ function make(source: ArrayLike<number>, shape: Shape, dtype: DType): Tensor {
     }
     if (dtype === "bool") data[i] = Number(x !== 0);
   }
-  return adopt(data, shape, dtype);
+  return placed(adopt(data, shape, dtype), device);
 }
 
 /** Whether the elements of a view are numbers, not big integers, and it has elements. */
@@ -173,7 +176,7 @@ export function adoptArray(data: TypedArray, shape: Shape = [data.length]): Tens
  * @since 0.1.0
  */
 export function full(shape: Shape, value: number, options: CreateOptions = {}): Value {
-  return broadcast(make([value], [], checkDType(options.dtype ?? "float32")), shape, []);
+  return broadcast(make([value], [], checkDType(options.dtype ?? "float32"), options.device), shape, []);
 }
 
 /**
@@ -223,7 +226,7 @@ export function ones(shape: Shape, options: CreateOptions = {}): Value {
  * @since 0.1.0
  */
 export function zerosLike(x: Value): Value {
-  return full(x.shape, 0, { dtype: x.dtype });
+  return like(x, 0);
 }
 
 /**
@@ -239,7 +242,7 @@ export function zerosLike(x: Value): Value {
  * @since 0.1.0
  */
 export function onesLike(x: Value): Value {
-  return full(x.shape, 1, { dtype: x.dtype });
+  return like(x, 1);
 }
 
 /**
@@ -268,6 +271,7 @@ export function arange(start: number, stop?: number, step = 1, options: CreateOp
     Float64Array.from({ length: count }, (_, i) => lo + i * step),
     [count],
     checkDType(options.dtype ?? "float32"),
+    options.device,
   );
 }
 
@@ -293,6 +297,7 @@ export function linspace(start: number, stop: number, count: number, options: Cr
     Float64Array.from({ length: count }, (_, i) => at(i)),
     [count],
     checkDType(options.dtype ?? "float32"),
+    options.device,
   );
 }
 
@@ -314,7 +319,7 @@ export function eye(n: number, columns: number = n, options: CreateOptions = {})
   checkShape([n, columns], "make eye of");
   const data = makeArray(dtype, n * columns);
   for (let i = 0; i < Math.min(n, columns); i++) data[i * columns + i] = 1;
-  return adopt(data, [n, columns], dtype);
+  return placed(adopt(data, [n, columns], dtype), options.device);
 }
 
 /**

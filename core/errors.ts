@@ -175,6 +175,34 @@ export class CheckError extends RangeError {
 }
 
 /**
+ * What went wrong with a device: none was found, or it was given something it refuses, ran out of memory, or is gone.
+ *
+ * @since 0.3.0
+ */
+export type DeviceErrorReason = "absent" | "invalid" | "memory" | "lost";
+
+/**
+ * A device that is not there, refuses its work, or is gone; `label` names the work. See docs/errors.md#device.
+ *
+ * @example Its fields
+ * ```ts
+ * const error = new ct.DeviceError("lost", "mul.3", "Cannot read the device: it is gone, an open one is needed");
+ * assert(error.reason === "lost" && error.label === "mul.3");
+ * ```
+ * @since 0.3.0
+ */
+export class DeviceError extends Error {
+  override readonly name = "DeviceError";
+  readonly reason: DeviceErrorReason;
+  readonly label: string;
+  constructor(reason: DeviceErrorReason, label: string, message: string) {
+    super(`${message} (docs/errors.md#device)`);
+    this.reason = reason;
+    this.label = label;
+  }
+}
+
+/**
  * Throws when a condition that the library itself guarantees does not hold.
  *
  * @throws {Error} if the condition is false

@@ -16,7 +16,7 @@ import { erfInv, foldIn as foldInBits, randomBits } from "./prims/random.ts";
 import { argmax } from "./prims/reduce.ts";
 import { sortP } from "./prims/sort.ts";
 import { insertAt, normalizeAxis, range, type Shape, sameShape, withoutAxes } from "./shape.ts";
-import { adopt, bind, scalar } from "./trace.ts";
+import { adopt, bind, placed, scalar } from "./trace.ts";
 import type { Operand, Tensor, Value } from "./value.ts";
 
 /**
@@ -39,7 +39,7 @@ export function key(seed: number): Tensor {
       `Cannot make a key of seed ${seed}: a non-negative integer up to 2^53 - 1 is needed`,
     );
   }
-  return adopt(new Uint32Array([seed / 2 ** 32, seed]), [2], "uint32");
+  return placed(adopt(new Uint32Array([seed / 2 ** 32, seed]), [2], "uint32"));
 }
 
 /**

@@ -7,10 +7,10 @@
 import { Aval } from "./aval.ts";
 import { type Backend, reference } from "./backend.ts";
 import { type DType, makeArray, type TypedArray } from "./dtype.ts";
-import { TraceError } from "./errors.ts";
+import { DeviceError, TraceError } from "./errors.ts";
 import type { AnyPrimitive, Primitive } from "./primitive.ts";
 import { sizeOf } from "./shape.ts";
-import { Tensor, Tracer, type Value } from "./value.ts";
+import { remoteOf, Tensor, Tracer, type Value } from "./value.ts";
 
 /** Interprets primitives. `process` is called with this trace no longer current: it chooses where rules run. */
 export interface Trace {
@@ -19,8 +19,10 @@ export interface Trace {
 }
 
 let backend: Backend = reference;
+/** Backends of devices with memory of their own, by the name that their tensors give as `device`. */
+const devices = new Map<string, Backend>();
 
-/** What evaluates primitives and compiles programs now. */
+/** What evaluates primitives and compiles programs where no operand is on a device. */
 export function currentBackend(): Backend {
   return backend;
 }
@@ -32,12 +34,76 @@ export function setBackend(next: Backend): Backend {
   return previous;
 }
 
+/** Adds the backend of a device, or replaces it. */
+export function addDevice(name: string, device: Backend): void {
+  devices.set(name, device);
+}
+
+/** Takes the backend of a device away. */
+export function removeDevice(name: string): void {
+  if (home === devices.get(name)) home = null;
+  devices.delete(name);
+}
+
+/** The device that new tensors are made on; null = the host. */
+let home: Backend | null = null;
+
+/** Where new tensors are made from now on; null = the host. */
+export function setHome(device: Backend | null): void {
+  home = device;
+}
+
+/** The backend of an open device; null = the host. */
+export function openDevice(name: string): Backend | null {
+  if (name === "cpu") return null;
+  const found = devices.get(name);
+  if (found !== undefined) return found;
+  const open = ["cpu", ...devices.keys()].join(", ");
+  throw new DeviceError(
+    "absent",
+    name,
+    `Cannot use device "${name}": it is not open, one of ${open} is needed; await init("webgpu") opens a GPU`,
+  );
+}
+
+/** A new tensor on a device, by default the one where new tensors are made; float64 stays on the host by default. */
+export function placed(x: Tensor, device?: string): Tensor {
+  const target = device === undefined ? home : openDevice(device);
+  // What a function being recorded makes is a constant: it goes where the program runs.
+  if (!target?.transfers || !isEager()) return x;
+  return device === undefined && x.dtype === "float64" ? x : target.transfers.put(x);
+}
+
+/** A tensor on the device of another value: what is computed of both is computed there. */
+export function beside(x: Value, y: Tensor): Tensor {
+  const remote = devices.size > 0 && isEager() && x instanceof Tensor ? remoteOf(x) : null;
+  return remote === null ? y : devices.get(remote.device)!.transfers!.put(y);
+}
+
+/** What computes with these values: the backend of the device that holds one of them, else the current one. */
+export function backendFor(args: readonly Value[]): Backend {
+  if (devices.size === 0) return backend;
+  for (const x of args) {
+    const remote = x instanceof Tensor ? remoteOf(x) : null;
+    if (remote === null) continue;
+    const found = devices.get(remote.device);
+    if (found === undefined)
+      throw new DeviceError(
+        "lost",
+        remote.device,
+        `Cannot use ${x}: the device is closed, an open one is needed`,
+      );
+    return found;
+  }
+  return backend;
+}
+
 /** Evaluates at once, on the current backend. */
 const evalTrace: Trace = {
   name: "eval",
   process(primitive, args, params) {
     for (const x of args) if (!(x instanceof Tensor)) throw escaped(primitive.name, x);
-    return backend.evaluate(primitive, args as readonly Tensor[], params);
+    return backendFor(args).evaluate(primitive, args as readonly Tensor[], params);
   },
 };
 

@@ -173,9 +173,31 @@ export function installMethods(methods: Methods & ThisType<Value>): void {
   Object.assign(Value.prototype, methods);
 }
 
-let readStorage: (tensor: Tensor) => TypedArray;
-let replaceStorage: (tensor: Tensor, data: TypedArray) => void;
+/** Elements that a device holds: the host has them when it asks. */
+export interface Remote {
+  readonly device: string;
+  readonly dtype: DType;
+  readonly length: number;
+  /** A copy of the elements, when the device has computed them. */
+  read(): Promise<TypedArray>;
+  /**
+   * The same at once.
+   *
+   * @throws {DeviceError} where the host cannot wait for the device
+   */
+  readSync(): TypedArray;
+}
+
+/** Where the elements of a tensor are: in an array of the host, or on a device. */
+export type Elements = TypedArray | Remote;
+
+let readElements: (tensor: Tensor) => Elements;
+let replaceElements: (tensor: Tensor, elements: Elements) => void;
 let giveUp: (tensor: Tensor, site: string) => void;
+
+function isRemote(elements: Elements): elements is Remote {
+  return !ArrayBuffer.isView(elements);
+}
 
 /**
  * A value with elements. Frozen; its storage cannot be reached from outside the library.
@@ -191,30 +213,32 @@ let giveUp: (tensor: Tensor, site: string) => void;
 export class Tensor extends Value {
   readonly aval: Aval;
   /** The elements; or, once they are given up, where that was. */
-  #data: TypedArray | string;
+  #data: Elements | string;
 
   static {
-    readStorage = (tensor) =>
+    readElements = (tensor) =>
       typeof tensor.#data === "string" ? tensor.#missing(tensor.#data) : tensor.#data;
-    replaceStorage = (tensor, data) => {
-      tensor.#data = data;
+    replaceElements = (tensor, elements) => {
+      tensor.#data = elements;
     };
     giveUp = (tensor, site) => {
       tensor.#data = site;
     };
   }
 
-  constructor(aval: Aval, data: TypedArray) {
+  constructor(aval: Aval, data: Elements) {
     super();
     invariant(data.length === aval.size, "a tensor is stored in as many elements as it has");
-    invariant(dtypeOf(data) === aval.dtype, "a tensor is stored in the array of its element type");
+    const dtype = isRemote(data) ? data.dtype : dtypeOf(data);
+    invariant(dtype === aval.dtype, "a tensor is stored in the array of its element type");
     this.aval = aval;
     this.#data = data;
     Object.freeze(this);
   }
 
   get device(): string {
-    return "cpu";
+    const data = readElements(this);
+    return isRemote(data) ? data.device : "cpu";
   }
 
   #missing(site: string): never {
@@ -224,14 +248,18 @@ export class Tensor extends Value {
   }
 
   async data(): Promise<TypedArray> {
-    return readStorage(this).slice();
+    const data = readElements(this);
+    return isRemote(data) ? data.read() : data.slice();
   }
 
   dataSync(): TypedArray {
-    return readStorage(this).slice();
+    const data = readElements(this);
+    return isRemote(data) ? data.readSync() : data.slice();
   }
 
   override toString(): string {
+    const data = readElements(this);
+    if (isRemote(data)) return `${this.aval} on ${data.device}`;
     const shown = this.size <= 64 ? ` ${textOf(this.toArray())}` : "";
     return `${this.aval}${shown}`;
   }
@@ -248,14 +276,32 @@ Object.defineProperty(Value.prototype, Symbol.for("nodejs.util.inspect.custom"),
   },
 });
 
-/** The elements themselves, not a copy: for backends and eager evaluation only. */
+/** Where the elements are, not a copy: for backends and eager evaluation only. */
+export function elementsOf(tensor: Tensor): Elements {
+  return readElements(tensor);
+}
+
+/** The elements on the host: the array itself, or a copy of what a device holds. */
 export function storage(tensor: Tensor): TypedArray {
-  return readStorage(tensor);
+  const data = readElements(tensor);
+  return isRemote(data) ? data.readSync() : data;
+}
+
+/** The elements, if the host has them. */
+export function hostStorage(tensor: Tensor): TypedArray | null {
+  const data = readElements(tensor);
+  return isRemote(data) ? null : data;
+}
+
+/** The elements, if a device has them. */
+export function remoteOf(tensor: Tensor): Remote | null {
+  const data = readElements(tensor);
+  return isRemote(data) ? data : null;
 }
 
 /** Moves the elements of a tensor to another array, which holds the same numbers: for backends only. */
 export function moveStorage(tensor: Tensor, data: TypedArray): void {
-  replaceStorage(tensor, data);
+  replaceElements(tensor, data);
 }
 
 /** Takes the elements from a tensor: later use is an error that names the site. */
@@ -263,16 +309,16 @@ export function donate(tensor: Tensor, site: string): void {
   giveUp(tensor, site);
 }
 
-/** Arrays that several tensors may hold, as a value and its reshape do: these are never overwritten. */
-const shared = new WeakSet<TypedArray>();
+/** Elements that several tensors may hold, as a value and its reshape do: these are never overwritten. */
+const shared = new WeakSet<Elements>();
 
-/** Says that an array is the storage of more than one tensor. */
-export function markShared(data: TypedArray): void {
+/** Says that elements belong to more than one tensor. */
+export function markShared(data: Elements): void {
   shared.add(data);
 }
 
-/** Whether an array may be the storage of more than one tensor. */
-export function isShared(data: TypedArray): boolean {
+/** Whether elements may belong to more than one tensor. */
+export function isShared(data: Elements): boolean {
   return shared.has(data);
 }
 

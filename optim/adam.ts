@@ -1,14 +1,13 @@
 /** Adam and AdamW. */
 import { zerosLike } from "../core/create.ts";
-import { add, cast, div, mul, pow, sqrt, sub } from "../core/ops.ts";
-import { scalar } from "../core/trace.ts";
+import type { DType } from "../core/dtype.ts";
+import { add, cast, div, expm1, mul, sqrt } from "../core/ops.ts";
 import { map } from "../core/tree.ts";
 import type { Value } from "../core/value.ts";
 import type { Schedule } from "./schedule.ts";
 import {
   type CountState,
   chain,
-  factor,
   type GradientTransformation,
   scaleByLearningRate,
   zeroCount,
@@ -64,9 +63,18 @@ export function scaleByAdam(options: AdamOptions = {}): GradientTransformation<A
       const count = add(state.count, 1);
       const mean = map((g, m) => add(mul(1 - beta1, g), mul(beta1, m!)), updates, state.mean);
       const square = map((g, s) => add(mul(1 - beta2, mul(g, g)), mul(beta2, s!)), updates, state.square);
-      const [c1, c2] = [biasCorrection(beta1, count), biasCorrection(beta2, count)];
+      const corrections = new Map<DType, readonly [Value, Value]>();
       const direction = map(
-        (m, s) => div(mul(m, factor(c1, m)), add(sqrt(mul(s!, factor(c2, m))), epsilon)),
+        (m, s) => {
+          const { dtype } = m;
+          const known = corrections.get(dtype);
+          const [c1, c2] = known ?? [
+            biasCorrection(beta1, count, dtype),
+            biasCorrection(beta2, count, dtype),
+          ];
+          corrections.set(dtype, [c1, c2]);
+          return div(mul(m, c1), add(sqrt(mul(s!, c2)), epsilon));
+        },
         mean,
         square,
       );
@@ -75,9 +83,9 @@ export function scaleByAdam(options: AdamOptions = {}): GradientTransformation<A
   };
 }
 
-/** 1 / (1 - beta^count). */
-function biasCorrection(beta: number, count: Value): Value {
-  return div(1, sub(1, pow(scalar(beta, "float64"), cast(count, "float64"))));
+/** 1 / (1 - beta^count), through e^(count ln beta) - 1: nothing cancels where beta is near 1. */
+function biasCorrection(beta: number, count: Value, dtype: DType): Value {
+  return div(-1, expm1(mul(cast(count, dtype), Math.log(beta))));
 }
 
 /**

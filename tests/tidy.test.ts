@@ -58,6 +58,7 @@ const LAYERS: readonly Layer[] = [
       ...CORE_BASE,
       ...KERNELS,
       "core/backend.ts",
+      "core/backends/eager.ts",
       "core/program.ts",
       "core/memory.ts",
       "core/passes/",
@@ -101,6 +102,11 @@ const LAYER_EXCEPTIONS: readonly { readonly from: string; readonly to: string; r
   {
     from: "core/backends/select.ts",
     to: "core/backends/cpu/backend.ts",
+    why: "the one place that knows which backends there are",
+  },
+  {
+    from: "core/backends/select.ts",
+    to: "core/backends/webgpu/open.ts",
     why: "the one place that knows which backends there are",
   },
 ];

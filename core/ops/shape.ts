@@ -15,8 +15,8 @@ import {
   sizeOf,
   withoutAxes,
 } from "../shape.ts";
-import { bind1, scalar } from "../trace.ts";
-import { type AxesOption, type AxisOption, type Operand, Value } from "../value.ts";
+import { beside, bind1, scalar } from "../trace.ts";
+import { type AxesOption, type AxisOption, type Operand, type Tensor, Value } from "../value.ts";
 
 /** Whether an element type holds a number exactly; floats hold the nearest. */
 function represents(dtype: DType, x: number): boolean {
@@ -49,8 +49,11 @@ function describe(x: unknown): string {
 
 /** Operands as values of one shape: numbers take the element type of the first value, then all are broadcast. */
 export function align(op: string, ...xs: readonly Operand[]): Value[] {
-  const dtype = xs.find((x) => x instanceof Value)?.dtype ?? "float32";
-  const values = xs.map((x) => toValue(op, x, dtype));
+  const near = xs.find((x) => x instanceof Value);
+  const values = xs.map((x) => {
+    const value = toValue(op, x, near?.dtype);
+    return near && value !== x ? beside(near, value as Tensor) : value;
+  });
   const [first] = values;
   if (values.every((x) => sameShape(x.shape, first!.shape))) return values;
   const shape = broadcastShapes(op, ...values.map((x) => x.shape));

@@ -1,7 +1,7 @@
 /** Permutations around contractions: a contraction names its axes, so its operands and its result need no permutation. */
 import { type DotParams, dotP } from "../prims/contract.ts";
 import { broadcastP, permuteP } from "../prims/movement.ts";
-import type { Atom } from "../program.ts";
+import type { Atom, Eqn } from "../program.ts";
 import { range, sameShape } from "../shape.ts";
 import { isIncreasing } from "./movement.ts";
 import { type EqnOf, on, type Rule, type RulesOf, type Scope } from "./rewrite.ts";
@@ -50,8 +50,8 @@ function permutedDot(
     });
 }
 
-/** How to get an atom with its axes in another order without one more equation, or null. */
-function permuted(x: Atom, perm: readonly number[], scope: Scope): (() => Atom) | null {
+/** How to get an atom with its axes in another order without one more equation, or null where only its operands may know. */
+function reordered(x: Atom, perm: readonly number[], scope: Scope): (() => Atom) | null {
   if (isIncreasing(perm)) return () => x;
   const { made, emit } = scope;
   const inner = made(x, permuteP);
@@ -66,21 +66,42 @@ function permuted(x: Atom, perm: readonly number[], scope: Scope): (() => Atom) 
     return isIncreasing(axes) ? () => emit(broadcastP, repeated.ins, { shape, axes }) : null;
   }
   const product = made(x, dotP);
-  if (product) return permutedDot(product, perm, scope);
-  const maker = scope.maker(x);
-  if (!maker?.prim.traits.elementwise) return null;
-  const parts = maker.ins.map((operand) => permuted(operand, perm, scope));
-  if (parts.includes(null)) return null;
-  return () =>
-    emit(
-      maker.prim,
-      parts.map((part) => part!()),
-      maker.params,
-    );
+  return product && permutedDot(product, perm, scope);
+}
+
+/**
+ * An atom with its axes in another order, without one more equation: elementwise equations that nothing else reads are
+ * done again with their operands reordered. Null, and nothing done, where an operand cannot be.
+ */
+function permuted(x: Atom, perm: readonly number[], scope: Scope): Atom | null {
+  const sources = new Map<Atom, () => Atom>();
+  // Readers before what they read, in a list: chains of equations are longer than the stack is deep.
+  const again: Eqn[] = [];
+  const open = [x];
+  for (let atom = open.pop(); atom !== undefined; atom = open.pop()) {
+    if (sources.has(atom)) continue;
+    const source = reordered(atom, perm, scope);
+    if (source) sources.set(atom, source);
+    else {
+      const maker = scope.isReadOnce(atom) ? scope.maker(atom) : null;
+      if (!maker?.prim.traits.elementwise) return null;
+      again.push(maker);
+      open.push(...maker.ins);
+    }
+  }
+  const results = new Map<Atom, Atom>();
+  const resultOf = (atom: Atom): Atom => {
+    const result = results.get(atom) ?? sources.get(atom)!();
+    results.set(atom, result);
+    return result;
+  };
+  for (const { prim, ins, outs, params } of again.toReversed())
+    results.set(outs[0]!, scope.emit(prim, ins.map(resultOf), params));
+  return resultOf(x);
 }
 
 /** Goes through elementwise equations that nothing else reads, to contractions that give their axes in any order. */
 const sink: Rule<{ readonly perm: readonly number[] }> = ({ ins: [x], params: { perm } }, scope) =>
-  permuted(x!, perm, scope)?.() ?? null;
+  permuted(x!, perm, scope);
 
 export const contraction: readonly RulesOf[] = [on(dotP, readPermuted), on(permuteP, sink)];

@@ -1,7 +1,7 @@
 /** Common subexpressions: equations that compute the same thing are one. All primitives are pure, so all may merge. */
 import { dataName, identity, numberName } from "../identity.ts";
 import { type Atom, type Program, Var } from "../program.ts";
-import { storage, Tensor, type Value } from "../value.ts";
+import { hostStorage, Tensor, type Value } from "../value.ts";
 import { rewritten } from "./rewrite.ts";
 
 /** Constants up to this size are compared by their elements, others by identity. */
@@ -36,8 +36,8 @@ function paramsName(params: unknown): string {
 function constantName(value: Value): string {
   let name = names.get(value);
   if (name === undefined) {
-    const isSmall = value instanceof Tensor && value.size <= SMALL;
-    name = isSmall ? `${value.aval}:${Array.from(storage(value), numberName)}` : `@${identity(value)}`;
+    const data = value instanceof Tensor && value.size <= SMALL ? hostStorage(value) : null;
+    name = data ? `${value.aval}:${Array.from(data, numberName)}` : `@${identity(value)}`;
     names.set(value, name);
   }
   return name;

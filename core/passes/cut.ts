@@ -1,8 +1,8 @@
 /** Slices, pads and concatenations: what is cut out of what was joined is cut out of the part. */
 import { broadcastP, concatP, type PadParams, padP, type SliceParams, sliceP } from "../prims/movement.ts";
-import type { Atom } from "../program.ts";
+import type { Atom, Eqn } from "../program.ts";
 import { sameShape } from "../shape.ts";
-import { on, type Rule, type RulesOf, type Scope } from "./rewrite.ts";
+import { type EqnOf, on, type Rule, type RulesOf, type Scope } from "./rewrite.ts";
 import { filled, uniform } from "./uniform.ts";
 
 /** Just after the last element that a slice takes along an axis; its start if it takes none. */
@@ -46,16 +46,40 @@ const slice: Rule<SliceParams> = ({ ins: [x], outs, params: { starts, strides } 
   }
   if (repeated?.params.axes.every((a, i) => shape[a] === repeated.ins[0]!.aval.shape[i]))
     return scope.emit(broadcastP, repeated.ins, { shape, axes: repeated.params.axes });
-  let offset = 0;
-  for (const part of joined?.ins ?? []) {
-    const { axis } = joined!.params;
-    const first = starts.map((s, a) => (a === axis ? s - offset : s));
-    const found = cutFrom(part, first, strides, out, scope);
-    if (found) return found;
-    offset += part.aval.shape[axis]!;
-  }
-  return null;
+  if (!joined) return null;
+  const { axis } = joined.params;
+  const ends = endsOf(joined);
+  const part = firstFrom(ends, end(shape[axis]!, starts[axis]!, strides[axis]!));
+  const offset = ends[part - 1] ?? 0;
+  return cutFrom(joined.ins[part]!, starts.with(axis, starts[axis]! - offset), strides, out, scope);
 };
+
+const partEnds = new WeakMap<Eqn, readonly number[]>();
+
+/** Where each part of a concatenation ends, found once: there may be as many slices of it as parts. */
+function endsOf(joined: EqnOf<{ readonly axis: number }>): readonly number[] {
+  let ends = partEnds.get(joined);
+  if (ends === undefined) {
+    let sum = 0;
+    ends = joined.ins.map(({ aval }) => {
+      sum += aval.shape[joined.params.axis]!;
+      return sum;
+    });
+    partEnds.set(joined, ends);
+  }
+  return ends;
+}
+
+/** The position of the first of some increasing numbers that is not below another one; the last has to be such a number. */
+function firstFrom(numbers: readonly number[], least: number): number {
+  let [from, to] = [0, numbers.length - 1];
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    if (numbers[middle]! >= least) to = middle;
+    else from = middle + 1;
+  }
+  return from;
+}
 
 /** A pad of nothing is none, two with one number are one, and that number around itself is a larger block of it. */
 const pad: Rule<PadParams> = ({ ins: [x], outs, params }, scope) => {
@@ -72,14 +96,10 @@ const pad: Rule<PadParams> = ({ ins: [x], outs, params }, scope) => {
   });
 };
 
-/** Parts without elements go, parts that are joined themselves join here, and neighbouring slices are one slice. */
+/** Parts without elements go, and neighbouring slices are one slice. */
 const concat: Rule<{ readonly axis: number }> = ({ ins, outs, params }, scope) => {
   const { axis } = params;
-  const flat = ins.flatMap((x) => {
-    const inner = scope.made(x, concatP);
-    return inner?.params.axis === axis ? inner.ins : [x];
-  });
-  const parts = flat.filter((x) => x.aval.shape[axis] !== 0);
+  const parts = ins.filter((x) => x.aval.shape[axis] !== 0);
   const [first = ins[0]!] = parts;
   if (parts.length <= 1) return first;
   const cuts = parts.map((x) => scope.made(x, sliceP));
@@ -94,9 +114,7 @@ const concat: Rule<{ readonly axis: number }> = ({ ins, outs, params }, scope) =
     const { starts, strides } = cuts[0]!.params;
     return cutFrom(cuts[0]!.ins[0]!, starts, strides, outs[0]!, scope);
   }
-  return parts.length === ins.length && parts.every((x, i) => x === ins[i])
-    ? null
-    : scope.emit(concatP, parts, params);
+  return parts.length === ins.length ? null : scope.emit(concatP, parts, params);
 };
 
 export const cut: readonly RulesOf[] = [on(sliceP, slice), on(padP, pad), on(concatP, concat)];

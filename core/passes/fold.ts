@@ -3,7 +3,7 @@ import { reference } from "../backend.ts";
 import { broadcastP } from "../prims/movement.ts";
 import type { Atom, Eqn, Program } from "../program.ts";
 import { scalar } from "../trace.ts";
-import { Tensor } from "../value.ts";
+import { remoteOf, Tensor } from "../value.ts";
 import { type Rule, rewritten, type Scope } from "./rewrite.ts";
 import { filled, uniform } from "./uniform.ts";
 
@@ -27,7 +27,7 @@ export const fold: Rule = (eqn, scope) => {
 };
 
 function ofConstants({ prim, ins, outs, params }: Eqn): Atom | null {
-  if (!ins.every((atom) => atom instanceof Tensor)) return null;
+  if (!ins.every((atom) => atom instanceof Tensor) || ins.some((x) => remoteOf(x) !== null)) return null;
   if (prim === broadcastP && ins[0]!.size === 1) return null;
   const { size } = outs[0]!.aval;
   const read = ins.reduce((sum, atom) => sum + atom.size, 0);

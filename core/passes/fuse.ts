@@ -10,7 +10,7 @@ import { isRowMajor, type Layout, reshaped, rowMajor } from "../kernel.ts";
 import type { AnyPrimitive } from "../primitive.ts";
 import { type Atom, type Program, Var } from "../program.ts";
 import { type Shape, sameShape, sizeOf, withoutAxes } from "../shape.ts";
-import { storage, type Tensor } from "../value.ts";
+import { hostStorage, type Tensor } from "../value.ts";
 
 /** A buffer: an input of the program, a constant, or the result of a step. Its elements are in row-major order. */
 export class Slot {
@@ -72,6 +72,14 @@ export interface Operand {
   readonly layout: Layout;
 }
 
+/** A loop over the result of a call, which computes it: see epilogue.ts. */
+export interface Epilogue {
+  /** Its shape is the result's; it may read the result, always in row-major order. */
+  readonly loop: LoopStep;
+  /** Whether the result is needed besides: otherwise it need not be in memory. */
+  readonly keepsResult: boolean;
+}
+
 /** A kernel written by hand, or the function of the record. */
 export interface CallStep {
   readonly k: "named" | "host";
@@ -79,6 +87,7 @@ export interface CallStep {
   readonly params: unknown;
   readonly args: readonly Operand[];
   readonly outs: readonly Slot[];
+  readonly epilogue: Epilogue | null;
 }
 
 export type Step = LoopStep | CallStep;
@@ -208,13 +217,24 @@ function repeatsRows(layout: Layout, loop: Loop): boolean {
 const isWhole = (layout: Layout, size: number): boolean =>
   layout.offset === 0 && sizeOf(layout.shape) === size && isRowMajor(layout);
 
+/** What a backend can have in one loop. */
+export interface LoopLimits {
+  /** Buffers that are read. */
+  readonly loads: number;
+}
+
 /** Groups the equations of a program, which has no symbolic zeros among its outputs, into steps. */
-export function fused(program: Program, prepare: Prepare): Schedule {
-  return new Fusion(prepare).run(program);
+export function fused(
+  program: Program,
+  prepare: Prepare,
+  limits: LoopLimits = { loads: MOST_OPERANDS },
+): Schedule {
+  return new Fusion(prepare, limits).run(program);
 }
 
 class Fusion {
   readonly #prepare: Prepare;
+  readonly #limits: LoopLimits;
   readonly #steps: (Loop | CallStep)[] = [];
   readonly #sources = new Map<Var, Source>();
   readonly #slots = new Map<Var | Tensor, Slot>();
@@ -223,8 +243,9 @@ class Fusion {
   /** Placed when a value is needed: late, so that it joins the loop of the one who needs it. */
   readonly #pending = new Map<Var, Pending>();
 
-  constructor(prepare: Prepare) {
+  constructor(prepare: Prepare, limits: LoopLimits) {
     this.#prepare = prepare;
+    this.#limits = limits;
   }
 
   run(program: Program): Schedule {
@@ -395,6 +416,7 @@ class Fusion {
       const loop = this.#steps[step];
       if (!(loop instanceof Loop) || loop.closed || loop.values.size >= MOST_VALUES) return false;
       if (loop.loads.length + loop.stores.length + args.length > MOST_OPERANDS) return false;
+      if (loop.loads.length + args.length > this.#limits.loads) return false;
       const related =
         step === first ||
         step === hint ||
@@ -427,9 +449,8 @@ class Fusion {
     if (this.#producerOf(source) === step && base instanceof Var) return loop.values.get(base)!.expr;
     const layout = reshaped(source.layout, loop.spaceOf(level));
     invariant(layout, "an operand has a layout over the space of its loop");
-    if (!(base instanceof Var) && base.aval.size === 1) {
-      return constant(storage(base)[0]!, exprType(base.aval.dtype));
-    }
+    const single = base instanceof Var || base.aval.size !== 1 ? null : hostStorage(base);
+    if (single !== null) return constant(single[0]!, exprType(base.aval.dtype));
     const slot = this.#slot(base);
     const known = loop.loads.find(
       (load) => load.slot === slot && load.level === level && sameLayout(load.layout, layout),
@@ -506,7 +527,8 @@ class Fusion {
       this.#slots.set(v, slot);
       return slot;
     });
-    this.#steps.push({ k: needs ? "named" : "host", prim, params, args: operands, outs: slots });
+    const k = needs ? "named" : "host";
+    this.#steps.push({ k, prim, params, args: operands, outs: slots, epilogue: null });
   }
 }
 

@@ -21,11 +21,18 @@ export interface Lifetime {
   readonly to: number;
 }
 
-/** What a step reads and writes. */
+/** What a step reads and writes; not the result of a call that only its epilogue needs. */
 export function slotsOf(step: Step): { readonly reads: readonly Slot[]; readonly writes: readonly Slot[] } {
-  return step.k === "loop"
-    ? { reads: step.loads.map(({ slot }) => slot), writes: step.stores.map(({ slot }) => slot) }
-    : { reads: step.args.map(({ slot }) => slot), writes: step.outs };
+  if (step.k === "loop")
+    return { reads: step.loads.map(({ slot }) => slot), writes: step.stores.map(({ slot }) => slot) };
+  const reads = step.args.map(({ slot }) => slot);
+  if (step.epilogue === null) return { reads, writes: step.outs };
+  const { loop, keepsResult } = step.epilogue;
+  const after = slotsOf(loop);
+  return {
+    reads: [...reads, ...after.reads.filter((slot) => !step.outs.includes(slot))],
+    writes: [...(keepsResult ? step.outs : []), ...after.writes],
+  };
 }
 
 /** The lifetime of every slot; outputs live to the end, inputs from before the first step. */
@@ -44,7 +51,17 @@ export function lifetimes({ ins, steps, outs }: Schedule): Map<Slot, Lifetime> {
 
 /** Whether a step reads all of a slot element by element in the order in which it writes the other one. */
 export function mayOverwrite(step: Step, read: Slot, written: Slot): boolean {
-  if (step.k !== "loop" || step.reductions.length > 0 || step.reduced.length > 0) return false;
+  if (step.k !== "loop") {
+    // Of a call, other parts still read the operands when an epilogue writes: only what it alone reads may go.
+    const isOperand = step.args.some(({ slot }) => slot === read);
+    return (
+      step.epilogue !== null &&
+      !isOperand &&
+      !step.outs.includes(written) &&
+      mayOverwrite(step.epilogue.loop, read, written)
+    );
+  }
+  if (step.reductions.length > 0 || step.reduced.length > 0) return false;
   if (bytesPerElement(read.aval.dtype) !== bytesPerElement(written.aval.dtype)) return false;
   const size = sizeOf(step.shape);
   const isAligned = ({
@@ -104,13 +121,23 @@ export function arena(
   return placed(regions);
 }
 
-/** The largest first, each at the lowest offset where no other of the same time is. */
+/** With more regions than this it takes too long to compare each with all the others. */
+const MOST_COMPARED = 2048;
+
 function placed(regions: readonly Region[]): Arena {
+  return regions.length > MOST_COMPARED ? placedInTime(regions) : placedBySize(regions);
+}
+
+/** Bytes that a region takes: whole blocks, and one after it that may be read. */
+const takenBy = ({ bytes }: Region): number => ALIGNMENT * (Math.ceil(bytes / ALIGNMENT) + 1);
+
+/** The largest first, each at the lowest offset where no other of the same time is. */
+function placedBySize(regions: readonly Region[]): Arena {
   const offsets = new Map<Slot, number>();
   const done: { readonly region: Region; readonly offset: number; readonly end: number }[] = [];
   let bytes = 0;
   for (const region of [...regions].sort((x, y) => y.bytes - x.bytes)) {
-    const size = ALIGNMENT * (Math.ceil(region.bytes / ALIGNMENT) + 1);
+    const size = takenBy(region);
     let offset = 0;
     for (const other of done) {
       const overlaps = other.region.from <= region.to && region.from <= other.region.to;
@@ -120,6 +147,45 @@ function placed(regions: readonly Region[]): Arena {
     const at = done.findIndex((other) => other.offset > offset);
     done.splice(at < 0 ? done.length : at, 0, { region, offset, end: offset + size });
     bytes = Math.max(bytes, offset + size);
+  }
+  return { offsets, bytes };
+}
+
+interface Stretch {
+  offset: number;
+  end: number;
+}
+
+/** In the order in which they are needed, each at the lowest offset that is free then: in less time, perhaps in more bytes. */
+function placedInTime(regions: readonly Region[]): Arena {
+  const offsets = new Map<Slot, number>();
+  const starts = new Map<Region, number>();
+  // In order, with something between any two.
+  const free: Stretch[] = [{ offset: 0, end: Number.POSITIVE_INFINITY }];
+  const release = (region: Region): void => {
+    const offset = starts.get(region)!;
+    const end = offset + takenBy(region);
+    const at = free.findIndex((stretch) => stretch.offset >= end);
+    const [before, after] = [free[at - 1], free[at]!];
+    if (after.offset === end) after.offset = offset;
+    else free.splice(at, 0, { offset, end });
+    if (before?.end !== offset) return;
+    before.end = free[at]!.end;
+    free.splice(at, 1);
+  };
+  const ending = regions.toSorted((x, y) => x.to - y.to);
+  let ended = 0;
+  let bytes = 0;
+  for (const region of regions.toSorted((x, y) => x.from - y.from)) {
+    for (; ending[ended]!.to < region.from; ended++) release(ending[ended]!);
+    const size = takenBy(region);
+    const at = free.findIndex(({ offset, end }) => end - offset >= size);
+    const stretch = free[at]!;
+    starts.set(region, stretch.offset);
+    for (const slot of region.slots) offsets.set(slot, stretch.offset);
+    stretch.offset += size;
+    bytes = Math.max(bytes, stretch.offset);
+    if (stretch.offset === stretch.end) free.splice(at, 1);
   }
   return { offsets, bytes };
 }

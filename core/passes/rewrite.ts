@@ -30,18 +30,27 @@ export function on<P>(primitive: Primitive<P>, ...rules: readonly Rule<P>[]): Ru
   return [primitive, rules as readonly Rule[]];
 }
 
+/** How often each variable is read: by equations, and as an output. */
+export function readCounts({ eqns, outs }: Program): Map<Atom, number> {
+  const reads = new Map<Atom, number>();
+  const count = (atom: Atom | null): void => {
+    if (atom instanceof Var) reads.set(atom, (reads.get(atom) ?? 0) + 1);
+  };
+  for (const { ins } of eqns) ins.forEach(count);
+  outs.forEach(count);
+  return reads;
+}
+
 /** The program with the rule applied once to every equation in order; the program itself where nothing is replaced. */
 export function rewritten(program: Program, rule: Rule): Program {
   const eqns: Eqn[] = [];
   const makers = new Map<Atom, Eqn>();
   const replacements = new Map<Atom, Atom>();
   // Exact counts: an atom that replaces another takes over its readers.
-  const reads = new Map<Atom, number>();
-  const count = (atom: Atom | null, change: number): void => {
+  const reads = readCounts(program);
+  const count = (atom: Atom, change: number): void => {
     if (atom instanceof Var) reads.set(atom, (reads.get(atom) ?? 0) + change);
   };
-  for (const { ins } of program.eqns) for (const atom of ins) count(atom, 1);
-  for (const atom of program.outs) count(atom, 1);
 
   const add = (eqn: Eqn): void => {
     eqns.push(eqn);

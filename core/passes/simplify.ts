@@ -8,13 +8,13 @@ import { commonSubexpressionsMerged } from "./cse.ts";
 import { cut } from "./cut.ts";
 import { deadCodeEliminated } from "./dce.ts";
 import { fold } from "./fold.ts";
-import { joining } from "./join.ts";
+import { concatsFlattened, padsJoined } from "./join.ts";
 import { movement } from "./movement.ts";
 import { reduction } from "./reduction.ts";
 import { type Rule, rewritten } from "./rewrite.ts";
 
 const rules = new Map<AnyPrimitive, Rule[]>();
-for (const [primitive, list] of [algebra, choice, movement, cut, reduction, contraction, joining].flat())
+for (const [primitive, list] of [algebra, choice, movement, cut, reduction, contraction].flat())
   rules.set(primitive, [...(rules.get(primitive) ?? []), ...list]);
 
 const applied: Rule = (eqn, scope) => {
@@ -25,9 +25,11 @@ const applied: Rule = (eqn, scope) => {
   return null;
 };
 
+const joined = (program: Program): Program => concatsFlattened(padsJoined(program));
+
 /** Applies every identity once, from the first equation to the last. */
 export function identitiesApplied(program: Program): Program {
-  return rewritten(program, applied);
+  return rewritten(joined(program), applied);
 }
 
 /** Identities that wait for each other are few; what is left after these rounds is right, too. */
@@ -41,7 +43,7 @@ export function simplified(program: Program): Program {
   let present = deadCodeEliminated(program);
   for (let round = 0; round < MOST_ROUNDS; round++) {
     // Merged first: an equation that is there twice looks as if it had one reader.
-    const merged = commonSubexpressionsMerged(present);
+    const merged = joined(commonSubexpressionsMerged(present));
     const next = rewritten(merged, (eqn, scope) => fold(eqn, scope) ?? applied(eqn, scope));
     if (next === present) break;
     present = deadCodeEliminated(next);

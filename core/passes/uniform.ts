@@ -3,7 +3,7 @@ import type { Aval } from "../aval.ts";
 import { broadcastP } from "../prims/movement.ts";
 import type { Atom } from "../program.ts";
 import { scalar } from "../trace.ts";
-import { storage, Tensor } from "../value.ts";
+import { hostStorage, Tensor } from "../value.ts";
 import type { Scope } from "./rewrite.ts";
 
 /** Larger constants are not looked through. */
@@ -12,13 +12,17 @@ const known = new WeakMap<Tensor, number | null>();
 
 /** The one number that all elements are, or null where that is not known. */
 export function uniform(atom: Atom, scope: Scope): number | null {
-  if (!(atom instanceof Tensor)) {
-    const maker = scope.made(atom, broadcastP);
-    return maker && uniform(maker.ins[0]!, scope);
-  }
+  let source = atom;
+  for (let maker = scope.made(source, broadcastP); maker; maker = scope.made(source, broadcastP))
+    source = maker.ins[0]!;
+  return source instanceof Tensor ? uniformOf(source) : null;
+}
+
+function uniformOf(atom: Tensor): number | null {
   let value = known.get(atom);
   if (value === undefined) {
-    value = atom.size <= LARGEST ? onlyElement(storage(atom)) : null;
+    const data = atom.size <= LARGEST ? hostStorage(atom) : null;
+    value = data && onlyElement(data);
     known.set(atom, value);
   }
   return value;

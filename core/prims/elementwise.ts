@@ -18,9 +18,9 @@ import {
   type Tangents,
   type Traits,
 } from "../primitive.ts";
-import { apply, bind1 } from "../trace.ts";
+import { apply, beside, bind1, scalar } from "../trace.ts";
 import type { Value } from "../value.ts";
-import { batchFirst, constant } from "./movement.ts";
+import { batchFirst, broadcast } from "./movement.ts";
 
 /** Which element types an argument may have. */
 export type Accepts = "float" | "number" | "bool" | "any";
@@ -214,7 +214,8 @@ function elementwiseDomain(record: ElementwiseRecord): (draw: Draw) => { args: A
 
 /** A constant with the abstract value of `x`. */
 export function like(x: Value, value: number): Value {
-  return constant(value, x.aval);
+  const one = beside(x, scalar(value, x.dtype));
+  return x.ndim === 0 ? one : broadcast(one, x.shape, []);
 }
 
 const unary =

@@ -444,7 +444,7 @@ describe("sums of pads", () => {
       "sin concat",
     ],
     ["overlapping", (x, y) => p.add(padded(x, [2], [0]), padded(y, [0], [2])), "pad pad add"],
-    ["with a gap", (x, y) => p.add(padded(x, [4], [0]), padded(y, [0], [4])), "pad pad add"],
+    ["with a gap", (x, y) => p.add(padded(x, [4], [0]), padded(y, [0], [4])), "concat"],
     ["of ones", (x, y) => p.add(padded(x, [3], [0], 1), padded(y, [0], [3], 1)), "pad pad add"],
     [
       "that are read, too",

@@ -1,24 +1,13 @@
-/**
- * The batched dot product as matrix products. Every axis of a call is one of four kinds: it is in the batch, free in x,
- * free in y, or summed over. Neighbouring axes of a kind that all operands step through evenly are one axis; what is
- * left over is a loop around a matrix product.
- */
+/** The batched dot product as matrix products: axes that are left over are loops around a product. */
 import { bytesPerElement } from "../../dtype.ts";
 import { invariant } from "../../errors.ts";
 import { type Layout, rowMajor } from "../../kernel.ts";
+import { type Axis, productAxes } from "../../passes/product.ts";
 import type { DotParams } from "../../prims/contract.ts";
-import { range, sizeOf, stridesOf } from "../../shape.ts";
-import { type GemmShape, isNative, libraryFor, nativeStrides, planGemm } from "./gemm.ts";
+import { range, sizeOf } from "../../shape.ts";
+import { bandsOf, type GemmShape, isNative, libraryFor, nativeStrides, planGemm } from "./gemm.ts";
 import { type GemmType, isGemmType } from "./gemm_kernels.ts";
 import type { NamedCall, NamedKernel } from "./named.ts";
-
-/** An axis of the iteration space: elements from one step to the next in x, y and the result. */
-interface Axis {
-  readonly size: number;
-  readonly x: number;
-  readonly y: number;
-  readonly out: number;
-}
 
 /** One matrix product, and the loops around it. */
 interface Nest {
@@ -28,55 +17,17 @@ interface Nest {
   readonly sums: readonly Axis[];
 }
 
-/** Axes that step through all operands as one, without those of one element. */
-function merged(axes: readonly Axis[]): Axis[] {
-  const list: Axis[] = [];
-  for (const axis of axes) {
-    if (axis.size === 1) continue;
-    const last = list.at(-1);
-    const continues =
-      last && (["x", "y", "out"] as const).every((operand) => last[operand] === axis.size * axis[operand]);
-    if (continues) list[list.length - 1] = { ...axis, size: last.size * axis.size };
-    else list.push(axis);
-  }
-  return list;
-}
-
 const ONE: Axis = { size: 1, x: 0, y: 0, out: 0 };
 
 /** The call with operands of these layouts as a nest. */
-function nestOf(x: Layout, y: Layout, { contract, batch }: DotParams, dtype: GemmType): Nest {
-  const free = [x, y].map(({ shape }, i) =>
-    range(shape.length).filter((a) => !contract[i]!.includes(a) && !batch[i]!.includes(a)),
-  );
-  const batches = batch[0].map((a, i) => ({
-    size: x.shape[a]!,
-    x: x.strides[a]!,
-    y: y.strides[batch[1][i]!]!,
-  }));
-  const rows = free[0]!.map((a) => ({ size: x.shape[a]!, x: x.strides[a]!, y: 0 }));
-  const columns = free[1]!.map((a) => ({ size: y.shape[a]!, x: 0, y: y.strides[a]! }));
-  const outs = [...batches, ...rows, ...columns];
-  const out = stridesOf(outs.map(({ size }) => size));
-  const placed = outs.map((axis, i): Axis => ({ ...axis, out: out[i]! }));
-  const batchAxes = merged(placed.slice(0, batches.length));
-  const rowAxes = merged(placed.slice(batches.length, batches.length + rows.length));
-  const columnAxes = merged(placed.slice(batches.length + rows.length));
-  // A sum has no order: the one with the fewest axes.
-  const sum = contract[0].map(
-    (a, i): Axis => ({ size: x.shape[a]!, x: x.strides[a]!, y: y.strides[contract[1][i]!]!, out: 0 }),
-  );
-  const [sums] = [
-    merged(sum),
-    merged([...sum].sort((p, q) => q.x - p.x)),
-    merged([...sum].sort((p, q) => q.y - p.y)),
-  ].sort((p, q) => p.length - q.length) as [Axis[]];
-
-  const m = rowAxes.pop() ?? ONE;
-  const n = columnAxes.pop() ?? ONE;
+function nestOf(x: Layout, y: Layout, params: DotParams, dtype: GemmType): Nest {
+  const axes = productAxes(x, y, params);
+  const [rows, columns, sums] = [[...axes.rows], [...axes.columns], [...axes.sums]];
+  const m = rows.pop() ?? ONE;
+  const n = columns.pop() ?? ONE;
   const k = sums.pop() ?? ONE;
   // The longest loop is the product's own.
-  const loops = [...batchAxes, ...rowAxes, ...columnAxes].sort((p, q) => p.size - q.size);
+  const loops = [...axes.batches, ...rows, ...columns].sort((p, q) => p.size - q.size);
   const inner = loops.pop() ?? ONE;
   return {
     shape: {
@@ -164,7 +115,10 @@ export const dotKernel: NamedKernel = {
     const first = planGemm(engine, shape, library);
     const { heap } = engine;
     if (loops.length + sums.length === 0)
-      return { workspaceBytes: 0, run: ([x, y], [out]) => first.run(x!, y!, out!) };
+      return {
+        workspaceBytes: 0,
+        run: ([x, y], [out], _, follower) => first.run(x!, y!, out!, follower),
+      };
     if (call.args.some(({ layout }) => sizeOf(layout.shape) === 0))
       return { workspaceBytes: 0, run: (_, [out]) => void heap.u8.fill(0, out!, out! + outBytes) };
     const rest = planGemm(engine, { ...shape, accumulates: true }, library);
@@ -181,5 +135,11 @@ export const dotKernel: NamedKernel = {
         }
       },
     };
+  },
+  bands(call, engine) {
+    const nest = nestOfCall(call, [false, false]);
+    if (nest === null || nest.loops.length + nest.sums.length > 0) return null;
+    const { shape } = nest;
+    return bandsOf(engine, shape, libraryFor(engine, shape.dtype, multiplications(shape)));
   },
 };

@@ -1,0 +1,317 @@
+/**
+ * An open device with what the backend keeps on it: buffers, pipelines, and the commands that are recorded but not sent.
+ * Commands wait until somebody reads, or many have come together, or the turn ends: one submission costs about as much
+ * as ten dispatches.
+ */
+import { bytesPerElement, type DType, makeArray, type TypedArray } from "../../dtype.ts";
+import { DeviceError } from "../../errors.ts";
+import { numberName } from "../../identity.ts";
+import { hostStorage, markShared, type Remote, remoteOf, type Tensor } from "../../value.ts";
+import { BufferUsage, type GpuBindGroup, type GpuBuffer } from "./api.ts";
+import type { Command, Device, Pipeline } from "./device.ts";
+import { FAULT_BYTES, faultOf } from "./faults.ts";
+import type { Capabilities, Dispatch } from "./kernel.ts";
+import { type Block, Pool } from "./pool.ts";
+import { WORD_BYTES } from "./wgsl.ts";
+
+/** The name that tensors of this backend give as their device. */
+export const DEVICE_NAME = "webgpu";
+
+const STORAGE_USAGE: number = BufferUsage.STORAGE | BufferUsage.COPY_SRC | BufferUsage.COPY_DST;
+
+/** Commands are sent when so many wait. */
+const MOST_PENDING = 128;
+/** Pipelines of texts seen longest ago are forgotten beyond this many. */
+const MOST_PIPELINES = 4096;
+
+/** Different single numbers that are kept on the device. */
+const MOST_SCALARS = 1024;
+
+/** Elements in a block of the device. */
+export class DeviceArray implements Remote {
+  readonly device: string = DEVICE_NAME;
+  readonly dtype: DType;
+  readonly length: number;
+  readonly context: Context;
+  #block: Block | null;
+
+  constructor(context: Context, dtype: DType, length: number, block: Block) {
+    this.context = context;
+    this.dtype = dtype;
+    this.length = length;
+    this.#block = block;
+  }
+
+  /**
+   * Where the elements are.
+   *
+   * @throws {DeviceError} if they are gone
+   */
+  get block(): Block {
+    this.context.checkOpen();
+    if (this.#block === null)
+      throw new DeviceError(
+        "lost",
+        "elements",
+        `Cannot use ${this.length} elements on webgpu: they were released, live ones are needed`,
+      );
+    return this.#block;
+  }
+
+  /** Takes the block away, once: null where it was taken before. */
+  take(): Block | null {
+    const block = this.#block;
+    this.#block = null;
+    return block;
+  }
+
+  async read(): Promise<TypedArray> {
+    const [data] = await this.context.read([this]);
+    return data!;
+  }
+
+  readSync(): TypedArray {
+    return this.context.readSync([this])[0]!;
+  }
+}
+
+export class Context {
+  readonly device: Device;
+  /** What shader writers are told of it. */
+  readonly gpu: Capabilities;
+  readonly pool: Pool;
+  readonly faults: GpuBuffer;
+  readonly #pipelines = new Map<string, Pipeline>();
+  readonly #pending: Command[] = [];
+  #isScheduled = false;
+  #isClosed = false;
+  /** Host tensors that were sent, and what they are on the device. */
+  readonly #sent = new WeakMap<Tensor, DeviceArray>();
+
+  /** `memoryBytes` says what tensors and programs may hold together. */
+  constructor(device: Device, memoryBytes: (gpu: Capabilities) => number) {
+    this.device = device;
+    this.gpu = capabilitiesOf(device);
+    this.pool = new Pool(device, memoryBytes(this.gpu), {
+      flush: () => this.flush(),
+      collect: () => this.#collect(),
+    });
+    this.faults = device.createBuffer(256, STORAGE_USAGE, "faults");
+    device.write(this.faults, 0, new Uint32Array(FAULT_BYTES / 4));
+  }
+
+  /** @throws {DeviceError} if the device is lost or closed */
+  checkOpen(): void {
+    if (this.#isClosed)
+      throw new DeviceError(
+        "lost",
+        DEVICE_NAME,
+        `Cannot use webgpu: the device is closed, another init("webgpu") is needed`,
+      );
+    if (this.device.isLost)
+      throw new DeviceError(
+        "lost",
+        DEVICE_NAME,
+        `Cannot use webgpu: the device was lost, another init("webgpu") is needed`,
+      );
+  }
+
+  // --- commands --------------------------------------------------------------------------------------------------
+
+  /** Adds commands to those that wait. */
+  record(commands: readonly Command[]): void {
+    for (const command of commands) this.#pending.push(command);
+    if (this.#pending.length >= MOST_PENDING) this.flush();
+    else if (!this.#isScheduled) {
+      this.#isScheduled = true;
+      queueMicrotask(() => {
+        this.#isScheduled = false;
+        if (!this.device.isLost && !this.#isClosed) this.flush();
+      });
+    }
+  }
+
+  /** Sends the commands that wait. */
+  flush(): void {
+    if (this.#pending.length === 0) return;
+    this.device.submit(this.#pending.splice(0));
+  }
+
+  /** The pipeline of a shader. */
+  pipeline(code: string, label: string): Pipeline {
+    const known = this.#pipelines.get(code);
+    if (known) return known;
+    const made = this.device.pipeline(code, "main", label);
+    this.#keep(code, made);
+    return made;
+  }
+
+  /** Makes the pipelines of several shaders at the same time. */
+  async prepare(dispatches: readonly Dispatch[]): Promise<void> {
+    const fresh = new Map(dispatches.map(({ code, label }) => [code, label]));
+    for (const code of this.#pipelines.keys()) fresh.delete(code);
+    await Promise.all(
+      [...fresh].map(async ([code, label]) =>
+        this.#keep(code, await this.device.pipelineAsync(code, "main", label)),
+      ),
+    );
+  }
+
+  #keep(code: string, pipeline: Pipeline): void {
+    if (this.#pipelines.size >= MOST_PIPELINES) {
+      this.#pipelines.delete(this.#pipelines.keys().next().value!);
+    }
+    this.#pipelines.set(code, pipeline);
+  }
+
+  group(pipeline: Pipeline, buffers: readonly GpuBuffer[]): GpuBindGroup {
+    return this.device.bindGroup(
+      pipeline,
+      buffers.map((buffer) => ({ buffer })),
+    );
+  }
+
+  // --- elements --------------------------------------------------------------------------------------------------
+
+  /** Room for so many elements, whose values are arbitrary, until nobody holds the array. */
+  makeArray(dtype: DType, length: number, what: () => string): DeviceArray {
+    const array = new DeviceArray(this, dtype, length, this.pool.acquire(length * WORD_BYTES, what));
+    this.#track(array);
+    return array;
+  }
+
+  /** Gives the block of an array back: nobody uses it any more. */
+  release(array: DeviceArray): void {
+    const block = array.take();
+    if (block !== null && !this.#isClosed) this.pool.give(block);
+  }
+
+  /** A tensor's elements on this device: its own, or a copy that is kept while the tensor lives. */
+  arrayOf(x: Tensor): DeviceArray {
+    const data = hostStorage(x);
+    if (data === null) return this.#own(x);
+    const known = this.#sent.get(x);
+    if (known) return known;
+    const array = this.makeArray(x.dtype, x.size, () => String(x.aval));
+    this.write(array, data);
+    this.#sent.set(x, array);
+    return array;
+  }
+
+  #own(x: Tensor): DeviceArray {
+    const remote = remoteArray(x);
+    if (remote.context !== this)
+      throw new DeviceError(
+        "lost",
+        String(x.aval),
+        `Cannot use ${x.aval}: it is on a device that was closed or lost, one on this device is needed`,
+      );
+    return remote;
+  }
+
+  readonly #scalars = new Map<string, DeviceArray>();
+
+  /** The elements of a tensor on this device: those of single numbers are sent once. */
+  put(x: Tensor): DeviceArray {
+    const data = x.size === 1 ? hostStorage(x) : null;
+    if (data === null) return this.arrayOf(x);
+    const key = `${x.dtype} ${numberName(data[0]!)}`;
+    let array = this.#scalars.get(key);
+    if (array === undefined) {
+      if (this.#scalars.size >= MOST_SCALARS) this.#scalars.clear();
+      array = this.arrayOf(x);
+      markShared(array);
+      this.#scalars.set(key, array);
+    }
+    return array;
+  }
+
+  write({ block }: DeviceArray, data: TypedArray): void {
+    // What waits may still read what the block held before.
+    this.flush();
+    const isBool = data instanceof Uint8Array;
+    this.device.write(block.buffer, 0, isBool ? Uint32Array.from(data) : data);
+  }
+
+  /** Copies of the elements of several arrays, in one transfer. */
+  async read(arrays: readonly DeviceArray[]): Promise<TypedArray[]> {
+    const requests = this.#requests(arrays);
+    return this.#results(arrays, await this.device.read(requests));
+  }
+
+  /**
+   * The same at once.
+   *
+   * @throws {DeviceError} where the host cannot wait for the device
+   */
+  readSync(arrays: readonly DeviceArray[]): TypedArray[] {
+    const requests = this.#requests(arrays);
+    if (!this.device.canReadSync) {
+      throw new DeviceError(
+        "invalid",
+        "read",
+        `Cannot read elements from webgpu at once: ${this.device.host} cannot wait for the device, await x.data() or devicePut(x, "cpu") is needed`,
+      );
+    }
+    return this.#results(arrays, this.device.readSync(requests));
+  }
+
+  #requests(arrays: readonly DeviceArray[]): { buffer: GpuBuffer; offset: number; bytes: number }[] {
+    this.checkOpen();
+    this.flush();
+    return [
+      { buffer: this.faults, offset: 0, bytes: FAULT_BYTES },
+      ...arrays.map(({ block, length }) => ({ buffer: block.buffer, offset: 0, bytes: length * WORD_BYTES })),
+    ];
+  }
+
+  #results(arrays: readonly DeviceArray[], [faults, ...parts]: readonly Uint8Array[]): TypedArray[] {
+    const error = faultOf(new Int32Array(faults!.buffer, faults!.byteOffset, 2));
+    if (error) {
+      this.device.write(this.faults, 0, new Uint32Array(FAULT_BYTES / 4));
+      throw error;
+    }
+    return arrays.map(({ dtype, length }, i) => {
+      const words = parts[i]!;
+      const data = makeArray(dtype, length);
+      if (dtype === "bool") data.set(new Uint32Array(words.buffer, words.byteOffset, length));
+      else new Uint8Array(data.buffer).set(words.subarray(0, length * bytesPerElement(dtype)));
+      return data;
+    });
+  }
+
+  close(): void {
+    if (this.#isClosed) return;
+    this.#pending.length = 0;
+    this.#isClosed = true;
+    this.device.close();
+  }
+
+  // --- garbage ---------------------------------------------------------------------------------------------------
+
+  #track(_array: DeviceArray): void {}
+  #collect(): void {}
+}
+
+/** Adapters that are programs for the processor. */
+const SOFTWARE = /swiftshader|llvmpipe|lavapipe|software|basic render/i;
+
+function capabilitiesOf({ name, features, subgroupSize, limits }: Device): Capabilities {
+  const { maxWorkgroupSize, maxWorkgroupInvocations, bindingAlignment: _, ...rest } = limits;
+  return {
+    features,
+    subgroupSize,
+    limits: { ...rest, maxWorkgroupSize: Math.min(maxWorkgroupSize[0], maxWorkgroupInvocations) },
+    isSoftware: SOFTWARE.test(name),
+  };
+}
+
+function remoteArray(x: Tensor): DeviceArray {
+  const remote = remoteOf(x);
+  if (remote instanceof DeviceArray) return remote;
+  throw new DeviceError(
+    "invalid",
+    String(x.aval),
+    `Cannot use ${x}: it is on another device, one on webgpu is needed`,
+  );
+}

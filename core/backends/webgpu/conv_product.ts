@@ -1,0 +1,152 @@
+/** Matrix products of operands and results of any axes, as the shaders of dot products take them. */
+import { type Layout } from "../../kernel.ts";
+import { sizeOf } from "../../shape.ts";
+import type { DotCall, Factor } from "./dot_call.ts";
+import type { Target } from "./dot_target.ts";
+import type { BufferRef } from "./kernel.ts";
+import { binding, elementIndex } from "./wgsl.ts";
+
+export interface Axis {
+  readonly size: number;
+  readonly stride: number;
+}
+
+/** An operand: its axes in the order in which both operands have them, strides in elements. */
+export interface Source {
+  readonly buffer: BufferRef;
+  readonly offset: number;
+  readonly batches: readonly Axis[];
+  readonly free: readonly Axis[];
+  /** Summed axes that are loops around the others. */
+  readonly outer: readonly Axis[];
+  readonly sums: readonly Axis[];
+}
+
+/** Axes without those of one element; neighbours that continue each other are one. */
+function merged(axes: readonly Axis[]): Axis[] {
+  const runs: Axis[] = [];
+  for (const axis of axes) {
+    if (axis.size === 1) continue;
+    const last = runs.at(-1);
+    if (last && last.stride === axis.size * axis.stride)
+      runs[runs.length - 1] = { size: last.size * axis.size, stride: axis.stride };
+    else runs.push(axis);
+  }
+  return runs;
+}
+
+function layoutOf(axes: readonly Axis[], width: number, offset: number = 0): Layout {
+  return {
+    shape: axes.map(({ size }) => size),
+    offset: offset / width,
+    strides: axes.map(({ stride }) => stride / width),
+  };
+}
+
+/** The axes with the last, of neighbours, counted in vectors. */
+function layoutOfVectors(axes: readonly Axis[]): Layout {
+  const { size } = axes.at(-1)!;
+  return layoutOf([...axes.slice(0, -1), { size: size / 4, stride: 4 }], 4);
+}
+
+/** An operand as shaders read it: in vectors where all of them lie at multiples of four. */
+export function factorOf(source: Source, name: "x" | "y", hasVectors: boolean = true): Factor {
+  const { buffer, offset, batches } = source;
+  const [free, sums, outer] = [merged(source.free), merged(source.sums), merged(source.outer)];
+  const fits = (own: readonly Axis[], others: readonly Axis[]): boolean => {
+    const last = own.at(-1);
+    const rest = [...batches, ...outer, ...others, ...own.slice(0, -1)];
+    return (
+      hasVectors &&
+      last?.stride === 1 &&
+      last.size % 4 === 0 &&
+      offset % 4 === 0 &&
+      rest.every(({ size, stride }) => size === 1 || stride % 4 === 0)
+    );
+  };
+  const alongSum = fits(sums, free);
+  const alongFree = !alongSum && fits(free, sums);
+  const width = alongSum || alongFree ? 4 : 1;
+  const isNext = (axes: readonly Axis[]): boolean => axes.at(-1)?.stride === 1;
+  const along = alongSum ? "sum" : alongFree ? "free" : isNext(sums) ? "sum" : isNext(free) ? "free" : null;
+  return {
+    slot: buffer,
+    name,
+    size: sizeOf(source.free.map(({ size }) => size)),
+    along,
+    width,
+    batch: layoutOf(batches, width, offset),
+    free: alongFree ? layoutOfVectors(free) : layoutOf(free, width),
+    k: alongSum ? layoutOfVectors(sums) : layoutOf(sums, width),
+    sums: layoutOf(outer, width),
+  };
+}
+
+const sizes = (axes: readonly Axis[]): number => sizeOf(axes.map(({ size }) => size));
+
+/** The product of two operands with equal `batches`, `outer` and `sums`. */
+export function productOf(
+  x: Source,
+  y: Source,
+  target: Target,
+  type: DotCall["type"],
+): DotCall {
+  const isOne = x.buffer === y.buffer;
+  const factors = (hasVectors: boolean) =>
+    [factorOf(x, "x", hasVectors), factorOf(y, isOne ? "x" : "y", hasVectors)] as const;
+  let [a, b] = factors(true);
+  // One buffer is an array of one type.
+  if (isOne && a.width !== b.width) [a, b] = factors(false);
+  return {
+    target,
+    type,
+    batches: sizes(x.batches),
+    m: sizes(x.free),
+    n: sizes(y.free),
+    k: sizes(x.sums),
+    repeats: sizes(x.outer),
+    isTurned: false,
+    x: a,
+    y: b,
+  };
+}
+
+/** A buffer that takes the results at places of their own: `axes` are those of batches, rows and columns. */
+export function placedTarget(
+  buffer: BufferRef,
+  type: DotCall["type"],
+  axes: readonly Axis[],
+  offset: number,
+): Target {
+  const runs = merged(axes);
+  const last = runs.at(-1);
+  const hasQuads =
+    offset % 4 === 0 &&
+    last?.stride === 1 &&
+    last.size % 4 === 0 &&
+    runs.slice(0, -1).every(({ stride }) => stride % 4 === 0);
+  const place = (at: string): string => elementIndex(layoutOf(runs, 1, offset), at);
+  const vector = `vec4<${type}>`;
+  return {
+    buffers: [buffer],
+    keeps: true,
+    text(first, inQuads) {
+      if (inQuads && hasQuads) {
+        return `${binding(first, "out", vector, "read_write")}
+fn storeQuad(at: u32, value: ${vector}) { out[${place("at")} >> 2u] = value; }
+fn storedQuad(at: u32) -> ${vector} { return out[${place("at")} >> 2u]; }`;
+      }
+      const one = `${binding(first, "out", type, "read_write")}
+fn store(at: u32, value: ${type}) { out[${place("at")}] = value; }
+fn stored(at: u32) -> ${type} { return out[${place("at")}]; }`;
+      if (!inQuads) return one;
+      return `${one}
+fn storeQuad(at: u32, value: ${vector}) {
+${[0, 1, 2, 3].map((i) => `store(at + ${i}u, value[${i}]);`).join(" ")}
+}
+fn storedQuad(at: u32) -> ${vector} {
+return vec4(stored(at), stored(at + 1u), stored(at + 2u), stored(at + 3u));
+}`;
+    },
+  };
+}

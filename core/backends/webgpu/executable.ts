@@ -1,0 +1,300 @@
+/**
+ * Compiled programs: the steps of a schedule as dispatches, and which buffer each of them reads and writes when they run.
+ * A run records its commands and returns at once; results are tensors whose elements the device will have.
+ */
+import type { Aval } from "../../aval.ts";
+import { type CompileOptions, type Executable, hostResults, sharing } from "../../backend.ts";
+import { DeviceError, invariant } from "../../errors.ts";
+import { type CallStep, fused, type Schedule, type Slot, type Step } from "../../passes/fuse.ts";
+import { type Lifetime, lifetimes } from "../../passes/plan.ts";
+import type { HostArray } from "../../primitive.ts";
+import type { Program } from "../../program.ts";
+import { isShared, markShared, remoteOf, Tensor } from "../../value.ts";
+import type { GpuBindGroup, GpuBuffer } from "./api.ts";
+import { type Context, DeviceArray } from "./context.ts";
+import type { Command, Pipeline } from "./device.ts";
+import { type BufferRef, type Dispatch, FAULTS, type NamedKernel, Workspace } from "./kernel.ts";
+import { loopDispatches } from "./loops.ts";
+import { type Block, blockBytes } from "./pool.ts";
+import { WORD_BYTES } from "./wgsl.ts";
+
+/** Sets of buffers that a dispatch has met, each with its bind group; more are forgotten together. */
+const MOST_GROUPS = 32;
+
+/** Where a run finds a buffer: in a table that it fills, or the words of faults. */
+type Place = number | typeof FAULTS;
+
+interface Action {
+  readonly dispatch: Dispatch;
+  readonly pipeline: Pipeline;
+  readonly places: readonly Place[];
+  readonly groups: Map<string, GpuBindGroup>;
+}
+
+/** An equation without a kernel: its operands are read, its record's function runs, its results are sent. */
+interface HostAction {
+  readonly step: CallStep;
+  readonly args: readonly Place[];
+  readonly outs: readonly Place[];
+}
+
+/** A buffer that some steps of a program need, one after the other for different values. */
+interface Room {
+  readonly bytes: number;
+  readonly place: number;
+}
+
+export function compile(
+  program: Program,
+  context: Context,
+  named: ReadonlyMap<string, NamedKernel>,
+  options: CompileOptions = {},
+): WebgpuExecutable {
+  const { gpu } = context;
+  const schedule = fused(
+    program,
+    (prim, args, outs, params) => {
+      const kernel = prim.kernel?.k === "named" ? named.get(prim.kernel.name) : undefined;
+      return kernel?.prepare(args, outs, params, gpu) ?? null;
+    },
+    { loads: gpu.limits.maxStorageBuffers - 1 },
+  );
+  return new WebgpuExecutable(program, schedule, context, named, options);
+}
+
+export class WebgpuExecutable implements Executable {
+  readonly #context: Context;
+  readonly #schedule: Schedule;
+  readonly #actions: readonly (Action | HostAction)[];
+  readonly #donated: readonly boolean[];
+  /** The place of every slot. */
+  readonly #places = new Map<Slot, number>();
+  readonly #rooms: Room[] = [];
+  #placeCount = 0;
+  /** Inputs that a step reads: place by number; constants likewise. */
+  readonly #readInputs: readonly (readonly [input: number, place: number])[];
+  readonly #constants: readonly (readonly [value: Tensor, place: number])[];
+  /** Outputs that steps compute, without repetition. */
+  readonly #computed: readonly Slot[];
+
+  constructor(
+    program: Program,
+    schedule: Schedule,
+    context: Context,
+    named: ReadonlyMap<string, NamedKernel>,
+    { donated = [] }: CompileOptions,
+  ) {
+    this.#context = context;
+    this.#schedule = schedule;
+    this.#donated = donated;
+    for (const { outs } of program.eqns) for (const { aval } of outs) checkHeld(aval);
+    this.#computed = [
+      ...new Set(schedule.outs.map(({ slot }) => slot).filter(({ origin }) => origin === "step")),
+    ];
+    const steps = schedule.steps.map((step) =>
+      step.k === "host" ? null : dispatchesOf(step, named, context),
+    );
+    const lives = lifetimes(schedule);
+    this.#assign(lives, steps);
+    this.#readInputs = schedule.ins.flatMap((slot, i) => {
+      const isRead = lives.get(slot)!.to >= 0 && schedule.steps.length > 0;
+      return isRead ? [[i, this.#places.get(slot)!] as const] : [];
+    });
+    this.#constants = [...this.#places].flatMap(([slot, place]) =>
+      slot.origin === "constant" ? [[slot.value!, place] as const] : [],
+    );
+    this.#actions = schedule.steps.flatMap((step, at): (Action | HostAction)[] => {
+      const dispatches = steps[at]!;
+      if (dispatches !== null) return dispatches.map((dispatch) => this.#action(dispatch));
+      const { args, outs } = step as CallStep;
+      const places = (slots: readonly Slot[]): Place[] => slots.map((slot) => this.#places.get(slot)!);
+      return [{ step: step as CallStep, args: places(args.map(({ slot }) => slot)), outs: places(outs) }];
+    });
+  }
+
+  readonly #workspaces = new Map<Workspace, number>();
+
+  /** Gives every slot and workspace a place; intermediate values of different times share rooms. */
+  #assign(lives: ReadonlyMap<Slot, Lifetime>, steps: readonly (readonly Dispatch[] | null)[]): void {
+    const own = new Set<Slot>(this.#computed);
+    for (const slot of lives.keys()) {
+      if (slot.origin !== "step" || own.has(slot)) this.#places.set(slot, this.#placeCount++);
+    }
+    const free: Room[] = [];
+    const take = (bytes: number): Room => {
+      const wanted = blockBytes(bytes);
+      const at = free.findIndex((room) => room.bytes === wanted);
+      if (at >= 0) return free.splice(at, 1)[0]!;
+      const room = { bytes: wanted, place: this.#placeCount++ };
+      this.#rooms.push(room);
+      return room;
+    };
+    const ends = new Map<number, Room[]>();
+    const inOrder = [...lives].filter(([slot]) => !this.#places.has(slot));
+    const starting = Map.groupBy(inOrder, ([, { from }]) => from);
+    steps.forEach((dispatches, at) => {
+      for (const [slot, { to }] of starting.get(at) ?? []) {
+        const room = take(slot.aval.size * WORD_BYTES);
+        this.#places.set(slot, room.place);
+        const list = ends.get(to);
+        if (list) list.push(room);
+        else ends.set(to, [room]);
+      }
+      const spaces = new Set(
+        (dispatches ?? []).flatMap(({ buffers }) => buffers.filter((b) => b instanceof Workspace)),
+      );
+      for (const space of spaces) {
+        const room = take(space.bytes);
+        this.#workspaces.set(space, room.place);
+        free.push(room);
+      }
+      free.push(...(ends.get(at) ?? []));
+    });
+  }
+
+  #action(dispatch: Dispatch): Action {
+    const placeOf = (ref: BufferRef): Place => {
+      if (ref === FAULTS) return FAULTS;
+      const place = ref instanceof Workspace ? this.#workspaces.get(ref) : this.#places.get(ref);
+      invariant(place !== undefined, "a dispatch uses the buffers of its step");
+      return place;
+    };
+    const pipeline = this.#context.pipeline(dispatch.code, dispatch.label);
+    return { dispatch, pipeline, places: dispatch.buffers.map(placeOf), groups: new Map() };
+  }
+
+  run(args: readonly Tensor[]): Tensor[] {
+    const context = this.#context;
+    context.checkOpen();
+    const { ins, outs } = this.#schedule;
+    const table: (Block | undefined)[] = [];
+    const rooms: Block[] = [];
+    const made = new Map<Slot, DeviceArray>();
+    try {
+      for (const [i, place] of this.#readInputs) table[place] = context.arrayOf(args[i]!).block;
+      for (const [value, place] of this.#constants) table[place] = context.arrayOf(value).block;
+      for (const slot of this.#computed) {
+        const { dtype, size } = slot.aval;
+        const array = context.makeArray(dtype, size, () => String(slot.aval));
+        made.set(slot, array);
+        table[this.#places.get(slot)!] = array.block;
+      }
+      for (const { bytes, place } of this.#rooms) {
+        const block = context.pool.acquire(bytes, () => "an intermediate result");
+        rooms.push(block);
+        table[place] = block;
+      }
+      for (const action of this.#actions) {
+        if ("dispatch" in action) context.record([this.#command(action, table)]);
+        else runOnHost(action, table, context);
+      }
+    } catch (error) {
+      for (const array of made.values()) context.release(array);
+      throw error;
+    } finally {
+      for (const block of rooms) context.pool.give(block);
+    }
+    const given = new Set<DeviceArray>();
+    const results = outs.map(({ slot, aval }): Tensor => {
+      if (slot.origin === "input") return sharing(args[ins.indexOf(slot)]!, aval);
+      if (slot.origin === "constant") return sharing(slot.value!, aval);
+      const array = made.get(slot)!;
+      if (given.has(array)) markShared(array);
+      given.add(array);
+      return new Tensor(aval, array);
+    });
+    this.#donated.forEach((isDonated, i) => {
+      const array = isDonated ? remoteOf(args[i]!) : null;
+      if (array instanceof DeviceArray && !isShared(array)) context.release(array);
+    });
+    return results;
+  }
+
+  #command({ dispatch, pipeline, places, groups }: Action, table: readonly (Block | undefined)[]): Command {
+    const context = this.#context;
+    let key = "";
+    for (const place of places) key += place === FAULTS ? "" : `${table[place]!.id},`;
+    let group = groups.get(key);
+    if (group === undefined) {
+      if (groups.size >= MOST_GROUPS) {
+        context.flush();
+        for (const old of groups.values()) context.device.releaseBindGroup(old);
+        groups.clear();
+      }
+      const buffers = places.map(
+        (place): GpuBuffer => (place === FAULTS ? context.faults : table[place]!.buffer),
+      );
+      group = context.group(pipeline, buffers);
+      groups.set(key, group);
+    }
+    const [x, y, z] = dispatch.groups;
+    return { dispatch: pipeline, group, x, y, z };
+  }
+
+  /** The dispatches in order: for profiles and tests. */
+  get dispatches(): readonly Dispatch[] {
+    return this.#actions.flatMap((action) => ("dispatch" in action ? [action.dispatch] : []));
+  }
+
+  show(): string {
+    const bytes = this.#rooms.reduce((sum, room) => sum + room.bytes, 0);
+    const lines = this.#actions.map((action) => {
+      if (!("dispatch" in action)) return `host ${action.step.prim.name}`;
+      const { label, groups, buffers } = action.dispatch;
+      return `${label}: ${groups.filter((n, i) => n > 1 || i === 0).join("x")} workgroups, ${buffers.length} buffers`;
+    });
+    return [
+      `webgpu: ${lines.length} steps, ${this.#rooms.length} intermediate buffers of ${bytes} bytes`,
+      ...lines,
+    ].join("\n");
+  }
+}
+
+function dispatchesOf(
+  step: Step,
+  named: ReadonlyMap<string, NamedKernel>,
+  { gpu }: Context,
+): readonly Dispatch[] {
+  if (step.k === "loop") return loopDispatches(step, gpu);
+  const { kernel } = step.prim;
+  invariant(kernel?.k === "named", "a named step has a named kernel");
+  return named.get(kernel.name)!.dispatches(step, gpu);
+}
+
+/** Throws for what a device cannot hold. */
+function checkHeld(aval: Aval): void {
+  if (aval.dtype !== "float64") return;
+  throw new DeviceError(
+    "invalid",
+    String(aval),
+    `Cannot compute ${aval} on webgpu: shaders have no float64, float32 is needed; use astype("float32"), or the cpu`,
+  );
+}
+
+function runOnHost(
+  { step, args, outs }: HostAction,
+  table: readonly (Block | undefined)[],
+  context: Context,
+): void {
+  const { prim, params } = step;
+  const arrays = args.map((place, i) => {
+    const { dtype, size } = step.args[i]!.slot.aval;
+    return new DeviceArray(context, dtype, size, table[place as number]!);
+  });
+  if (!context.device.canReadSync) {
+    throw new DeviceError(
+      "invalid",
+      prim.name,
+      `Cannot compute ${prim.name} on webgpu: there is no shader for it and ${context.device.host} cannot wait for the device, operands on the cpu are needed; await devicePut(x, "cpu")`,
+    );
+  }
+  const hosts = context.readSync(arrays).map((data, i): HostArray => {
+    const { layout } = step.args[i]!;
+    return { aval: step.args[i]!.slot.aval.withShape(layout.shape), data };
+  });
+  const avals = outs.map((_, i) => step.outs[i]!.aval);
+  hostResults(prim, hosts, avals, params).forEach((data, i) => {
+    const { dtype, size } = avals[i]!;
+    context.write(new DeviceArray(context, dtype, size, table[outs[i] as number]!), data);
+  });
+}

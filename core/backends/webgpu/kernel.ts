@@ -1,0 +1,70 @@
+/**
+ * What shader writers are told of the device and what they give: dispatches, each a WGSL module with its buffers. Shapes
+ * are constants of the text, so that a driver can simplify index arithmetic; equal texts share a pipeline.
+ */
+import type { Aval } from "../../aval.ts";
+import type { Layout } from "../../kernel.ts";
+import type { CallStep, Slot } from "../../passes/fuse.ts";
+
+/** What a device can do; sizes in bytes, counts as they are. */
+export interface Capabilities {
+  readonly features: {
+    readonly f16: boolean;
+    readonly subgroups: boolean;
+    readonly timestamps: boolean;
+    readonly subgroupMatrix: boolean;
+  };
+  readonly subgroupSize: { readonly min: number; readonly max: number } | null;
+  readonly limits: {
+    readonly maxBufferSize: number;
+    readonly maxBindingSize: number;
+    readonly maxStorageBuffers: number;
+    /** Invocations of one workgroup. */
+    readonly maxWorkgroupSize: number;
+    readonly maxWorkgroupBytes: number;
+    readonly maxGroupsPerDimension: number;
+  };
+  /** Shaders run on the processor: barriers and shared memory cost more than they save. */
+  readonly isSoftware: boolean;
+}
+
+/** Memory that a step needs while it runs; the executable finds a buffer for it. */
+export class Workspace {
+  readonly bytes: number;
+  constructor(bytes: number) {
+    this.bytes = bytes;
+  }
+}
+
+/** The two words where a shader reports what it cannot do: see faults.ts. */
+export const FAULTS: unique symbol = Symbol("faults");
+
+export type BufferRef = Slot | Workspace | typeof FAULTS;
+
+/** One run of a shader. */
+export interface Dispatch {
+  /** For profiles and error messages: the primitives it computes. */
+  readonly label: string;
+  /** A WGSL module with entry point `main`; binding i of group 0 is `buffers[i]`, and all are used. */
+  readonly code: string;
+  readonly buffers: readonly BufferRef[];
+  readonly groups: readonly [x: number, y: number, z: number];
+  /** Floating-point operations, where they are what counts; else 0. */
+  readonly operations: number;
+}
+
+/** A kernel written by hand. */
+export interface NamedKernel {
+  /**
+   * Which operands must be row-major for this call (true); the others are read through their layouts. null: no kernel
+   * for this call, the host runs it.
+   */
+  prepare(
+    args: readonly { readonly aval: Aval; readonly layout: Layout }[],
+    outs: readonly Aval[],
+    params: unknown,
+    gpu: Capabilities,
+  ): readonly boolean[] | null;
+  /** In order; each sees what those before it have written. */
+  dispatches(step: CallStep, gpu: Capabilities): readonly Dispatch[];
+}

@@ -1,0 +1,36 @@
+/**
+ * The GPU of these tests. Without one they are skipped, which is printed with its reason; with
+ * COTANGENT_NEED_WEBGPU=1, as in CI, that is a failure.
+ */
+import "../../core/ops.ts";
+import "../../core/random.ts";
+import { beforeAll, expect, test } from "bun:test";
+import type { Backend } from "../../core/backend.ts";
+import { init } from "../../core/backends/select.ts";
+import { webgpuContext } from "../../core/backends/webgpu/open.ts";
+import { openDevice } from "../../core/trace.ts";
+
+let reason: string | null = null;
+try {
+  await init("webgpu");
+  console.log(`webgpu: ${webgpuContext()!.device.name}, through ${webgpuContext()!.device.host}`);
+} catch (error) {
+  reason = error instanceof Error ? error.message : String(error);
+  console.log(`webgpu: skipped: ${reason}`);
+}
+
+/** Whether there is a GPU, perhaps a software one. */
+export const hasGpu: boolean = reason === null;
+
+/** The backend of the GPU: for tests that run only where there is one. */
+export function gpuBackend(): Backend {
+  return openDevice("webgpu")!;
+}
+
+test("a WebGPU adapter is there, or tests were skipped", () => {
+  if (process.env["COTANGENT_NEED_WEBGPU"] === "1") expect(reason).toBeNull();
+});
+
+beforeAll(() => {
+  if (hasGpu) webgpuContext()!.checkOpen();
+});

@@ -1,0 +1,164 @@
+/**
+ * A Vulkan driver for machines that have none: SwiftShader, which computes on the processor, unpacked from the package
+ * `@sparticuz/chromium` into node_modules/.cache. Nothing is installed and no root is needed.
+ *
+ * `bun tools/vulkan.ts <command ...>` runs a command with the driver, `bun tools/vulkan.ts` says which adapter programs
+ * get. A driver of the system that works is used in its place; `COTANGENT_VULKAN` is `system` or `software` to insist.
+ */
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { delimiter, dirname, join } from "node:path";
+import { brotliDecompressSync } from "node:zlib";
+
+const root: string = join(import.meta.dir, "..");
+const PACKAGE: string = join(root, "node_modules", "@sparticuz", "chromium");
+const CACHE: string = join(root, "node_modules", ".cache", "cotangent");
+/** What is needed of the archive: the loader, the driver, and the file that tells the first of the second. */
+const FILES: readonly string[] = ["libvulkan.so.1", "libvk_swiftshader.so", "vk_swiftshader_icd.json"];
+/** Written last: the sizes that the files must have. */
+const LIST = "sizes.json";
+
+export type Driver = "system" | "software";
+
+export interface Vulkan {
+  readonly driver: Driver;
+  /** Variables that a process needs from its start: the system reads some of them only then. */
+  readonly environment: Readonly<Record<string, string>>;
+  /** The adapter that programs get, or why they get none. */
+  readonly adapter: string;
+  readonly isUsable: boolean;
+}
+
+/** The driver to use, tried out in a process of its own. */
+export function vulkan(wanted: string = process.env["COTANGENT_VULKAN"] ?? ""): Vulkan {
+  if (wanted !== "" && wanted !== "system" && wanted !== "software") {
+    throw new RangeError(`Cannot use COTANGENT_VULKAN="${wanted}": one of system, software is needed`);
+  }
+  if (wanted !== "software") {
+    const system: Vulkan = { driver: "system", environment: {}, ...tryOut({}) };
+    if (system.isUsable || wanted === "system") return system;
+  }
+  const environment = softwareEnvironment();
+  return { driver: "software", environment, ...tryOut(environment) };
+}
+
+/** The variables with which a process finds SwiftShader, unpacked where it is not yet. */
+export function softwareEnvironment(cache: string = CACHE): Record<string, string> {
+  const folder = unpacked(cache);
+  const libraries = [folder, process.env["LD_LIBRARY_PATH"] ?? ""].filter((path) => path !== "");
+  const driver = join(folder, "vk_swiftshader_icd.json");
+  // The second name is the one that older loaders read.
+  return { LD_LIBRARY_PATH: libraries.join(delimiter), VK_DRIVER_FILES: driver, VK_ICD_FILENAMES: driver };
+}
+
+/** The folder with the files, whole: it gets its name when everything in it is written. */
+function unpacked(cache: string): string {
+  if (process.platform !== "linux" || process.arch !== "x64") {
+    throw new Error(
+      `Cannot unpack a software Vulkan for ${process.platform} ${process.arch}: there is one for linux x64 only, a driver of the system is needed`,
+    );
+  }
+  if (!existsSync(PACKAGE)) {
+    throw new Error(
+      "Cannot unpack a software Vulkan: the package @sparticuz/chromium is missing, `npm ci` is needed",
+    );
+  }
+  const { version } = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8")) as { version: string };
+  const folder = join(cache, `vulkan-${version}`);
+  if (isWhole(folder)) return folder;
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(cache, { recursive: true });
+  const fresh = mkdtempSync(join(cache, "unpacking-"));
+  const sizes: Record<string, number> = {};
+  const archive = readFileSync(join(PACKAGE, "bin", "swiftshader.tar.br"));
+  for (const { name, data } of filesOf(brotliDecompressSync(archive))) {
+    if (!FILES.includes(name)) continue;
+    writeFileSync(join(fresh, name), data);
+    sizes[name] = data.byteLength;
+  }
+  writeFileSync(join(fresh, LIST), JSON.stringify(sizes));
+  if (!isWhole(fresh)) {
+    rmSync(fresh, { recursive: true, force: true });
+    throw new Error(
+      `Cannot unpack a software Vulkan: ${archive.byteLength} bytes of ${PACKAGE} do not hold ${FILES.join(", ")}, a whole package is needed`,
+    );
+  }
+  try {
+    renameSync(fresh, folder);
+  } catch (error) {
+    // Another process was faster.
+    rmSync(fresh, { recursive: true, force: true });
+    if (!isWhole(folder)) throw error;
+  }
+  return folder;
+}
+
+function isWhole(folder: string): boolean {
+  const list = join(folder, LIST);
+  if (!existsSync(list)) return false;
+  const sizes = JSON.parse(readFileSync(list, "utf8")) as Record<string, number>;
+  return FILES.every((name) => {
+    const path = join(folder, name);
+    return existsSync(path) && statSync(path).size === sizes[name];
+  });
+}
+
+const TAR_BLOCK = 512;
+
+/** The plain files of a tar archive. */
+export function* filesOf(
+  archive: Uint8Array,
+): Generator<{ readonly name: string; readonly data: Uint8Array }> {
+  const text = (from: number, to: number): string =>
+    new TextDecoder().decode(archive.subarray(from, to)).split("\0")[0]!;
+  for (let at = 0; at + TAR_BLOCK <= archive.byteLength && archive[at] !== 0; ) {
+    const bytes = Number.parseInt(text(at + 124, at + 136), 8);
+    const kind = text(at + 156, at + 157);
+    const start = at + TAR_BLOCK;
+    if (kind === "0" || kind === "") {
+      yield { name: text(at, at + 100), data: archive.subarray(start, start + bytes) };
+    }
+    at = start + Math.ceil(bytes / TAR_BLOCK) * TAR_BLOCK;
+  }
+}
+
+/** Opens a device as a program would. */
+function tryOut(environment: Readonly<Record<string, string>>): Pick<Vulkan, "adapter" | "isUsable"> {
+  const device = JSON.stringify(join(root, "core", "backends", "webgpu", "device.ts"));
+  const code = `const { openDevice } = await import(${device});
+    const device = await openDevice().catch((error) => error);
+    console.log(device instanceof Error ? device.message : device.name + " through " + device.host);
+    process.exit(device instanceof Error ? 1 : 0);`;
+  const { stdout, exitCode } = Bun.spawnSync([process.execPath, "-e", code], {
+    cwd: root,
+    env: { ...process.env, ...environment },
+    stderr: "ignore",
+  });
+  return { adapter: stdout.toString().trim().split("\n").at(-1) ?? "", isUsable: exitCode === 0 };
+}
+
+/** Runs a command with the driver and gives its exit code. */
+async function run(command: readonly string[]): Promise<number> {
+  const { driver, environment, adapter, isUsable } = vulkan();
+  console.error(`vulkan: ${driver} driver: ${adapter}`);
+  if (command.length === 0) return isUsable ? 0 : 1;
+  // `bun` is the one that runs this, also where it is not on the path.
+  const [program, ...rest] = command;
+  const own = dirname(process.execPath);
+  const child = Bun.spawn([program === "bun" ? process.execPath : program!, ...rest], {
+    env: { ...process.env, ...environment, PATH: `${own}${delimiter}${process.env["PATH"] ?? ""}` },
+    stdio: ["inherit", "inherit", "inherit"],
+  });
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => child.kill(signal));
+  return child.exited;
+}
+
+if (import.meta.main) process.exitCode = await run(process.argv.slice(2));
