@@ -52,6 +52,11 @@ export interface Compiled<A extends readonly unknown[]> {
   program(...args: A): Program;
   /** The program as text, and the steps that the backend makes of it. */
   show(...args: A): string;
+  /**
+   * Records and compiles the function for these arguments, all shaders at the same time where there are any, and does
+   * not run it: the first call need not wait.
+   */
+  prepare(...args: A): Promise<void>;
 }
 
 /**
@@ -159,6 +164,11 @@ function compiled(f: AnyFunction, options: JitOptions = {}): AnyFunction & Compi
       const text = show(simplifiedOf(entry));
       const { executable } = preparedOf(entry, leaves);
       return executable ? `${text}\n${executable.show()}` : text;
+    },
+    async prepare(...args: readonly unknown[]): Promise<void> {
+      const leaves: Value[] = [];
+      const entry = find(args, leaves);
+      await preparedOf(entry, leaves).executable?.prepare?.();
     },
   });
 }
@@ -345,7 +355,7 @@ function readTwice({ constants }: Entry, args: readonly Tensor[]): ReadonlySet<T
  *
  * @param f function that returns a tree of tensors; its arguments may hold tensors and anything else
  * @param options `donate`: arguments whose storage may be reused; `cacheSize`: how many programs are kept
- * @returns `f`, compiled, with `stats`, `program` and `show`
+ * @returns `f`, compiled, with `stats`, `program`, `show` and `prepare`
  * @throws {TraceError} if `f` returns a Promise or reads elements, or a donated tensor is used again
  * @throws {TreeError} if `f` returns something else than a tree of tensors, or a donated argument is missing
  * @throws {RangeError} if `cacheSize` is not a positive integer

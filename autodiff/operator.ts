@@ -32,6 +32,8 @@ export interface LinearOperator {
   readonly size: number;
   /** Element type of the vectors. */
   readonly dtype: DType;
+  /** The device that the products come from; default "cpu", the host. */
+  readonly device?: string;
   readonly tags: ReadonlySet<Tag>;
   /** The product with a vector `[size]`. */
   apply(v: Value): Value;
@@ -78,6 +80,7 @@ export function hessianOperator<P, A extends readonly unknown[]>(
   const operator: LinearOperator = {
     size: flat.size,
     dtype: flat.dtype,
+    device: deviceOf([params, rest]),
     tags: new Set<Tag>(["symmetric"]),
     apply(v) {
       if (!v.aval.equals(flat.aval))
@@ -87,6 +90,14 @@ export function hessianOperator<P, A extends readonly unknown[]>(
     transpose: () => operator,
   };
   return operator;
+}
+
+/** Where what is computed of the tensors in a node is computed. */
+function deviceOf(node: unknown): string {
+  const leaves: Value[] = [];
+  signatureOf(node, leaves);
+  const { name, transfers } = backendFor(leaves);
+  return transfers ? name : "cpu";
 }
 
 type Objective<P, A extends readonly unknown[]> = (p: P, ...rest: A) => Value;

@@ -17,8 +17,10 @@ export const optimizerNames = [
 ] as const;
 export const admmForms = ["consensus", "published", "off"] as const;
 export const runtimeNames = ["sockets", "local"] as const;
+export const deviceNames = ["cpu", "webgpu"] as const;
 
 export type OptimizerName = (typeof optimizerNames)[number];
+export type DeviceName = (typeof deviceNames)[number];
 
 /** One flag: how it is written, what it means, and what it may be. */
 interface Flag {
@@ -212,6 +214,11 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     help: "worker processes over sockets, or all in one process (default sockets)",
     schema: oneOf(runtimeNames),
   },
+  device: {
+    value: deviceNames.join("|"),
+    help: "where workers compute: the processor or, each with an adapter of its own, a GPU (default cpu)",
+    schema: oneOf(deviceNames),
+  },
   port: {
     needs: sockets,
     value: "N",
@@ -260,7 +267,13 @@ export interface TrainConfig {
   readonly evalEvery?: number | undefined;
   readonly seed: number;
   readonly runtime: (typeof runtimeNames)[number];
+  readonly device?: DeviceName | undefined;
   readonly port?: number | undefined;
+}
+
+/** Where a run computes; those that do not say it are of before there was a choice. */
+export function deviceOf({ device = "cpu" }: TrainConfig): DeviceName {
+  return device;
 }
 
 /** A wrong command line or a file that does not fit; shown without a stack. */

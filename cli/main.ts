@@ -1,6 +1,6 @@
 #!/usr/bin/env bun
 import "../core/backends/select.ts";
-import { PlanError } from "../core/errors.ts";
+import { DeviceError, PlanError } from "../core/errors.ts";
 /** The command-line program. */
 import { trainFlags, UsageError } from "./config.ts";
 import { DataError } from "./data/dataset.ts";
@@ -94,14 +94,16 @@ async function main(args: readonly string[]): Promise<number> {
   return command.run(rest);
 }
 
+/** What a person can mend: it is shown without a stack. */
+function isForPeople(error: unknown): error is Error {
+  const kinds = [UsageError, DataError, PlanError, DeviceError];
+  return kinds.some((kind) => error instanceof kind) || isSystemError(error);
+}
+
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  if (
-    !(error instanceof UsageError || error instanceof DataError || error instanceof PlanError) &&
-    !isSystemError(error)
-  )
-    throw error;
+  if (!isForPeople(error)) throw error;
   process.stderr.write(`${error.message}\n`);
   process.exitCode = error instanceof UsageError ? exitCodes.usage : exitCodes.failed;
 }

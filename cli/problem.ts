@@ -1,25 +1,18 @@
 /** A data set and a model as a problem for `dist`: flat parameters in, losses and counts out. */
 
 import { jit } from "../autodiff/jit.ts";
+import { itemsOf } from "../core/devices.ts";
 import * as nn from "../core/nn.ts";
 import { add, argmax, cast, equal, greater, mul, reshape, sum } from "../core/ops.ts";
 import * as random from "../core/random.ts";
 import { ravel } from "../core/ravel.ts";
-import { adopt } from "../core/trace.ts";
 import type { Value } from "../core/value.ts";
 import type { Problem, Scored } from "../dist/jobs.ts";
-import { type TrainConfig, UsageError } from "./config.ts";
+import { deviceOf, type TrainConfig, UsageError } from "./config.ts";
 import { epochOrder, shard } from "./data/batches.ts";
-import type { Dataset, Split } from "./data/dataset.ts";
+import type { Dataset } from "./data/dataset.ts";
 import { batchSize } from "./plan.ts";
-
-/** Features and labels of some examples. */
-export interface Batch {
-  /** f32[examples, ...exampleShape] */
-  readonly x: Value;
-  /** i32[examples] */
-  readonly y: Value;
-}
+import { type Batch, placedRows, type Rows } from "./rows.ts";
 
 /** A problem that can also give its parameters back as the model's tree. */
 export interface TrainingProblem extends Problem<Batch> {
@@ -60,7 +53,9 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
   const isBinary = config.model === "logistic" && data.classes === 2;
   const [initial, unravel] = ravel(model.init(random.key(config.seed)));
   const size = batchSize(config, data.train.count);
-  const batches = batcher(config, data, size);
+  const rowsOf = placedRows(data, deviceOf(config));
+  const shardRows = (rank: number): Rows => rowsOf(data.train, shard(data.train.count, rank, config.workers));
+  const batches = batcher(config, size, shardRows);
 
   const score = jit((theta: Value, { x, y }: Batch): Scored => {
     const logits = model.apply(unravel(theta), config.model === "cnn" ? x : reshape(x, [x.shape[0]!, -1]));
@@ -83,60 +78,57 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
     unravel,
     score,
     batch: (rank, step) => batches(rank, step),
-    curvatureBatch: (rank) =>
-      examples(data, data.train, range(shard(data.train.count, rank, config.workers), config.curvatureBatch)),
+    curvatureBatch(rank) {
+      const rows = shardRows(rank);
+      return rows.at(range(0, Math.min(config.curvatureBatch, rows.count)));
+    },
     evaluate(theta) {
-      let [loss, right] = [0, 0];
       const { count } = data.test;
+      const rows = rowsOf(data.test, { start: 0, end: count });
+      const parts: { readonly size: number; readonly scored: Scored }[] = [];
       for (let start = 0; start < count; start += 1000) {
-        const part = range({ start, end: count }, 1000);
-        const scored = score(theta, examples(data, data.test, part));
-        loss += scored.loss.item() * part.length;
-        right += scored.sums[0]!.item();
+        const size = Math.min(1000, count - start);
+        parts.push({ size, scored: score(theta, rows.at(range(start, size))) });
       }
+      const items = itemsOf(parts.flatMap(({ scored }) => [scored.loss, scored.sums[0]!]));
+      let [loss, right] = [0, 0];
+      parts.forEach(({ size }, i) => {
+        loss += items[2 * i]! * size;
+        right += items[2 * i + 1]!;
+      });
       return [loss / count, right / count];
     },
   };
 }
 
-/** The indices from `start`, at most `limit` of them. */
-function range({ start, end }: { readonly start: number; readonly end: number }, limit: number): Int32Array {
-  return Int32Array.from({ length: Math.min(limit, end - start) }, (_, i) => start + i);
+/** The `count` numbers from `start`. */
+function range(start: number, count: number): Int32Array {
+  return Int32Array.from({ length: count }, (_, i) => start + i);
 }
 
 /** Batches of a worker's own shard: all of it in file order, or in a new random order every epoch. */
-function batcher(config: TrainConfig, data: Dataset, size: number): (rank: number, step: number) => Batch {
+function batcher(
+  config: TrainConfig,
+  size: number,
+  shardRows: (rank: number) => Rows,
+): (rank: number, step: number) => Batch {
   const orders = new Map<number, { readonly epoch: number; readonly order: Int32Array }>();
   const whole = new Map<number, Batch>();
   return (rank, step) => {
-    const { start, end } = shard(data.train.count, rank, config.workers);
+    const rows = shardRows(rank);
     if (config.batch === "full") {
-      const batch = whole.get(rank) ?? examples(data, data.train, range({ start, end }, size));
+      const batch = whole.get(rank) ?? rows.at(range(0, size));
       whole.set(rank, batch);
       return batch;
     }
-    const perEpoch = Math.floor((end - start) / size);
+    const perEpoch = Math.floor(rows.count / size);
     const epoch = Math.floor(step / perEpoch);
     let current = orders.get(rank);
     if (current?.epoch !== epoch) {
-      current = { epoch, order: epochOrder(end - start, epoch, config.seed * 65537 + rank) };
+      current = { epoch, order: epochOrder(rows.count, epoch, config.seed * 65537 + rank) };
       orders.set(rank, current);
     }
     const first = (step % perEpoch) * size;
-    return examples(data, data.train, current.order.slice(first, first + size), start);
+    return rows.at(current.order.slice(first, first + size));
   };
-}
-
-/** Copies the chosen examples of a split. */
-function examples(data: Dataset, split: Split, indices: Int32Array, offset = 0): Batch {
-  const width = data.exampleShape.reduce((a, b) => a * b, 1);
-  const x = new Float32Array(indices.length * width);
-  const y = new Int32Array(indices.length);
-  indices.forEach((index, i) => {
-    const at = offset + index;
-    x.set(split.features.subarray(at * width, (at + 1) * width), i * width);
-    y[i] = split.labels[at]!;
-  });
-  const shape = data.exampleShape.length === 2 ? [1, ...data.exampleShape] : data.exampleShape;
-  return { x: adopt(x, [indices.length, ...shape], "float32"), y: adopt(y, [indices.length], "int32") };
 }

@@ -1,7 +1,6 @@
 /** `cotangent train`: loads data, runs the plan, shows how it goes, leaves a run directory behind. */
 import { rmSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { backendInfo } from "../core/backends/select.ts";
 import * as io from "../core/io.ts";
 import type { Value } from "../core/value.ts";
 import { trainingSetup } from "../dist/jobs.ts";
@@ -10,7 +9,8 @@ import { showBytes, showPlan } from "../dist/plan_cost.ts";
 import type { Store } from "../dist/runtime/driver.ts";
 import { fileStore } from "../dist/runtime/file_store.ts";
 import { RunError } from "../dist/runtime/local.ts";
-import { checkNeeds, parseTrainFlags, type TrainConfig, UsageError } from "./config.ts";
+import { checkNeeds, deviceOf, parseTrainFlags, type TrainConfig, UsageError } from "./config.ts";
+import { openPlace } from "./device.ts";
 import { openData } from "./open_data.ts";
 import { planOf } from "./plan.ts";
 import { problemOf, type TrainingProblem } from "./problem.ts";
@@ -50,6 +50,8 @@ export async function train(args: readonly string[]): Promise<number> {
       `Cannot use --workers ${wanted.workers}: there are ${data.train.count} training examples, at least one for each worker is needed`,
     );
   }
+  // The hub evaluates, and is the only process of a local run.
+  const place = await openPlace(deviceOf(wanted), 0);
   const problem = problemOf(wanted, data);
   const plan = planOf(wanted, data.train.count, problem.parameters);
   // A short run has shorter rounds; when it is resumed for more steps they must be counted in the same rounds.
@@ -73,7 +75,7 @@ export async function train(args: readonly string[]): Promise<number> {
     `${data.name}: ${data.train.count} training and ${data.test.count} test examples of ${data.classes} classes`,
   );
   line.note(
-    `${config.model}: ${problem.parameters} parameters; ${config.optimizer} on ${workersText(config)}; ${backendText()}`,
+    `${config.model}: ${problem.parameters} parameters; ${config.optimizer} on ${workersText(config)}; ${place}`,
   );
   if (isResumed)
     line.note(`resuming at step ${firstRound * plan.localSteps} of ${plan.rounds * plan.localSteps}`);
@@ -123,7 +125,7 @@ function workersText({ workers, runtime }: TrainConfig): string {
 }
 
 /** The flags that a resumed run may be given. */
-const changeable: readonly string[] = ["steps", "epochs", "lr", "alpha", "runtime", "port"];
+const changeable: readonly string[] = ["steps", "epochs", "lr", "alpha", "runtime", "device", "port"];
 
 /** A new run and where to put it, or an earlier one with its own configuration. */
 function openRun(args: readonly string[]): {
@@ -154,6 +156,7 @@ function openRun(args: readonly string[]): {
     ...earlier,
     ...length,
     ...(given.includes("runtime") && { runtime: config.runtime }),
+    ...(given.includes("device") && { device: config.device }),
     ...(given.includes("lr") && { lr: config.lr }),
     ...(given.includes("alpha") && { alpha: config.alpha }),
     port: config.port,
@@ -194,7 +197,7 @@ async function finish(run: Run, result: PlanResult, recorder: Recorder): Promise
     model: config.model,
     optimizer: config.optimizer,
     workers: config.workers,
-    device: "cpu",
+    device: deviceOf(config),
     steps,
     seconds: recorder.seconds(),
     finalLoss: recorder.metrics.at(-1)?.loss ?? Number.NaN,
@@ -219,12 +222,6 @@ async function explainFailure({ directory, plan, problem, store }: Run, error: R
   process.stderr.write(
     `The run is saved up to step ${round * plan.localSteps}: continue it with --resume ${directory}, where --lr and --alpha may be changed\n`,
   );
-}
-
-/** What computes, in few words: the backend, and what multiplies matrices. */
-function backendText(): string {
-  const { backend, products } = backendInfo();
-  return products === undefined ? `${backend} backend` : `${backend} backend, products by ${products}`;
 }
 
 function printSummary(summary: Summary, directory: string, plan: Plan): void {

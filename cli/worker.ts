@@ -4,7 +4,8 @@ import { workerJobs } from "../dist/jobs.ts";
 import { addressFromEnvironment, serveWorker } from "../dist/runtime/bun.ts";
 import { fileStore } from "../dist/runtime/file_store.ts";
 import { configOf } from "../dist/script.ts";
-import { readFlags, UsageError } from "./config.ts";
+import { deviceOf, readFlags, UsageError } from "./config.ts";
+import { openPlace } from "./device.ts";
 import { openData } from "./open_data.ts";
 import { planOf } from "./plan.ts";
 import { problemOf } from "./problem.ts";
@@ -24,6 +25,7 @@ export async function worker(args: readonly string[]): Promise<number> {
   process.on("SIGINT", () => {});
   const config = readConfig(directory);
   const data = await openData(config, () => {});
+  await openPlace(deviceOf(config), rank);
   const problem = problemOf(config, data);
   const plan = planOf(config, data.train.count, problem.parameters);
   const ending = await serveWorker({

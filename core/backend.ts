@@ -14,6 +14,8 @@ export interface Executable {
   run(args: readonly Tensor[]): Tensor[];
   /** The steps as text, with the buffers they use. */
   show(): string;
+  /** Makes what the first run would otherwise make before it runs; absent where nothing is left to make. */
+  prepare?(): Promise<void>;
 }
 
 export interface CompileOptions {
@@ -31,6 +33,79 @@ export interface Backend {
   info(): Readonly<Record<string, string>>;
   /** Where tensors have memory of their own; absent where they are arrays of the host. */
   readonly transfers?: Transfers;
+  /** Begins to count and time kernels; the result ends it, once all of them have run. */
+  profile?(): () => Promise<Activity>;
+  /** Where there are several ways to compute the same, of which the fastest is found by trying. */
+  readonly tuning?: Tuner;
+}
+
+/**
+ * All runs of one kernel while a profile was taken.
+ *
+ * @since 0.3.0
+ */
+export interface KernelProfile {
+  readonly device: string;
+  /** The primitives that it computes. */
+  readonly label: string;
+  /** What it writes first, as `f32[64,10]`. */
+  readonly result: string;
+  readonly calls: number;
+  /** Of all calls together; null where the device cannot time them. */
+  readonly milliseconds: number | null;
+  /** Of the buffers that it was given, each once for each call. */
+  readonly bytes: number;
+  /** Floating-point operations of matrix products and convolutions, where the device counts them; else 0. */
+  readonly operations: number;
+}
+
+/** What one device did while a profile was taken. */
+export interface Activity {
+  readonly kernels: readonly KernelProfile[];
+  /** How long the program waited for the device, or was itself the device. */
+  readonly busyMilliseconds: number;
+  readonly submits: number;
+  readonly reads: number;
+  readonly sentBytes: number;
+  readonly readBytes: number;
+  readonly notes: readonly string[];
+}
+
+/**
+ * The ways that were tried for one computation.
+ *
+ * @since 0.3.0
+ */
+export interface TuningChoice {
+  /** The fastest: what programs use. */
+  readonly variant: string;
+  readonly microseconds: number;
+  /** What they use without having tried. */
+  readonly usual: string;
+  readonly usualMicroseconds: number;
+}
+
+/**
+ * What was tried on a device; as text, a table.
+ *
+ * @since 0.3.0
+ */
+export interface TuningTable {
+  /** The adapter with its driver: times of one say nothing about another. */
+  readonly adapter: string;
+  /** By computation: element type, sizes, and how operands lie in memory. */
+  readonly choices: Readonly<Record<string, TuningChoice>>;
+  /** The file that keeps the table; null where none does. */
+  readonly path: string | null;
+  /** What could not be read, written or tried. */
+  readonly notes: readonly string[];
+  toString(): string;
+}
+
+export interface Tuner {
+  table(): TuningTable;
+  /** Runs the function and tries what its programs compute in several ways. */
+  tune(f: () => unknown, again: boolean): Promise<void>;
 }
 
 /** Moves elements between the host and a device. */
@@ -39,6 +114,12 @@ export interface Transfers {
   put(x: Tensor): Tensor;
   /** The same tensors on the host, in one transfer. */
   toHost(xs: readonly Tensor[]): Promise<Tensor[]>;
+  /**
+   * The same at once.
+   *
+   * @throws {DeviceError} where the host cannot wait for the device
+   */
+  toHostSync(xs: readonly Tensor[]): Tensor[];
 }
 
 /**

@@ -59,15 +59,36 @@ function asTensor(x: Value): Tensor {
   );
 }
 
+/**
+ * The one element of each value, as `item` gives it; those that come from one device come in one transfer.
+ *
+ * @throws {DeviceError} where the host cannot wait for the device
+ */
+export function itemsOf(values: readonly Value[]): number[] {
+  const results = new Map<Value, Tensor>();
+  for (const [name, xs] of byDevice(values)) {
+    pairUp(results, xs, openDevice(name)!.transfers!.toHostSync(xs));
+  }
+  return values.map((x) => (results.get(x) ?? x).item());
+}
+
 /** The tensors that devices hold, on the host. */
 async function fetched(values: readonly Value[]): Promise<Map<Value, Tensor>> {
-  const remote = values.map(asTensor).filter((x) => remoteOf(x) !== null);
   const results = new Map<Value, Tensor>();
-  for (const [name, xs] of Map.groupBy(remote, (x) => x.device)) {
-    const hosts = await openDevice(name)!.transfers!.toHost(xs);
-    xs.forEach((x, i) => {
-      results.set(x, hosts[i]!);
-    });
+  for (const [name, xs] of byDevice(values)) {
+    pairUp(results, xs, await openDevice(name)!.transfers!.toHost(xs));
   }
   return results;
+}
+
+/** The tensors that devices hold, by device. */
+function byDevice(values: readonly Value[]): Map<string, Tensor[]> {
+  const remote = values.map(asTensor).filter((x) => remoteOf(x) !== null);
+  return Map.groupBy(remote, (x) => x.device);
+}
+
+function pairUp(results: Map<Value, Tensor>, xs: readonly Tensor[], hosts: readonly Tensor[]): void {
+  xs.forEach((x, i) => {
+    results.set(x, hosts[i]!);
+  });
 }

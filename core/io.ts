@@ -1,9 +1,17 @@
 /** Trees on disk. */
-import { readFile, rename, writeFile } from "node:fs/promises";
-import { pid } from "node:process";
+import { devicePut } from "./devices.ts";
 import { type Decoded, decode, encode } from "./safetensors.ts";
 
 export { type Decoded, decode, encode } from "./safetensors.ts";
+
+/** The file system of the host, asked for when it is used: an import would keep the library out of browsers. */
+function fileSystem() {
+  const files = globalThis.process?.getBuiltinModule?.("node:fs/promises");
+  if (files !== undefined) return files;
+  throw new Error(
+    "Cannot use a file: this host has no file system, Bun, Deno or Node is needed; io.encode and io.decode work on bytes",
+  );
+}
 
 /**
  * Writes a tree of tensors as a safetensors file: whole or not at all.
@@ -26,7 +34,7 @@ export async function save(
   tree: unknown,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  await writeWhole(path, encode(tree, metadata));
+  await writeWhole(path, encode(await devicePut(tree, "cpu"), metadata));
 }
 
 /**
@@ -48,7 +56,7 @@ export async function save(
  * @since 0.1.0
  */
 export async function load<T = unknown>(path: string): Promise<Decoded<T>> {
-  return decode<T>(await readFile(path));
+  return decode<T>(await fileSystem().readFile(path));
 }
 
 /**
@@ -65,7 +73,8 @@ export async function load<T = unknown>(path: string): Promise<Decoded<T>> {
  * @since 0.1.0
  */
 export async function writeWhole(path: string, bytes: Uint8Array | string): Promise<void> {
-  const temporary = `${path}.${pid}.tmp`;
-  await writeFile(temporary, bytes);
-  await rename(temporary, path);
+  const files = fileSystem();
+  const temporary = `${path}.${globalThis.process.pid}.tmp`;
+  await files.writeFile(temporary, bytes);
+  await files.rename(temporary, path);
 }

@@ -45,6 +45,11 @@ export function removeDevice(name: string): void {
   devices.delete(name);
 }
 
+/** Every backend that computes now: the current one first, then those of open devices. */
+export function openBackends(): readonly Backend[] {
+  return [...new Set([backend, ...devices.values()])];
+}
+
 /** The device that new tensors are made on; null = the host. */
 let home: Backend | null = null;
 

@@ -6,6 +6,7 @@ import { jit } from "../autodiff/jit.ts";
 import { hessianOperator, type LinearOperator } from "../autodiff/operator.ts";
 import { valueAndGradientOf } from "../autodiff/vjp.ts";
 import { zerosLike } from "../core/create.ts";
+import { itemsOf } from "../core/devices.ts";
 import { add, cast, div, mul, sub } from "../core/ops.ts";
 import * as random from "../core/random.ts";
 import { adopt, scalar } from "../core/trace.ts";
@@ -50,6 +51,7 @@ export interface Scored {
 /**
  * What is trained, on flat parameter vectors. Every function must give the same bits for the same arguments; `score` is
  * compiled for each kind of batch: its tensors are arguments of the program, anything else in it is part of the kind.
+ * Workers compute where the tensors of their batches are; what they send and save comes back to the host.
  *
  * @since 0.1.0
  */
@@ -152,9 +154,9 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
   const [start, end] = columnsOf(plan, rank);
   const dtype = problem.initial.dtype;
 
-  const gradientAt = (theta: Value, step: number): { readonly gradient: Value; readonly notes: number[] } => {
+  const gradientAt = (theta: Value, step: number): { readonly gradient: Value; readonly scores: Value[] } => {
     const [[loss, sums], gradient] = scoreAndGradient(theta, problem.batch(rank, step));
-    return { gradient, notes: checkFinite([loss.item(), ...sums.map((s) => s.item())], step) };
+    return { gradient, scores: [loss, ...sums] };
   };
   const stepOf = ({ round, iteration }: JobArgs): number => round * plan.localSteps + iteration;
   /** The gradient plus the dual pi = sigma push of the published form; other plans have no push. */
@@ -162,7 +164,7 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
     plan.sync.k === "published" ? add(gradient, mul(plan.sync.sigma, value(push))) : gradient;
   // The factor is a tensor: sigma changes with the curvature, and the program stays.
   const advance = (theta: Value, state: unknown, gradient: Value, sigma = 0): readonly [Value, unknown] =>
-    compiledStep(theta, state, gradient, sigma > 0 ? penaltyFactor(plan.update, sigma) : null);
+    compiledStep(theta, state, gradient, sigma > 0 ? scalar(penaltyFactor(plan.update, sigma), dtype) : null);
   /** Only worker 0 reports the replicated parameters; the others send nothing. */
   const report = (theta: Value): Value => (rank === 0 ? theta : adopt(new Float32Array(0), [0], "float32"));
 
@@ -206,12 +208,13 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
 
     // replicas that step on the mean gradient
     gradient: job(([theta, push], args) => {
-      const { gradient, notes } = gradientAt(value(theta), stepOf(args));
-      return { outs: [shifted(gradient, push)], notes };
+      const { gradient, scores } = gradientAt(value(theta), stepOf(args));
+      return { outs: [shifted(gradient, push)], notes: checkFinite(itemsOf(scores), stepOf(args)) };
     }),
     step: job(([theta, state, mean, push], args) => {
       const [next, nextState] = advance(value(theta), state, value(mean));
-      const { gradient, notes } = gradientAt(next, stepOf(args) + 1);
+      const { gradient, scores } = gradientAt(next, stepOf(args) + 1);
+      const notes = checkFinite(itemsOf(scores), stepOf(args) + 1);
       return { outs: [next, nextState, shifted(gradient, push)], notes };
     }),
     last: job(([theta, state, mean]) => {
@@ -232,12 +235,10 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
       const penalty = value(sigma).item();
       let theta = z;
       let next = state;
-      const totals: number[] = [];
+      const scored: Value[][] = [];
       for (let i = 0; i < plan.localSteps; i++) {
-        const { gradient, notes } = gradientAt(theta, round * plan.localSteps + i);
-        notes.forEach((x, j) => {
-          totals[j] = (totals[j] ?? 0) + x;
-        });
+        const { gradient, scores } = gradientAt(theta, round * plan.localSteps + i);
+        scored.push(scores);
         const full =
           penalty > 0
             ? augmentedGradient({ gradient, dual: pi, local: theta, consensus: z, sigma: penalty })
@@ -246,6 +247,15 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
         yield;
       }
       const candidate = penalty > 0 ? consensusCandidate(theta, pi, penalty) : theta;
+      // All steps are read at once: a device does not wait for the host between them.
+      const items = itemsOf(scored.flat());
+      const totals: number[] = [];
+      scored.forEach((scores, i) => {
+        const notes = checkFinite(items.splice(0, scores.length), round * plan.localSteps + i);
+        notes.forEach((x, j) => {
+          totals[j] = (totals[j] ?? 0) + x;
+        });
+      });
       // Means over the local steps for the loss, sums for the rest.
       return {
         outs: [next, pi, theta, sigma, candidate],
@@ -315,7 +325,7 @@ function hubJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
     }),
     product: job(([v, ...products]) => {
       const sources = plan.curvature?.reduce === "rank0" ? products.slice(0, 1) : products;
-      const w = doubles(meanOf(sources.map((p) => cast(value(p), "float64"))));
+      const w = doubles(meanOf(sources.map((p) => vector(doubles(p)))));
       const shards = products.map((_, rank) => vector(w.slice(...columnsOf(plan, rank))));
       return { outs: [dot(w, doubles(v)), ...shards] };
     }),
@@ -374,7 +384,7 @@ function checkParameters(theta: Value, round: number): void {
 
 /** The Euclidean norm of a vector. */
 function lengthOf(x: Value): number {
-  return norm(doubles(cast(x, "float64")));
+  return norm(doubles(x));
 }
 
 /** The workers' columns side by side: [pairs, n]. */
@@ -424,7 +434,7 @@ function localOptimizer(plan: Plan): LocalOptimizer {
       init: (theta) => base.init(theta),
       step(gradient, state, theta, factor) {
         const [update, next] = base.update(gradient, state, theta, {});
-        return [factor ? div(update, cast(factor, update.dtype)) : update, next];
+        return [factor ? div(update, factor) : update, next];
       },
       install: (state) => state,
     };
@@ -444,7 +454,7 @@ function localOptimizer(plan: Plan): LocalOptimizer {
     init: (theta) => method.init(theta),
     step(gradient, state, theta, factor) {
       const own = state as FosiState<unknown>;
-      const shortened = factor ? div(own.scale, cast(factor, own.scale.dtype)) : own.scale;
+      const shortened = factor ? div(own.scale, factor) : own.scale;
       const [update, next] = method.step(gradient, { ...own, scale: shortened }, theta);
       return [update, { ...next, scale: own.scale }];
     },
@@ -461,9 +471,9 @@ function localOptimizer(plan: Plan): LocalOptimizer {
 }
 
 /** A gradient method with step eta takes eta / (1 + sigma eta) on the augmented problem; Adam sets its own scale. */
-function penaltyFactor(update: UpdatePlan, sigma: number): Value {
+function penaltyFactor(update: UpdatePlan, sigma: number): number {
   const hasOwnScale = update.name === "adam" || update.name === "adamw";
-  return scalar(hasOwnScale ? 1 : 1 + sigma * update.learningRate, "float64");
+  return hasOwnScale ? 1 : 1 + sigma * update.learningRate;
 }
 
 /** The transformation that an update plan names, its state type forgotten. */
@@ -501,5 +511,7 @@ function job(f: (ins: readonly unknown[], args: JobArgs) => JobResult | JobSteps
 
 const value = (register: unknown): Value => register as Value;
 const rows = (register: unknown): readonly Float64Array[] => register as readonly Float64Array[];
-const doubles = (register: unknown): Float64Array => (register as Value).dataSync() as Float64Array;
+/** The elements in float64, on the host. */
+const doubles = (register: unknown): Float64Array<ArrayBuffer> =>
+  new Float64Array(value(register).dataSync());
 const vector = (data: Float64Array): Value => adopt(data, [data.length], "float64");

@@ -7,7 +7,7 @@
  * Integers are little-endian. The first checksum makes the lengths trustworthy before anything is kept for them.
  */
 
-import { crc32 as zlibCrc32 } from "node:zlib";
+import { crc32 } from "./checksum.ts";
 import { stringifyHead } from "./protocol/head.ts";
 
 const MAGIC = 0x31475443; // "CTG1"
@@ -217,11 +217,6 @@ interface Prefix {
   readonly headBytes: number;
   readonly bodies: number;
   readonly bodyBytes: number;
-}
-
-/** CRC-32, continued from `sum`. Some runtimes give it as a signed integer. */
-function crc32(bytes: Uint8Array, sum = 0): number {
-  return zlibCrc32(bytes, sum) >>> 0;
 }
 
 function damaged(what: string): RemoteError {

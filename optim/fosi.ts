@@ -4,14 +4,14 @@
  * The update is pure and cheap; refreshing the curvature is a separate pure function that a loop calls when it is due.
  */
 import type { LinearOperator } from "../autodiff/operator.ts";
-import { zeros } from "../core/create.ts";
+import { zeros, zerosLike } from "../core/create.ts";
 import type { DType } from "../core/dtype.ts";
-import { add, cast, matmul, mul, sub } from "../core/ops.ts";
+import { add, broadcastTo, cast, concat, matmul, mul, slice, sub, where } from "../core/ops.ts";
 import * as random from "../core/random.ts";
 import { ravel } from "../core/ravel.ts";
-import { adopt, scalar } from "../core/trace.ts";
-import type { Value } from "../core/value.ts";
-import { lanczos } from "./lanczos.ts";
+import { adopt, beside, scalar } from "../core/trace.ts";
+import { Tensor, type Value } from "../core/value.ts";
+import { type LanczosOptions, lanczos, lanczosAsync } from "./lanczos.ts";
 import { type GradientTransformation, type NoExtra, zeroCount } from "./transformation.ts";
 
 /**
@@ -91,10 +91,15 @@ export interface FosiExtra {
  */
 export interface Fosi<B> extends GradientTransformation<FosiState<B>, FosiExtra> {
   readonly options: Required<Omit<FosiOptions, "order">> & { readonly order?: number };
-  /** Whether the curvature is to be refreshed before the next update. */
-  curvatureDue(state: FosiState<B>): boolean;
+  /**
+   * Whether the curvature is to be refreshed before the next update; `made` is the number of updates so far, or the state
+   * that counts them. A state on a device is read for it: a loop there that counts for itself does not wait.
+   */
+  curvatureDue(made: number | FosiState<B>): boolean;
   /** The state with the spectrum of an operator; `key` draws the start vector. */
   refreshCurvature(state: FosiState<B>, operator: LinearOperator, key: Value): FosiState<B>;
+  /** The same where the host cannot wait for a device, as in Deno and in browsers. */
+  refreshCurvatureAsync(state: FosiState<B>, operator: LinearOperator, key: Value): Promise<FosiState<B>>;
   /** One update with the curvature that the state has. */
   step<P>(gradients: P, state: FosiState<B>, params: P): readonly [updates: P, state: FosiState<B>];
 }
@@ -107,7 +112,9 @@ export interface Fosi<B> extends GradientTransformation<FosiState<B>, FosiExtra>
  * Before the first refresh V is zero and the method equals its base exactly. Weight decay belongs in the loss, so that
  * the spectrum is of the function that is minimized.
  *
- * Cost per step: about 12 (k + l) n flops; per refresh: `order` Hessian-vector products.
+ * Cost per step: about 12 (k + l) n flops; per refresh: `order` Hessian-vector products. With parameters on a device the
+ * state lives there too, and a refresh reads 2 order numbers; `update` reads the counter of the state, while a loop of
+ * `step` and `curvatureDue` of its own count reads nothing.
  * Shapes: any tree of tensors of one float type; the state holds (k + l + 1) n elements and the base state.
  * Units: period and warmup in updates.
  *
@@ -128,7 +135,8 @@ export interface Fosi<B> extends GradientTransformation<FosiState<B>, FosiExtra>
  */
 export function fosi<B>(base: GradientTransformation<B, NoExtra>, options: FosiOptions = {}): Fosi<B> {
   const settings = resolveOptions(options);
-  const { k, l, alpha, beta, momentum, period, warmup, seed } = settings;
+  const { k, l, order, alpha, beta, momentum, period, warmup, seed } = settings;
+  const search = (key: Value): LanczosOptions => ({ k, l, key, ...(order !== undefined && { order }) });
   const self: Fosi<B> = {
     name: `fosi(${base.name})`,
     options: settings,
@@ -139,28 +147,24 @@ export function fosi<B>(base: GradientTransformation<B, NoExtra>, options: FosiO
         throw new RangeError(
           `Cannot make FOSI state: k + l is ${k + l} for ${n} parameters, at most ${n} is needed`,
         );
-      const none = { dtype: flat.dtype };
       return {
         count: zeroCount(),
         base: base.init(flat),
-        velocity: zeros([n], none),
-        vectors: zeros([k + l, n], none),
+        velocity: zerosLike(flat),
+        vectors: broadcastTo(zerosLike(flat), [k + l, n]),
         values: zeros([k + l], { dtype: "float64" }),
-        rates: zeros([k + l], none),
+        rates: zeros([k + l], { dtype: flat.dtype }),
         scale: scalar(1, flat.dtype),
       };
     },
-    curvatureDue({ count }) {
-      const next = count.item() + 1;
+    curvatureDue(made) {
+      const next = (typeof made === "number" ? made : made.count.item()) + 1;
       return next >= warmup && (next - warmup) % period === 0;
     },
-    refreshCurvature(state, operator, key) {
-      const order = settings.order;
-      return installCurvature(
-        state,
-        lanczos(operator, { k, l, key, ...(order !== undefined && { order }) }),
-        settings,
-      );
+    refreshCurvature: (state, operator, key) =>
+      installCurvature(state, lanczos(operator, search(key)), settings),
+    async refreshCurvatureAsync(state, operator, key) {
+      return installCurvature(state, await lanczosAsync(operator, search(key)), settings);
     },
     step(gradients, state, params) {
       const [g, unravel] = ravel(gradients);
@@ -176,8 +180,9 @@ export function fosi<B>(base: GradientTransformation<B, NoExtra>, options: FosiO
       return [unravel(updates), { ...state, count: add(state.count, 1), base: baseState, velocity }];
     },
     update(gradients, state, params, { hessian }) {
-      const refreshed = self.curvatureDue(state)
-        ? self.refreshCurvature(state, hessian(), random.foldIn(random.key(seed), state.count.item()))
+      const made = state.count.item();
+      const refreshed = self.curvatureDue(made)
+        ? self.refreshCurvature(state, hessian(), random.foldIn(random.key(seed), made))
         : state;
       return self.step(gradients, refreshed, params);
     },
@@ -281,21 +286,21 @@ export function installCurvature<B>(
   options: { readonly k: number; readonly l: number; readonly clip: number; readonly damping: number },
 ): FosiState<B> {
   const { k, l, clip, damping } = options;
-  const dtype: DType = state.velocity.dtype;
-  const n = state.velocity.size;
+  const { dtype } = state.velocity;
   const found = spectrum.values.dataSync();
-  const rows = spectrum.vectors.dataSync();
   const threshold = negligible(dtype) * Math.max(...Array.from(found, Math.abs));
   const values = new Float64Array(k + l);
   const rates = new Float64Array(k + l);
-  const vectors = new Float64Array((k + l) * n);
+  const smallest = found.length - spectrum.largest;
+  const gap = k + l - found.length;
+  const isUsed = new Uint8Array(k + l);
   found.forEach((value, i) => {
     if (!(Math.abs(value) > threshold)) return;
     // The largest fill the rows from the end, the smallest from the start.
-    const row = i < found.length - spectrum.largest ? i : k + l - found.length + i;
+    const row = i < smallest ? i : gap + i;
     values[row] = value;
     rates[row] = 1 / (Math.abs(value) + damping);
-    vectors.set(rows.subarray(i * n, (i + 1) * n), row * n);
+    isUsed[row] = 1;
   });
   // |lambda_1| / |lambda_k|; without pairs of the largest there is nothing to compare.
   const ofLargest = Array.from(values.slice(l), Math.abs).filter((value) => value > 0);
@@ -305,7 +310,31 @@ export function installCurvature<B>(
     ...state,
     values: adopt(values, [k + l], "float64"),
     rates: cast(adopt(rates, [k + l], "float64"), dtype),
-    vectors: cast(adopt(vectors, [k + l, n], "float64"), dtype),
+    vectors: besideState(state, cast(inRows(spectrum.vectors, { smallest, gap, isUsed }), dtype)),
     scale: scalar(scale, dtype),
   };
+}
+
+/** The vectors in the rows of a state, by operations: they may be on a device, and are not read. */
+function inRows(
+  vectors: Value,
+  rows: { readonly smallest: number; readonly gap: number; readonly isUsed: Uint8Array<ArrayBuffer> },
+): Value {
+  const { smallest, gap, isUsed } = rows;
+  const [found, n] = vectors.shape as readonly [number, number];
+  const all =
+    gap === 0
+      ? vectors
+      : concat([
+          slice(vectors, [0, 0], [smallest, n]),
+          zeros([gap, n], { dtype: vectors.dtype }),
+          slice(vectors, [smallest, 0], [found, n]),
+        ]);
+  if (isUsed.every((used) => used === 1)) return all;
+  return where(adopt(isUsed, [isUsed.length, 1], "bool"), all, 0);
+}
+
+/** Where the state is: vectors that come from the host are sent once. */
+function besideState({ velocity }: FosiState<unknown>, vectors: Value): Value {
+  return vectors instanceof Tensor ? beside(velocity, vectors) : vectors;
 }

@@ -1,13 +1,14 @@
 /**
  * Extreme eigenpairs of a symmetric operator by Lanczos with full reorthogonalization, in pieces: the same pieces run on
- * one machine here and on column shards in dist/.
+ * one machine here and on column shards in dist/. Where products are on a device the steps are those of krylov.ts.
  */
 import type { LinearOperator } from "../autodiff/operator.ts";
-import type { DType } from "../core/dtype.ts";
-import { cast } from "../core/ops.ts";
+import type { DType, TypedArray } from "../core/dtype.ts";
+import { cast, matmul, reshape, slice } from "../core/ops.ts";
 import * as random from "../core/random.ts";
-import { adopt } from "../core/trace.ts";
-import type { Tensor, Value } from "../core/value.ts";
+import { adopt, placed } from "../core/trace.ts";
+import { Tensor, type Value } from "../core/value.ts";
+import { krylov } from "./krylov.ts";
 import { type Tridiagonal, tridiagonalEigen } from "./tridiagonal.ts";
 
 /**
@@ -18,8 +19,8 @@ import { type Tridiagonal, tridiagonalEigen } from "./tridiagonal.ts";
 export interface Spectrum {
   /** Ritz values; f64[pairs]. */
   readonly values: Tensor;
-  /** Unit Ritz vectors as rows; f64[pairs, n]. */
-  readonly vectors: Tensor;
+  /** Unit Ritz vectors as rows; f64[pairs, n], on a device f32[pairs, n]. */
+  readonly vectors: Value;
   /** Estimates of |H v - value v| from the recurrence; f64[pairs]. */
   readonly residuals: Tensor;
   /** How many of the pairs, counted from the end, are of the largest eigenvalues. */
@@ -72,13 +73,16 @@ export function lanczosOrder(k: number, l: number, n: number): number {
  * Extreme eigenpairs of a symmetric operator.
  *
  * Products run in the operator's element type, the basis and the tridiagonal matrix in float64 on the host; every new
- * vector is orthogonalized against all others twice. Cost: `order` products and about 8 order² n flops.
+ * vector is orthogonalized against all others twice. Cost: `order` products and about 8 order² n flops. Where the
+ * operator's products are on a device, the basis stays there in their element type, and one read of 2 order numbers at
+ * the end is all that the host waits for.
  *
  * Shapes: values `f64[pairs]`, vectors `f64[pairs, n]`, residuals `f64[pairs]`; pairs is k + l or less after a breakdown.
  * Units: those of the operator.
  * Determinism: the same bits for the same operator and start.
  *
  * @throws {RangeError} if the sizes do not fit, neither start nor key is given, or a product is not finite
+ * @throws {DeviceError} if products are on a device that the host cannot wait for; `lanczosAsync` works there too
  * @source Lanczos 1950; Sivan, Gabel & Schuster 2024, "FOSI" (the extreme spectrum estimate)
  * @example A diagonal matrix
  * ```ts
@@ -90,28 +94,110 @@ export function lanczosOrder(k: number, l: number, n: number): number {
  * @since 0.1.0
  */
 export function lanczos(operator: LinearOperator, options: LanczosOptions): Spectrum {
-  const n = operator.size;
+  const search = searchOf(operator, options);
+  if (!isOnDevice(operator)) return lanczosOnHost(operator, search);
+  const { table, spectrum } = lanczosOnDevice(operator, search);
+  return spectrum(table.dataSync());
+}
+
+/**
+ * The same where the host cannot wait for a device, as in Deno and in browsers: it reads when the device has computed.
+ *
+ * Shapes: as `lanczos`.
+ * Units: those of the operator.
+ * Determinism: the bits of `lanczos`.
+ *
+ * @throws {RangeError} as `lanczos`
+ * @example A diagonal matrix
+ * ```ts
+ * const H = ct.operator.hessianOperator(
+ *   (x: ct.Value) => x.mul(x).mul(ct.tensor([0.5, 1, 4.5])).sum(), ct.tensor([0, 0, 0]));
+ * const spectrum = await ct.optim.lanczosAsync(H, { k: 1, key: ct.random.key(0) });
+ * assertClose(spectrum.values, [9], 1e-5);
+ * ```
+ * @since 0.3.0
+ */
+export async function lanczosAsync(operator: LinearOperator, options: LanczosOptions): Promise<Spectrum> {
+  const search = searchOf(operator, options);
+  if (!isOnDevice(operator)) return lanczosOnHost(operator, search);
+  const { table, spectrum } = lanczosOnDevice(operator, search);
+  return spectrum(await table.data());
+}
+
+/** What is looked for, checked. */
+interface Search extends Pick<LanczosOptions, "start" | "key"> {
+  readonly k: number;
+  readonly l: number;
+  readonly order: number;
+}
+
+function searchOf({ size: n }: LinearOperator, options: LanczosOptions): Search {
   const { k, l = 0, order = lanczosOrder(k, l, n) } = options;
   checkSizes(k, l, order, n);
+  return { ...options, k, l, order: Math.min(order, n) };
+}
+
+function isOnDevice({ device = "cpu" }: LinearOperator): boolean {
+  return device !== "cpu";
+}
+
+function lanczosOnHost(operator: LinearOperator, search: Search): Spectrum {
+  const n = operator.size;
   const basis: Float64Array[] = [];
   let t: Tridiagonal = { diagonal: [], offDiagonal: [] };
-  let v = startVector(options, n);
+  let v = startVector(search, n);
   for (;;) {
     basis.push(v);
-    const product = cast(
-      operator.apply(cast(adopt(v, [n], "float64"), operator.dtype)),
-      "float64",
-    ).dataSync();
-    let w = Float64Array.from(product);
+    let w = new Float64Array(operator.apply(cast(adopt(v, [n], "float64"), operator.dtype)).dataSync());
     const alpha = dot(w, v);
     w = subtractProjection(basis, coefficients(basis, w), w);
     w = subtractProjection(basis, coefficients(basis, w), w);
     const beta = norm(w);
     t = extend(t, alpha, beta);
     const breakdown = exhausted(t, operator.dtype);
-    if (breakdown || basis.length >= Math.min(order, n)) return assemble(t, basis, { k, l, n, breakdown });
+    if (breakdown || basis.length >= search.order) return assemble(t, basis, { ...search, n, breakdown });
     v = scaled(w, 1 / beta);
   }
+}
+
+/** All steps, and what to make of their table once it is read. */
+function lanczosOnDevice(
+  operator: LinearOperator,
+  search: Search,
+): { readonly table: Value; spectrum(table: TypedArray): Spectrum } {
+  const { size: n, dtype } = operator;
+  const { k, l, order } = search;
+  const { basis, table } = krylov(operator, startOnDevice(operator, search), order);
+  return {
+    table,
+    spectrum(rows) {
+      checkStart(n, n, rows[0]!);
+      let t: Tridiagonal = { diagonal: [], offDiagonal: [] };
+      let breakdown = false;
+      for (let j = 1; j <= order && !breakdown; j++) {
+        t = extend(t, rows[2 * j]!, rows[2 * j + 1]!);
+        breakdown = exhausted(t, dtype);
+      }
+      const steps = t.diagonal.length;
+      const { values, rows: chosen, residuals, largest } = ritzPairs(t, k, l);
+      const coefficients = new Float64Array(chosen.length * steps);
+      chosen.forEach((row, j) => {
+        coefficients.set(row, j * steps);
+      });
+      return {
+        values: vectorOf(values),
+        // The steps after a breakdown have left noise in the rows below.
+        vectors: matmul(
+          cast(adopt(coefficients, [chosen.length, steps], "float64"), dtype),
+          slice(basis, [0, 0], [steps, n]),
+        ),
+        residuals: vectorOf(residuals),
+        largest,
+        tridiagonal: t,
+        breakdown,
+      };
+    },
+  };
 }
 
 function assemble(
@@ -127,9 +213,9 @@ function assemble(
     vectors.set(combine(basis, row), j * n);
   });
   return {
-    values: adopt(Float64Array.from(values), [pairs], "float64"),
+    values: vectorOf(values),
     vectors: adopt(vectors, [pairs, n], "float64"),
-    residuals: adopt(Float64Array.from(residuals), [pairs], "float64"),
+    residuals: vectorOf(residuals),
     largest,
     tridiagonal: t,
     breakdown,
@@ -224,19 +310,42 @@ export function startVector(
   options: Pick<LanczosOptions, "start" | "key">,
   n: number,
 ): Float64Array<ArrayBuffer> {
-  const { start, key } = options;
+  const raw = Float64Array.from(startOf(options, n, (key) => key).dataSync());
+  const length = norm(raw);
+  checkStart(raw.length, n, length);
+  return scaled(raw, 1 / length);
+}
+
+/** A vector to start from where the products are; its length is looked at when the host reads. */
+function startOnDevice({ size: n, dtype, device }: LinearOperator, options: Search): Value {
+  const there = (x: Value): Value => (x instanceof Tensor ? placed(x, device) : x);
+  const start = there(cast(startOf(options, n, there), dtype));
+  if (start.size !== n) checkStart(start.size, n, Number.NaN);
+  return reshape(start, [n]);
+}
+
+/** The start vector that was given, or one drawn from the key. */
+function startOf(
+  { start, key }: Pick<LanczosOptions, "start" | "key">,
+  n: number,
+  place: (key: Value) => Value,
+): Value {
   if (!start && !key)
     throw new RangeError(
       "Cannot start Lanczos: neither a start vector nor a key is given, one of them is needed",
     );
-  const raw = Float64Array.from((start ?? random.normal(key!, [n])).dataSync());
-  const length = norm(raw);
-  if (raw.length !== n || !(length > 0) || !Number.isFinite(length)) {
-    throw new RangeError(
-      `Cannot start Lanczos: the start vector has ${raw.length} elements and norm ${length}, ${n} elements and a finite positive norm are needed`,
-    );
-  }
-  return scaled(raw, 1 / length);
+  return start ?? random.normal(place(key!), [n]);
+}
+
+function checkStart(size: number, n: number, length: number): void {
+  if (size === n && length > 0 && Number.isFinite(length)) return;
+  throw new RangeError(
+    `Cannot start Lanczos: the start vector has ${size} elements and norm ${length}, ${n} elements and a finite positive norm are needed`,
+  );
+}
+
+function vectorOf(numbers: readonly number[]): Tensor {
+  return adopt(Float64Array.from(numbers), [numbers.length], "float64");
 }
 
 function checkSizes(k: number, l: number, order: number, n: number): void {

@@ -3,7 +3,7 @@ export * from "./adam.ts";
 export { augmentedGradient, consensusCandidate, dualUpdate, extrapolate, meanOf } from "./admm.ts";
 export * from "./clip.ts";
 export * from "./fosi.ts";
-export { type LanczosOptions, lanczos, lanczosOrder, type Spectrum } from "./lanczos.ts";
+export { type LanczosOptions, lanczos, lanczosAsync, lanczosOrder, type Spectrum } from "./lanczos.ts";
 export * from "./momentum.ts";
 export * from "./schedule.ts";
 export { cite, type Source, sources } from "./sources.ts";

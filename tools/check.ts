@@ -1,13 +1,16 @@
 /**
- * Everything that must hold before a change is done: types, lint and format, tests, and the tests of transforms again
- * with every transform compiled; where CI is set, 10,000 random programs for the code generator.
+ * Everything that must hold before a change is done: types, lint and format, tests, the tests of transforms again with
+ * every transform compiled, and those of the GPU and the browser, with a software GPU where there is no other; where CI
+ * is set, 10,000 random programs for the code generator, and the GPU through its second provider.
  *
  * Run by `npm test`; further arguments go to `bun test`. Every stage runs even if an earlier one fails. The last line
  * is `N passed, N failed`, with `, N skipped` when tests were skipped. If `COTANGENT_DENO` holds the path of a Deno,
- * the library is also type-checked and run there.
+ * the library is also type-checked and run there, on its GPU too. Without any adapter the tests of the GPU are skipped
+ * with the reason; where CI is set that is a failure, unless COTANGENT_NEED_WEBGPU is 0.
  */
 import { join } from "node:path";
 import { type Counts, readCounts } from "./counts.ts";
+import { vulkan } from "./vulkan.ts";
 
 const root: string = join(import.meta.dir, "..");
 const TEST_TIMEOUT_MS = 120_000;
@@ -16,6 +19,8 @@ const FUZZ_TIMEOUT_MS = 600_000;
 const COMPILED_FOLDERS: readonly string[] = ["compose", "laws", "null", "optim"].map(
   (name) => `tests/${name}`,
 );
+/** Run apart from the others, with a driver. */
+const GPU_FOLDERS: readonly string[] = ["tests/webgpu", "tests/browser"];
 
 interface Stage {
   readonly name: string;
@@ -33,42 +38,90 @@ interface Outcome extends Counts {
 
 const program = (path: string): string[] => [process.execPath, join(root, "node_modules", path)];
 
+/** A stage that is one check. */
+const one = (code: number): Counts => ({
+  passed: code === 0 ? 1 : 0,
+  failed: code === 0 ? 0 : 1,
+  skipped: 0,
+});
+
+/** Variables for programs that use a GPU; says which one they get. */
+function gpuEnvironment(): Readonly<Record<string, string>> {
+  const { driver, environment, adapter } = vulkan();
+  console.log(`gpu: ${driver} driver: ${adapter}`);
+  return { COTANGENT_NEED_WEBGPU: isCi ? "1" : "0", ...given("COTANGENT_NEED_WEBGPU"), ...environment };
+}
+
+function given(name: string): Readonly<Record<string, string>> {
+  const value = process.env[name] ?? "";
+  return value === "" ? {} : { [name]: value };
+}
+
+const isCi: boolean = (process.env["CI"] ?? "") !== "";
+const bunTest = (...rest: readonly string[]): string[] => [
+  process.execPath,
+  "test",
+  `--timeout=${TEST_TIMEOUT_MS}`,
+  ...rest,
+];
+
 function stages(): Stage[] {
-  const deno = process.env["COTANGENT_DENO"];
+  const words = process.argv.slice(2);
   const list: Stage[] = [
     { name: "types", command: [...program("typescript/bin/tsc"), "--noEmit"] },
     { name: "lint", command: [...program("@biomejs/biome/bin/biome"), "check", "."] },
-    {
-      name: "test",
-      command: [process.execPath, "test", `--timeout=${TEST_TIMEOUT_MS}`, ...process.argv.slice(2)],
-      count: readCounts,
-    },
   ];
-  // In a process of its own: ten thousand compiled programs make every collection of garbage slow.
-  if (process.argv.length <= 2 && (process.env["CI"] ?? "") !== "") {
-    list.push({
-      name: "fuzz",
-      command: [process.execPath, "test", `--timeout=${FUZZ_TIMEOUT_MS}`, "tests/backend/fused.test.ts"],
-      environment: { FC_RUNS: "10000" },
-      count: readCounts,
-    });
-  }
   // With arguments the caller wants some tests, not all of them twice.
-  if (process.argv.length <= 2) {
-    list.push({
+  if (words.length > 0) {
+    const isGpu = words.some((word) => GPU_FOLDERS.some((folder) => word.includes(folder)));
+    const environment = isGpu ? gpuEnvironment() : {};
+    list.push({ name: "test", command: bunTest(...words), environment, count: readCounts });
+  } else list.push(...testStages(gpuEnvironment()));
+  return list;
+}
+
+function testStages(gpu: Readonly<Record<string, string>>): Stage[] {
+  const others = GPU_FOLDERS.map((folder) => `--path-ignore-patterns=${folder}/**`);
+  const list: Stage[] = [
+    { name: "test", command: bunTest(...others), count: readCounts },
+    {
       name: "test jit",
-      command: [process.execPath, "test", `--timeout=${TEST_TIMEOUT_MS}`, ...COMPILED_FOLDERS],
+      command: bunTest(...COMPILED_FOLDERS),
       environment: { FORCE_JIT: "1" },
       count: readCounts,
-    });
+    },
+    { name: "test gpu", command: bunTest(...GPU_FOLDERS), environment: gpu, count: readCounts },
+  ];
+  if (isCi) {
+    list.push(
+      // In a process of its own: ten thousand compiled programs make every collection of garbage slow.
+      {
+        name: "fuzz",
+        command: [process.execPath, "test", `--timeout=${FUZZ_TIMEOUT_MS}`, "tests/backend/fused.test.ts"],
+        environment: { FC_RUNS: "10000" },
+        count: readCounts,
+      },
+      {
+        name: "test webgpu",
+        command: bunTest("tests/webgpu/conformance.test.ts"),
+        environment: { ...gpu, COTANGENT_WEBGPU: "webgpu" },
+        count: readCounts,
+      },
+    );
   }
-  if (deno !== undefined && deno !== "") {
+  const deno = process.env["COTANGENT_DENO"] ?? "";
+  if (deno !== "") {
     const quiet = ["--no-lock", "--quiet"];
+    const run = [deno, "run", ...quiet, "--no-prompt", "--allow-read"];
     list.push(
       { name: "deno check", command: [deno, "check", ...quiet, "mod.ts", "dist/runtime/mod_bun.ts"] },
+      { name: "deno run", command: [...run, "tests/runtime/deno_smoke.ts"] },
       {
-        name: "deno run",
-        command: [deno, "run", ...quiet, "--no-prompt", "--allow-read", "tests/runtime/deno_smoke.ts"],
+        name: "deno gpu",
+        command: [...run, "--allow-env", "tests/runtime/deno_webgpu.ts"],
+        environment: gpu,
+        count: (output, code) =>
+          code === 0 && /^skipped: /m.test(output) ? { passed: 0, failed: 0, skipped: 1 } : one(code),
       },
     );
   }
@@ -110,8 +163,7 @@ async function run(stage: Stage): Promise<Outcome> {
     code = 127;
     output = "";
   }
-  const one = { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1, skipped: 0 };
-  const counts = stage.count === undefined ? one : stage.count(output, code);
+  const counts = stage.count === undefined ? one(code) : stage.count(output, code);
   return { name: stage.name, seconds: (performance.now() - start) / 1000, ...counts };
 }
 
@@ -119,10 +171,10 @@ const outcomes: Outcome[] = [];
 for (const stage of stages()) outcomes.push(await run(stage));
 
 console.log("\n== summary");
-for (const { name, seconds, passed, failed } of outcomes) {
+for (const { name, seconds, passed, failed, skipped } of outcomes) {
   const verdict = failed === 0 ? "ok" : "FAILED";
   console.log(
-    `${name.padEnd(11)} ${verdict.padEnd(7)} ${String(passed).padStart(5)} passed ${seconds.toFixed(1).padStart(7)} s`,
+    `${name.padEnd(11)} ${verdict.padEnd(7)} ${String(passed).padStart(5)} passed ${seconds.toFixed(1).padStart(7)} s${skipped > 0 ? `, ${skipped} skipped` : ""}`,
   );
 }
 const sum = (key: keyof Counts): number => outcomes.reduce((total, outcome) => total + outcome[key], 0);

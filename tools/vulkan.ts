@@ -20,9 +20,12 @@ import { brotliDecompressSync } from "node:zlib";
 
 const root: string = join(import.meta.dir, "..");
 const PACKAGE: string = join(root, "node_modules", "@sparticuz", "chromium");
-const CACHE: string = join(root, "node_modules", ".cache", "cotangent");
-/** What is needed of the archive: the loader, the driver, and the file that tells the first of the second. */
-const FILES: readonly string[] = ["libvulkan.so.1", "libvk_swiftshader.so", "vk_swiftshader_icd.json"];
+/** Where files are unpacked. */
+export const CACHE: string = join(root, "node_modules", ".cache", "cotangent");
+/** The loader, the driver, and the file that tells the first of the second. */
+export const SWIFTSHADER: Contents = {
+  "swiftshader.tar.br": ["libvulkan.so.1", "libvk_swiftshader.so", "vk_swiftshader_icd.json"],
+};
 /** Written last: the sizes that the files must have. */
 const LIST = "sizes.json";
 
@@ -46,49 +49,61 @@ export function vulkan(wanted: string = process.env["COTANGENT_VULKAN"] ?? ""): 
     const system: Vulkan = { driver: "system", environment: {}, ...tryOut({}) };
     if (system.isUsable || wanted === "system") return system;
   }
-  const environment = softwareEnvironment();
-  return { driver: "software", environment, ...tryOut(environment) };
+  try {
+    const environment = softwareEnvironment();
+    return { driver: "software", environment, ...tryOut(environment) };
+  } catch (error) {
+    const adapter = error instanceof Error ? error.message : String(error);
+    return { driver: "software", environment: {}, adapter, isUsable: false };
+  }
 }
 
 /** The variables with which a process finds SwiftShader, unpacked where it is not yet. */
 export function softwareEnvironment(cache: string = CACHE): Record<string, string> {
-  const folder = unpacked(cache);
+  const folder = unpacked(cache, "vulkan", SWIFTSHADER);
   const libraries = [folder, process.env["LD_LIBRARY_PATH"] ?? ""].filter((path) => path !== "");
   const driver = join(folder, "vk_swiftshader_icd.json");
   // The second name is the one that older loaders read.
   return { LD_LIBRARY_PATH: libraries.join(delimiter), VK_DRIVER_FILES: driver, VK_ICD_FILENAMES: driver };
 }
 
+/** What a program needs of the package: files by the archive they are in. One that is no tar is one file. */
+export type Contents = Readonly<Record<string, readonly string[]>>;
+
 /** The folder with the files, whole: it gets its name when everything in it is written. */
-function unpacked(cache: string): string {
+export function unpacked(cache: string, title: string, contents: Contents): string {
   if (process.platform !== "linux" || process.arch !== "x64") {
     throw new Error(
-      `Cannot unpack a software Vulkan for ${process.platform} ${process.arch}: there is one for linux x64 only, a driver of the system is needed`,
+      `Cannot unpack ${title} for ${process.platform} ${process.arch}: there is one for linux x64 only, one of the system is needed`,
     );
   }
   if (!existsSync(PACKAGE)) {
     throw new Error(
-      "Cannot unpack a software Vulkan: the package @sparticuz/chromium is missing, `npm ci` is needed",
+      `Cannot unpack ${title}: the package @sparticuz/chromium is missing, \`npm ci\` is needed`,
     );
   }
   const { version } = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8")) as { version: string };
-  const folder = join(cache, `vulkan-${version}`);
-  if (isWhole(folder)) return folder;
+  const folder = join(cache, `${title}-${version}`);
+  if (isWhole(folder, contents)) return folder;
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(cache, { recursive: true });
   const fresh = mkdtempSync(join(cache, "unpacking-"));
   const sizes: Record<string, number> = {};
-  const archive = readFileSync(join(PACKAGE, "bin", "swiftshader.tar.br"));
-  for (const { name, data } of filesOf(brotliDecompressSync(archive))) {
-    if (!FILES.includes(name)) continue;
-    writeFileSync(join(fresh, name), data);
-    sizes[name] = data.byteLength;
+  for (const [archive, wanted] of Object.entries(contents)) {
+    const data = brotliDecompressSync(readFileSync(join(PACKAGE, "bin", archive)));
+    const files = archive.endsWith(".tar.br") ? filesOf(data) : [{ name: wanted[0]!, data }];
+    for (const file of files) {
+      if (!wanted.includes(file.name)) continue;
+      mkdirSync(dirname(join(fresh, file.name)), { recursive: true });
+      writeFileSync(join(fresh, file.name), file.data, { mode: 0o755 });
+      sizes[file.name] = file.data.byteLength;
+    }
   }
   writeFileSync(join(fresh, LIST), JSON.stringify(sizes));
-  if (!isWhole(fresh)) {
+  if (!isWhole(fresh, contents)) {
     rmSync(fresh, { recursive: true, force: true });
     throw new Error(
-      `Cannot unpack a software Vulkan: ${archive.byteLength} bytes of ${PACKAGE} do not hold ${FILES.join(", ")}, a whole package is needed`,
+      `Cannot unpack ${title}: the archives of ${PACKAGE} do not hold ${Object.values(contents).flat().join(", ")}, a whole package is needed`,
     );
   }
   try {
@@ -96,19 +111,21 @@ function unpacked(cache: string): string {
   } catch (error) {
     // Another process was faster.
     rmSync(fresh, { recursive: true, force: true });
-    if (!isWhole(folder)) throw error;
+    if (!isWhole(folder, contents)) throw error;
   }
   return folder;
 }
 
-function isWhole(folder: string): boolean {
+function isWhole(folder: string, contents: Contents): boolean {
   const list = join(folder, LIST);
   if (!existsSync(list)) return false;
   const sizes = JSON.parse(readFileSync(list, "utf8")) as Record<string, number>;
-  return FILES.every((name) => {
-    const path = join(folder, name);
-    return existsSync(path) && statSync(path).size === sizes[name];
-  });
+  return Object.values(contents)
+    .flat()
+    .every((name) => {
+      const path = join(folder, name);
+      return existsSync(path) && statSync(path).size === sizes[name];
+    });
 }
 
 const TAR_BLOCK = 512;

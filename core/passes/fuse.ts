@@ -6,7 +6,7 @@
 import type { Aval } from "../aval.ts";
 import { invariant } from "../errors.ts";
 import { constant, type Expr, exprType, input } from "../expr.ts";
-import { isRowMajor, type Layout, reshaped, rowMajor } from "../kernel.ts";
+import { isRowMajor, type Kernel, type Layout, reshaped, rowMajor } from "../kernel.ts";
 import type { AnyPrimitive } from "../primitive.ts";
 import { type Atom, type Program, Var } from "../program.ts";
 import { type Shape, sameShape, sizeOf, withoutAxes } from "../shape.ts";
@@ -221,6 +221,8 @@ const isWhole = (layout: Layout, size: number): boolean =>
 export interface LoopLimits {
   /** Buffers that are read. */
   readonly loads: number;
+  /** Whether a loop can compute this of its operands' elements; what it cannot, the host runs. Default: everything. */
+  readonly computes?: (expr: Expr) => boolean;
 }
 
 /** Groups the equations of a program, which has no symbolic zeros among its outputs, into steps. */
@@ -270,7 +272,7 @@ class Fusion {
     const { kernel } = prim;
     const args = atoms.map((atom) => this.#source(atom));
     const out = outs[0]!;
-    if (kernel?.k === "map") {
+    if (kernel?.k === "map" && this.#isComputed(kernel, atoms, params, out.aval)) {
       const first = Math.max(-1, ...args.map((source) => this.#firstOf(source)));
       const expr: Pending["expr"] = (exprs) => kernel.expr(exprs, params, out.aval);
       this.#pending.set(out, { name: prim.name, args, expr, first });
@@ -303,6 +305,17 @@ class Fusion {
     } else {
       this.#call(prim, params, atoms, args, outs);
     }
+  }
+
+  #isComputed(
+    { expr }: Extract<Kernel<unknown>, { k: "map" }>,
+    atoms: readonly Atom[],
+    params: unknown,
+    out: Aval,
+  ): boolean {
+    const { computes } = this.#limits;
+    const operands = atoms.map(({ aval }, i) => input(i, exprType(aval.dtype)));
+    return computes === undefined || computes(expr(operands, params, out));
   }
 
   #source(atom: Atom): Source {

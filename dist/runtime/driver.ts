@@ -3,7 +3,6 @@
  * as events. Every runtime is this loop with a transport and a store.
  */
 
-import { setImmediate } from "node:timers";
 import type {
   BlobId,
   Effect,
@@ -15,6 +14,11 @@ import type {
   SaveState,
   Step,
 } from "../protocol/types.ts";
+import { onHost } from "./payload.ts";
+
+/** Runs work in a turn of the event loop of its own; a browser has only timers for that. */
+const inNextTurn: (work: () => void) => unknown =
+  globalThis.process?.getBuiltinModule?.("node:timers").setImmediate ?? ((work) => setTimeout(work, 0));
 
 /** What a computation gives: as many values as the script names, and small numbers for whoever decides. */
 export interface JobResult {
@@ -210,12 +214,16 @@ export function drive<S>(options: DriverOptions<S>): Driver<S> {
 
   function perform(effect: Effect): void | Promise<void> {
     switch (effect.k) {
-      case "send":
-        return transport.send(effect.to, effect.head, values(effect.body));
+      case "send": {
+        const leaving = onHost(values(effect.body));
+        const send = (body: readonly unknown[]): void | Promise<void> =>
+          transport.send(effect.to, effect.head, body);
+        return leaving instanceof Promise ? leaving.then(send) : send(leaving);
+      }
       case "compute": {
         const ins = values(effect.ins);
         // A turn of the event loop first, so that messages, timers and signals are seen between computations.
-        setImmediate(() => void compute(effect, ins).catch(broken));
+        inNextTurn(() => void compute(effect, ins).catch(broken));
         return;
       }
       case "save": {
@@ -259,7 +267,7 @@ export function drive<S>(options: DriverOptions<S>): Driver<S> {
 
   /** A save, and then the end of all saves but the newest few. */
   async function save(effect: Extract<Effect, { k: "save" }>, saved: Values): Promise<void> {
-    await store.put(name, effect.round, effect.state, saved);
+    await store.put(name, effect.round, effect.state, await onHost(saved));
     for (const round of await store.rounds(name)) {
       if (round <= effect.round - SAVES_KEPT) await store.drop(name, round);
     }
@@ -316,7 +324,7 @@ async function finished(result: ReturnType<Job>): Promise<JobResult> {
   if (!isSteps(result)) return result;
   for (let step = result.next(); ; step = result.next()) {
     if (step.done === true) return step.value;
-    await new Promise((resolve) => setImmediate(resolve));
+    await new Promise<void>((resolve) => inNextTurn(resolve));
   }
 }
 

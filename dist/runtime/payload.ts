@@ -1,10 +1,24 @@
 /** Register values as the bodies of a frame: trees of tensors in safetensors format, and the empty value. */
 
+import { filledIn, signatureOf } from "../../autodiff/signature.ts";
+import { devicePut } from "../../core/devices.ts";
 import { decode, encode } from "../../core/safetensors.ts";
+import type { Value } from "../../core/value.ts";
 import type { Head } from "../protocol/types.ts";
 
 /** `undefined` has no bytes; `null` has this one. Safetensors have at least eight. */
 const NULL = new Uint8Array([0]);
+
+/**
+ * The same values with the elements of their tensors on the host, as they leave a peer: those that a device has come in
+ * one transfer. A promise only if there are any.
+ */
+export function onHost<T>(values: T): T | Promise<T> {
+  const leaves: Value[] = [];
+  const signature = signatureOf(values, leaves);
+  if (leaves.every((x) => x.device === "cpu")) return values;
+  return devicePut(leaves, "cpu").then((hosts) => filledIn(signature, hosts) as T);
+}
 
 /**
  * One value as a body.

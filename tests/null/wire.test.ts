@@ -1,6 +1,8 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
+import { crc32, crc32ByTable } from "../../dist/checksum.ts";
 import { encodeFrame, type Frame, frameReader } from "../../dist/wire.ts";
+import { prop } from "../support/prop.ts";
 
 const frames: fc.Arbitrary<readonly Frame[]> = fc.array(
   fc.record({
@@ -125,3 +127,13 @@ test("the bytes are the documented ones", () => {
   };
   expect(hex).toEqual([`${prefix}${sum(prefix)}010000007b7d`, "05", sum("010000007b7d05")]);
 });
+
+prop(
+  "the checksum is that of zlib in any pieces, with the host's help and without",
+  fc.uint8Array({ maxLength: 300 }),
+  fc.nat(300),
+  (bytes, at) => {
+    const [head, tail] = [bytes.subarray(0, at), bytes.subarray(at)];
+    for (const sum of [crc32, crc32ByTable]) expect(sum(tail, sum(head))).toBe(Bun.hash.crc32(bytes));
+  },
+);

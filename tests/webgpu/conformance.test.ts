@@ -1,12 +1,10 @@
 /** The WebGPU backend against the reference: every primitive, on calls drawn from its domain at several sizes. */
 import { describe, expect, test } from "bun:test";
-import { reference } from "../../core/backend.ts";
+import { webgpuContext } from "../../core/backends/webgpu/open.ts";
 import { primitives } from "../../core/primitive.ts";
-import { storage } from "../../core/value.ts";
-import { drawCall, SeededDraw, seeds } from "../support/arbitrary_tensor.ts";
-import { oneEquation } from "../support/one_equation.ts";
+import { seeds } from "../support/arbitrary_tensor.ts";
 import { propWith } from "../support/prop.ts";
-import { assertClose } from "../support/tolerance.ts";
+import { compareAll, recorded } from "./conformance_core.ts";
 import { gpuBackend, hasGpu } from "./support.ts";
 
 /** Primitives without a shader: their functions run on the host. */
@@ -16,37 +14,21 @@ let compared = 0;
 describe.skipIf(!hasGpu)("conformance", () => {
   for (const primitive of primitives()) {
     for (const largest of [3, 21]) {
-      propWith({ runs: 6 }, `${primitive.name} on the GPU up to size ${largest}`, seeds(largest), (seed) => {
-        const { args, params } = drawCall(primitive, new SeededDraw(seed), "float32");
-        const expected = reference.evaluate(primitive, args, params);
-        const avals = [...args, ...expected].map((x) => x.aval);
-        if (avals.some(({ dtype }) => dtype === "float64")) return;
-        const gpu = gpuBackend();
-        const executable = gpu.compile(
-          oneEquation(
-            primitive,
-            args.map((x) => x.aval),
-            params,
-          ),
-        );
-        if (executable.show().includes("\nhost ")) onHost.add(primitive.name);
-        const inputs = args.map((x) => gpu.transfers!.put(x));
-        for (const actual of [gpu.evaluate(primitive, inputs, params), executable.run(args)]) {
-          expected.forEach((y, i) => {
-            assertClose(actual[i]!, y, `${primitive.name} ${avals}`);
-            compared++;
-          });
-        }
-        args.forEach((x, i) => {
-          expect([...storage(inputs[i]!)]).toEqual([...storage(x)]);
-        });
+      const name = `${primitive.name} on the GPU up to size ${largest}`;
+      propWith({ runs: 6 }, name, seeds(largest), async (seed) => {
+        const { canReadSync } = webgpuContext()!.device;
+        const one = recorded(gpuBackend(), primitive, seed, canReadSync);
+        if (one === null) return;
+        if (one.isOnHost) onHost.add(primitive.name);
+        compared += await compareAll([one]);
       });
     }
   }
 
   test("every primitive was compared, and only those without a kernel ran on the host", () => {
+    const { host } = webgpuContext()!.device;
     console.log(
-      `conformance: ${compared} results of the GPU; on the host: ${[...onHost].join(" ") || "none"}`,
+      `conformance: ${compared} results through ${host}; on the host: ${[...onHost].join(" ") || "none"}`,
     );
     expect(compared).toBeGreaterThan(primitives().length);
     const withoutKernel = primitives().filter(({ kernel }) => kernel === undefined);

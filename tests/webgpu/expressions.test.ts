@@ -338,6 +338,17 @@ test("what is needed twice is computed once", () => {
   expect(one.lines.filter((line) => line.includes("x + x")).length).toBe(1);
 });
 
+test("what a driver might fold without looking looks at the bits", () => {
+  const x = input(0, "f32");
+  for (const root of [e.eq(x, x), e.ne(x, x)]) {
+    const one = block();
+    one.bind(x, "x");
+    one.emit(root);
+    expect(one.lines.join()).toContain("isNan(x)");
+    expect(one.scope.declarations()).toContain("fn isNan");
+  }
+});
+
 test("chains of any length are statements", () => {
   const x = input(0, "f32");
   let sum = x;

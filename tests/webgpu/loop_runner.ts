@@ -24,8 +24,9 @@ const DIRT = 12345678;
 export function devices(): ReadonlyMap<string, Capabilities> {
   const { gpu } = webgpuContext()!;
   const { limits } = gpu;
-  const little = { ...limits, maxStorageBuffers: 4, maxWorkgroupSize: 64, maxGroupsPerDimension: 7 };
+  const little = { ...limits, maxStorageBuffers: 4, maxWorkgroupSize: 64, maxGroupsPerDimension: 31 };
   return new Map([
+    ["this device", gpu],
     ["a processor", { ...gpu, isSoftware: true }],
     ["a GPU", { ...gpu, isSoftware: false }],
     ["a small GPU", { ...gpu, isSoftware: false, limits: little }],

@@ -31,6 +31,13 @@ const FEW_ELEMENTS = 1 << 14;
 /** Beyond this many different loops all are forgotten; programs keep their own. */
 const MOST_KERNELS = 4096;
 
+const LEAST_ARENA_BYTES = 65536;
+/** After so many uses none of which needed this part of it, the arena is made smaller. */
+const ARENA_USES = 4096;
+const ARENA_EXCESS = 4;
+/** A program that the heap has no room for is compiled again when there is room for this much, at most. */
+const MOST_ROOM_BYTES: number = 2 ** 26;
+
 /** What all compiled programs of an engine share: kernels by their code, and the arena. */
 export class Compiler {
   readonly engine: Engine;
@@ -39,6 +46,9 @@ export class Compiler {
   readonly #functions = new Map<ScalarFunction, number>();
   #arena = 0;
   #arenaBytes = 0;
+  /** The most that was asked of the arena in the uses since it was last looked at. */
+  #arenaNeed = 0;
+  #arenaUses = 0;
   /** A program runs now: the arena is its own. */
   isBusy = false;
 
@@ -47,15 +57,23 @@ export class Compiler {
     this.named = named;
   }
 
-  /** The address of the arena, grown to hold at least so many bytes; 0 when the heap is full. */
+  /** The address of the arena, which holds at least so many bytes; 0 when the heap is full. */
   arena(bytes: number): number {
-    if (bytes > this.#arenaBytes || this.#arena === 0) {
-      if (this.#arena !== 0) this.engine.heap.free(this.#arena);
-      const wanted = Math.max(65536, bytes);
-      this.#arena = this.engine.heap.allocate(wanted);
+    if (bytes > this.#arenaNeed) this.#arenaNeed = bytes;
+    if (bytes > this.#arenaBytes || this.#arena === 0 || ++this.#arenaUses > ARENA_USES) this.#moveArena();
+    return this.#arena;
+  }
+
+  #moveArena(): void {
+    const { heap } = this.engine;
+    const wanted = Math.max(LEAST_ARENA_BYTES, this.#arenaNeed);
+    if (wanted > this.#arenaBytes || wanted * ARENA_EXCESS < this.#arenaBytes) {
+      if (this.#arena !== 0) heap.free(this.#arena);
+      this.#arena = heap.allocate(wanted);
       this.#arenaBytes = this.#arena === 0 ? 0 : wanted;
     }
-    return this.#arena;
+    this.#arenaUses = 0;
+    this.#arenaNeed = 0;
   }
 
   /** Functions of loops, and the kernels that they are: those not seen before are loaded as one module. */
@@ -162,7 +180,45 @@ function paceOf(call: CallStep, loop: LoopStep, { engine, named }: Compiler): Pa
 /** Compiles a program whose equations are already simplified. */
 export function compile(program: Program, compiler: Compiler, options: CompileOptions = {}): Executable {
   for (const { outs } of program.eqns) for (const { aval } of outs) checkAxes(aval);
-  return new Compilation(program, compiler, options).executable();
+  const make = (): Executable | null => new Compilation(program, compiler, options).executable();
+  return make() ?? new Waiting(program, compiler, make);
+}
+
+/** Runs on the reference until the heap has room for what the program keeps there. */
+class Waiting implements Executable {
+  readonly #compiler: Compiler;
+  readonly #make: () => Executable | null;
+  #executable: Executable;
+  #isCompiled = false;
+  /** Compiling begins when there is room for so much; more than it was, each time that this was not enough. */
+  #roomBytes = LEAST_ARENA_BYTES;
+
+  constructor(program: Program, compiler: Compiler, make: () => Executable | null) {
+    this.#compiler = compiler;
+    this.#make = make;
+    this.#executable = reference.compile(program);
+  }
+
+  show(): string {
+    return this.#executable.show();
+  }
+
+  run(args: readonly Tensor[]): Tensor[] {
+    if (!this.#isCompiled && !this.#compiler.isBusy && this.#hasRoom()) {
+      const made = this.#make();
+      this.#isCompiled = made !== null;
+      this.#executable = made ?? this.#executable;
+      this.#roomBytes = Math.min(2 * this.#roomBytes, MOST_ROOM_BYTES);
+    }
+    return this.#executable.run(args);
+  }
+
+  #hasRoom(): boolean {
+    const { heap } = this.#compiler.engine;
+    const block = heap.allocate(this.#roomBytes);
+    if (block !== 0) heap.free(block);
+    return block !== 0;
+  }
 }
 
 /** Kernels count along an axis in int32. */
@@ -219,15 +275,15 @@ class Compilation {
     return known;
   }
 
-  /** Where the heap has no room for what the program keeps there, what the reference makes of it. */
-  executable(): Executable {
+  /** Null where the heap has no room for what the program keeps there. */
+  executable(): Executable | null {
     try {
       return this.#compiled();
     } catch (error) {
       const { heap } = this.#compiler.engine;
       for (const block of this.#blocks) if (block !== 0) heap.free(block);
       if (!this.#blocks.includes(0)) throw error;
-      return reference.compile(this.#program);
+      return null;
     }
   }
 
@@ -663,6 +719,7 @@ class CompiledProgram implements Executable {
 
   #placeConstants(): boolean {
     const { heap } = this.#parts.compiler.engine;
+    this.#constants.length = 0;
     for (const { slot, value } of this.#parts.constants) {
       let data = storage(value);
       if (heap.pointerOf(data) === 0) {

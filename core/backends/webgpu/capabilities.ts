@@ -92,6 +92,10 @@ export function limitsOf({ limits }: GpuDevice): DeviceLimits {
 
 /** Whether shaders run on the processor, as the names of the known ones tell: not every provider says. */
 export function isSoftware({ info }: GpuAdapter): boolean {
-  const name = `${info.vendor} ${info.architecture} ${info.device} ${info.description}`;
+  return isSoftwareName(`${info.vendor} ${info.architecture} ${info.device} ${info.description}`);
+}
+
+/** The same of the name alone. */
+export function isSoftwareName(name: string): boolean {
   return /swiftshader|llvmpipe|lavapipe|softpipe|basic render/i.test(name);
 }

@@ -3,15 +3,20 @@
  * Commands wait until somebody reads, or many have come together, or the turn ends: one submission costs about as much
  * as ten dispatches.
  */
+import type { Activity } from "../../backend.ts";
 import { bytesPerElement, type DType, makeArray, type TypedArray } from "../../dtype.ts";
 import { DeviceError } from "../../errors.ts";
 import { numberName } from "../../identity.ts";
+import { type Owned, Reclaimer } from "../../reclaim.ts";
 import { hostStorage, markShared, type Remote, remoteOf, type Tensor } from "../../value.ts";
 import { BufferUsage, type GpuBindGroup, type GpuBuffer } from "./api.ts";
-import type { Command, Device, Pipeline } from "./device.ts";
+import type { Device, Pipeline } from "./device.ts";
+import type { WebgpuExecutable } from "./executable.ts";
 import { FAULT_BYTES, faultOf } from "./faults.ts";
 import type { Capabilities, Dispatch } from "./kernel.ts";
 import { type Block, Pool } from "./pool.ts";
+import { type Recorded, Recorder } from "./profile.ts";
+import { ChoiceTable } from "./tuning_table.ts";
 import { WORD_BYTES } from "./wgsl.ts";
 
 /** The name that tensors of this backend give as their device. */
@@ -24,6 +29,10 @@ const MOST_PENDING = 128;
 /** Pipelines of texts seen longest ago are forgotten beyond this many. */
 const MOST_PIPELINES = 4096;
 
+/** Dead arrays may hold about so much before they are looked for. */
+const SLACK_BYTES: number = 64 * 2 ** 20;
+/** What a small array costs: a buffer of a few bytes is an object of the driver too. */
+const LEAST_COST_BYTES = 16384;
 /** Different single numbers that are kept on the device. */
 const MOST_SCALARS = 1024;
 
@@ -33,7 +42,8 @@ export class DeviceArray implements Remote {
   readonly dtype: DType;
   readonly length: number;
   readonly context: Context;
-  #block: Block | null;
+  readonly #block: Block;
+  #isReleased = false;
 
   constructor(context: Context, dtype: DType, length: number, block: Block) {
     this.context = context;
@@ -45,24 +55,23 @@ export class DeviceArray implements Remote {
   /**
    * Where the elements are.
    *
-   * @throws {DeviceError} if they are gone
+   * @throws {DeviceError} if they were released, or the device is gone
    */
   get block(): Block {
     this.context.checkOpen();
-    if (this.#block === null)
+    if (this.#isReleased) {
       throw new DeviceError(
         "lost",
         "elements",
         `Cannot use ${this.length} elements on webgpu: they were released, live ones are needed`,
       );
+    }
     return this.#block;
   }
 
-  /** Takes the block away, once: null where it was taken before. */
-  take(): Block | null {
-    const block = this.#block;
-    this.#block = null;
-    return block;
+  /** Says that the block belongs to somebody else from now on. */
+  markReleased(): void {
+    this.#isReleased = true;
   }
 
   async read(): Promise<TypedArray> {
@@ -81,20 +90,42 @@ export class Context {
   readonly gpu: Capabilities;
   readonly pool: Pool;
   readonly faults: GpuBuffer;
+  /** Which of several ways to compute the same is used. */
+  readonly choices: ChoiceTable;
+  /** Programs that run while somebody watches. */
+  running: Set<WebgpuExecutable> | null = null;
+  #recorder: Recorder | null = null;
   readonly #pipelines = new Map<string, Pipeline>();
-  readonly #pending: Command[] = [];
+  /** Pipelines that are being made in the background. */
+  readonly #making = new Map<string, Promise<void>>();
+  readonly #pending: Recorded[] = [];
+  /** Blocks of arrays, until these are garbage. */
+  readonly #arrays: Reclaimer<Block>;
+  readonly #owned = new WeakMap<DeviceArray, Owned<Block>>();
   #isScheduled = false;
   #isClosed = false;
   /** Host tensors that were sent, and what they are on the device. */
   readonly #sent = new WeakMap<Tensor, DeviceArray>();
 
   /** `memoryBytes` says what tensors and programs may hold together. */
-  constructor(device: Device, memoryBytes: (gpu: Capabilities) => number) {
+  constructor(
+    device: Device,
+    memoryBytes: (gpu: Capabilities) => number,
+    choices: ChoiceTable = new ChoiceTable(device.name, null),
+  ) {
     this.device = device;
-    this.gpu = capabilitiesOf(device);
+    this.choices = choices;
+    this.gpu = {
+      ...capabilitiesOf(device),
+      choose: (key, variants) => choices.choose(key, variants),
+    };
     this.pool = new Pool(device, memoryBytes(this.gpu), {
       flush: () => this.flush(),
-      collect: () => this.#collect(),
+      collect: (bytes) => void this.#arrays.collect(bytes),
+    });
+    this.#arrays = new Reclaimer((block) => this.pool.give(block), {
+      slackBytes: Math.min(SLACK_BYTES, this.pool.budgetBytes / 8),
+      mostSlackBytes: this.pool.budgetBytes / 4,
     });
     this.faults = device.createBuffer(256, STORAGE_USAGE, "faults");
     device.write(this.faults, 0, new Uint32Array(FAULT_BYTES / 4));
@@ -119,7 +150,7 @@ export class Context {
   // --- commands --------------------------------------------------------------------------------------------------
 
   /** Adds commands to those that wait. */
-  record(commands: readonly Command[]): void {
+  record(commands: readonly Recorded[]): void {
     for (const command of commands) this.#pending.push(command);
     if (this.#pending.length >= MOST_PENDING) this.flush();
     else if (!this.#isScheduled) {
@@ -134,34 +165,59 @@ export class Context {
   /** Sends the commands that wait. */
   flush(): void {
     if (this.#pending.length === 0) return;
-    this.device.submit(this.#pending.splice(0));
+    (this.#recorder ?? this.device).submit(this.#pending.splice(0));
+  }
+
+  /** Counts and times everything from now on; the result ends it. */
+  profile(): () => Promise<Activity> {
+    this.flush();
+    const recorder = new Recorder(DEVICE_NAME, this.device);
+    this.#recorder = recorder;
+    return () => {
+      try {
+        this.flush();
+      } finally {
+        this.#recorder = null;
+      }
+      return recorder.finish();
+    };
   }
 
   /** The pipeline of a shader. */
   pipeline(code: string, label: string): Pipeline {
-    const known = this.#pipelines.get(code);
-    if (known) return known;
-    const made = this.device.pipeline(code, "main", label);
-    this.#keep(code, made);
-    return made;
+    return this.#pipelines.get(code) ?? this.#keep(code, this.device.pipeline(code, "main", label));
   }
 
   /** Makes the pipelines of several shaders at the same time. */
   async prepare(dispatches: readonly Dispatch[]): Promise<void> {
     const fresh = new Map(dispatches.map(({ code, label }) => [code, label]));
     for (const code of this.#pipelines.keys()) fresh.delete(code);
-    await Promise.all(
-      [...fresh].map(async ([code, label]) =>
-        this.#keep(code, await this.device.pipelineAsync(code, "main", label)),
-      ),
-    );
+    await Promise.all([...fresh].map(([code, label]) => this.#prepared(code, label)));
   }
 
-  #keep(code: string, pipeline: Pipeline): void {
+  #prepared(code: string, label: string): Promise<void> {
+    const known = this.#making.get(code);
+    if (known) return known;
+    const making = this.device
+      .pipelineAsync(code, "main", label)
+      .then((pipeline) => void this.#keep(code, pipeline))
+      .finally(() => this.#making.delete(code));
+    this.#making.set(code, making);
+    return making;
+  }
+
+  /** Keeps a pipeline, unless the text has got one meanwhile. */
+  #keep(code: string, pipeline: Pipeline): Pipeline {
+    const known = this.#pipelines.get(code);
+    if (known) {
+      this.device.releasePipeline(pipeline);
+      return known;
+    }
     if (this.#pipelines.size >= MOST_PIPELINES) {
       this.#pipelines.delete(this.#pipelines.keys().next().value!);
     }
     this.#pipelines.set(code, pipeline);
+    return pipeline;
   }
 
   group(pipeline: Pipeline, buffers: readonly GpuBuffer[]): GpuBindGroup {
@@ -175,15 +231,22 @@ export class Context {
 
   /** Room for so many elements, whose values are arbitrary, until nobody holds the array. */
   makeArray(dtype: DType, length: number, what: () => string): DeviceArray {
-    const array = new DeviceArray(this, dtype, length, this.pool.acquire(length * WORD_BYTES, what));
-    this.#track(array);
+    this.#arrays.admit(Math.max(LEAST_COST_BYTES, length * WORD_BYTES));
+    const block = this.pool.acquire(length * WORD_BYTES, what);
+    const array = new DeviceArray(this, dtype, length, block);
+    this.#owned.set(array, this.#arrays.track(array, Math.max(LEAST_COST_BYTES, block.bytes), block));
     return array;
   }
 
   /** Gives the block of an array back: nobody uses it any more. */
   release(array: DeviceArray): void {
-    const block = array.take();
-    if (block !== null && !this.#isClosed) this.pool.give(block);
+    const owned = this.#owned.get(array);
+    if (owned !== undefined && this.#arrays.release(owned)) array.markReleased();
+  }
+
+  /** Once for every program that runs. */
+  pulse(): void {
+    this.#arrays.pulse();
   }
 
   /** A tensor's elements on this device: its own, or a copy that is kept while the tensor lives. */
@@ -229,6 +292,7 @@ export class Context {
   write({ block }: DeviceArray, data: TypedArray): void {
     // What waits may still read what the block held before.
     this.flush();
+    this.#recorder?.sent(data.length * WORD_BYTES);
     const isBool = data instanceof Uint8Array;
     this.device.write(block.buffer, 0, isBool ? Uint32Array.from(data) : data);
   }
@@ -236,7 +300,12 @@ export class Context {
   /** Copies of the elements of several arrays, in one transfer. */
   async read(arrays: readonly DeviceArray[]): Promise<TypedArray[]> {
     const requests = this.#requests(arrays);
-    return this.#results(arrays, await this.device.read(requests));
+    const end = this.#reading(arrays);
+    try {
+      return this.#results(arrays, await this.device.read(requests));
+    } finally {
+      end?.();
+    }
   }
 
   /**
@@ -253,7 +322,16 @@ export class Context {
         `Cannot read elements from webgpu at once: ${this.device.host} cannot wait for the device, await x.data() or devicePut(x, "cpu") is needed`,
       );
     }
-    return this.#results(arrays, this.device.readSync(requests));
+    const end = this.#reading(arrays);
+    try {
+      return this.#results(arrays, this.device.readSync(requests));
+    } finally {
+      end?.();
+    }
+  }
+
+  #reading(arrays: readonly DeviceArray[]): (() => void) | undefined {
+    return this.#recorder?.reading(arrays.reduce((sum, { length }) => sum + length * WORD_BYTES, 0));
   }
 
   #requests(arrays: readonly DeviceArray[]): { buffer: GpuBuffer; offset: number; bytes: number }[] {
@@ -286,11 +364,6 @@ export class Context {
     this.#isClosed = true;
     this.device.close();
   }
-
-  // --- garbage ---------------------------------------------------------------------------------------------------
-
-  #track(_array: DeviceArray): void {}
-  #collect(): void {}
 }
 
 /** Adapters that are programs for the processor. */

@@ -2,27 +2,33 @@
  * Operands of convolutions as matrix products read them fast: the places that windows reach, zeros included, and
  * channels as neighbours, four to a vector.
  */
-import type { Operand } from "../../passes/fuse.ts";
-import { sizeOf } from "../../shape.ts";
-import { type Capabilities, type Dispatch, Workspace } from "./kernel.ts";
+import { sizeOf, stridesOf } from "../../shape.ts";
+import type { Axis } from "./conv_product.ts";
+import { type BufferRef, type Capabilities, type Dispatch, Workspace } from "./kernel.ts";
 import { binding, groupsFor, lineSize, mainHead, stridedIndex, WORD_BYTES, word } from "./wgsl.ts";
 
-/** A spatial axis: the places from `first` to `last`, of which every `apart`-th from 0 on is an element. */
+/** An operand of a convolution: element 0 of all axes is at `offset`, which may be before the array's first. */
+export interface Grid {
+  readonly buffer: BufferRef;
+  readonly offset: number;
+  /** Images: batch and groups. Weights: groups, and the channels that are not summed. */
+  readonly lead: readonly [Axis, Axis];
+  readonly channels: Axis;
+  readonly places: readonly Axis[];
+}
+
+/** The places that are reached: from `first` to `last`, of which every `apart`-th from 0 on is an element. */
 export interface Extent {
-  readonly size: number;
-  readonly stride: number;
   readonly first: number;
   readonly last: number;
   readonly apart: number;
 }
 
-/** What is read as `[lead..., channel, places...]` becomes `[lead..., places..., channels]`. */
 export interface Arrangement {
-  readonly source: Operand;
-  readonly lead: readonly { readonly size: number; readonly stride: number }[];
-  /** null: channels are among `lead`. */
-  readonly channel: { readonly size: number; readonly stride: number } | null;
-  readonly places: readonly Extent[];
+  readonly source: Grid;
+  readonly extents: readonly Extent[];
+  /** Channels come last, in whole vectors, instead of before the places. */
+  readonly isLast: boolean;
 }
 
 /** Channels with those of value 0 that fill the last vector. */
@@ -30,17 +36,31 @@ export function roundedUp(channels: number): number {
   return Math.ceil(channels / 4) * 4;
 }
 
-/** The shape of the arranged array; without channels it has no last axis. */
-export function arrangedShape({ lead, channel, places }: Arrangement): number[] {
-  return [
-    ...lead.map(({ size }) => size),
-    ...places.map(({ first, last }) => last - first + 1),
-    ...(channel ? [roundedUp(channel.size)] : []),
-  ];
+const countsOf = ({ extents }: Arrangement): number[] => extents.map(({ first, last }) => last - first + 1);
+
+function shapeOf(arrangement: Arrangement): number[] {
+  const { source, isLast } = arrangement;
+  const lead = source.lead.map(({ size }) => size);
+  const counts = countsOf(arrangement);
+  const channels = source.channels.size;
+  return isLast ? [...lead, ...counts, roundedUp(channels)] : [...lead, channels, ...counts];
 }
 
 export function arrangedBytes(arrangement: Arrangement): number {
-  return sizeOf(arrangedShape(arrangement)) * WORD_BYTES;
+  return sizeOf(shapeOf(arrangement)) * WORD_BYTES;
+}
+
+/** The arranged array. */
+export function arrangedGrid(arrangement: Arrangement, buffer: BufferRef): Grid {
+  const { extents, isLast } = arrangement;
+  const axes = stridesOf(shapeOf(arrangement)).map((stride, a): Axis => {
+    return { size: shapeOf(arrangement)[a]!, stride };
+  });
+  const [first, second, ...rest] = axes as [Axis, Axis, ...Axis[]];
+  const channels = isLast ? rest.at(-1)! : rest[0]!;
+  const places = isLast ? rest.slice(0, -1) : rest.slice(1);
+  const offset = -extents.reduce((sum, extent, a) => sum + extent.first * places[a]!.stride, 0);
+  return { buffer, offset, lead: [first, second], channels, places };
 }
 
 export function arrange(
@@ -48,15 +68,17 @@ export function arrange(
   type: "f32" | "i32" | "u32",
   gpu: Capabilities,
 ): { readonly space: Workspace; readonly dispatch: Dispatch } {
-  const { source, lead, channel, places } = arrangement;
+  const { source, extents, isLast } = arrangement;
+  const { channels, places } = source;
   const space = new Workspace(arrangedBytes(arrangement));
-  const counts = places.map(({ first, last }) => last - first + 1);
+  const counts = countsOf(arrangement);
   const cells = sizeOf(counts);
-  const quads = channel ? roundedUp(channel.size) / 4 : 1;
+  const lead: readonly Axis[] = isLast ? source.lead : [...source.lead, channels];
+  const quads = isLast ? roundedUp(channels.size) / 4 : 1;
   const units = sizeOf(lead.map(({ size }) => size)) * cells * quads;
   const size = lineSize(gpu);
   const groups = groupsFor(units, size, gpu);
-  const element = channel ? `vec4<${type}>` : type;
+  const element = isLast ? `vec4<${type}>` : type;
   // Pairs of vectors, then places: neighbours read neighbouring elements and write whole sectors.
   const pair = quads % 2 === 0 ? 2 : 1;
   const lines = [
@@ -78,7 +100,8 @@ export function arrange(
   });
   lines.push("var rest = cell;");
   const guards: string[] = [];
-  places.toReversed().forEach(({ size: n, stride, first, last, apart }, i) => {
+  places.toReversed().forEach(({ size: n, stride }, i) => {
+    const { first, last, apart } = extents.at(-1 - i)!;
     // A place before the first element wraps around, and so it is beyond the last.
     lines.push(`let far${i} = rest % ${word(counts.at(-1 - i)!)} + ${word(first)};`);
     lines.push(`let place${i} = ${apart === 1 ? `far${i}` : `far${i} / ${word(apart)}`};`);
@@ -88,11 +111,11 @@ export function arrange(
     terms.push(`place${i}`);
     strides.push(stride);
   });
-  const at = stridedIndex(terms, strides, source.layout.offset);
-  const loads = channel
+  const at = stridedIndex(terms, strides, source.offset);
+  const loads = isLast
     ? [0, 1, 2, 3].map((c) => {
-        const load = `value[${c}] = x[at + (quad * 4u + ${c}u) * ${word(channel.stride)}];`;
-        return channel.size % 4 === 0 ? load : `if (quad * 4u + ${c}u < ${word(channel.size)}) { ${load} }`;
+        const load = `value[${c}] = x[at + (quad * 4u + ${c}u) * ${word(channels.stride)}];`;
+        return channels.size % 4 === 0 ? load : `if (quad * 4u + ${c}u < ${word(channels.size)}) { ${load} }`;
       })
     : ["value = x[at];"];
   const code = `${binding(0, "x", type)}
@@ -109,6 +132,6 @@ out[to] = value;
 `;
   return {
     space,
-    dispatch: { label: "conv", code, buffers: [source.slot, space], groups, operations: 0 },
+    dispatch: { label: "conv", code, buffers: [source.buffer, space], groups, operations: 0 },
   };
 }

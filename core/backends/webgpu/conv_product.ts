@@ -1,10 +1,10 @@
 /** Matrix products of operands and results of any axes, as the shaders of dot products take them. */
-import { type Layout } from "../../kernel.ts";
+import type { Layout } from "../../kernel.ts";
 import { sizeOf } from "../../shape.ts";
 import type { DotCall, Factor } from "./dot_call.ts";
 import type { Target } from "./dot_target.ts";
 import type { BufferRef } from "./kernel.ts";
-import { binding, elementIndex } from "./wgsl.ts";
+import { elementIndex } from "./wgsl.ts";
 
 export interface Axis {
   readonly size: number;
@@ -85,12 +85,7 @@ export function factorOf(source: Source, name: "x" | "y", hasVectors: boolean = 
 const sizes = (axes: readonly Axis[]): number => sizeOf(axes.map(({ size }) => size));
 
 /** The product of two operands with equal `batches`, `outer` and `sums`. */
-export function productOf(
-  x: Source,
-  y: Source,
-  target: Target,
-  type: DotCall["type"],
-): DotCall {
+export function productOf(x: Source, y: Source, target: Target, type: DotCall["type"]): DotCall {
   const isOne = x.buffer === y.buffer;
   const factors = (hasVectors: boolean) =>
     [factorOf(x, "x", hasVectors), factorOf(y, isOne ? "x" : "y", hasVectors)] as const;
@@ -111,42 +106,43 @@ export function productOf(
   };
 }
 
-/** A buffer that takes the results at places of their own: `axes` are those of batches, rows and columns. */
-export function placedTarget(
-  buffer: BufferRef,
-  type: DotCall["type"],
-  axes: readonly Axis[],
-  offset: number,
-): Target {
+/** The names of a target's functions, under which another one calls them. */
+const FUNCTIONS = /\b(store|stored)(Quad)?\(/g;
+
+/** A target whose results have places of their own: `axes` are those of batches, rows and columns. */
+export function placed(target: Target, type: DotCall["type"], axes: readonly Axis[], offset: number): Target {
   const runs = merged(axes);
   const last = runs.at(-1);
+  if (offset === 0 && (runs.length === 0 || (runs.length === 1 && last!.stride === 1))) return target;
   const hasQuads =
     offset % 4 === 0 &&
     last?.stride === 1 &&
     last.size % 4 === 0 &&
     runs.slice(0, -1).every(({ stride }) => stride % 4 === 0);
-  const place = (at: string): string => elementIndex(layoutOf(runs, 1, offset), at);
+  const place = elementIndex(layoutOf(runs, 1, offset), "at");
   const vector = `vec4<${type}>`;
   return {
-    buffers: [buffer],
-    keeps: true,
+    ...target,
     text(first, inQuads) {
-      if (inQuads && hasQuads) {
-        return `${binding(first, "out", vector, "read_write")}
-fn storeQuad(at: u32, value: ${vector}) { out[${place("at")} >> 2u] = value; }
-fn storedQuad(at: u32) -> ${vector} { return out[${place("at")} >> 2u]; }`;
-      }
-      const one = `${binding(first, "out", type, "read_write")}
-fn store(at: u32, value: ${type}) { out[${place("at")}] = value; }
-fn stored(at: u32) -> ${type} { return out[${place("at")}]; }`;
-      if (!inQuads) return one;
-      return `${one}
-fn storeQuad(at: u32, value: ${vector}) {
-${[0, 1, 2, 3].map((i) => `store(at + ${i}u, value[${i}]);`).join(" ")}
-}
-fn storedQuad(at: u32) -> ${vector} {
+      const isVector = inQuads && hasQuads;
+      const [name, value] = isVector ? ["Quad", vector] : ["", type];
+      const lines = [
+        target.text(first, isVector).replace(FUNCTIONS, "$1$2At("),
+        `fn store${name}(at: u32, value: ${value}) { store${name}At(${place}, value); }`,
+      ];
+      if (target.keeps)
+        lines.push(`fn stored${name}(at: u32) -> ${value} { return stored${name}At(${place}); }`);
+      if (inQuads && !isVector) {
+        const all = (text: (i: number) => string): string => [0, 1, 2, 3].map(text).join(" ");
+        lines.push(
+          `fn storeQuad(at: u32, value: ${vector}) { ${all((i) => `store(at + ${i}u, value[${i}]);`)} }`,
+        );
+        if (target.keeps)
+          lines.push(`fn storedQuad(at: u32) -> ${vector} {
 return vec4(stored(at), stored(at + 1u), stored(at + 2u), stored(at + 3u));
-}`;
+}`);
+      }
+      return lines.join("\n");
     },
   };
 }

@@ -141,6 +141,8 @@ const aligned = (bytes: number): number => Math.ceil(bytes / 4) * 4;
 
 export class Device {
   readonly name: string;
+  /** The adapter, its driver and the provider: what is measured on one says nothing about another. */
+  readonly identity: string;
   readonly host: HostName;
   readonly features: DeviceFeatures;
   readonly subgroupSize: SubgroupSize | null;
@@ -180,6 +182,10 @@ export class Device {
       (buffer) => this.destroyBuffer(buffer),
     );
     this.name = adapterName(adapter);
+    const { device, description, vendor, architecture } = adapter.info;
+    this.identity = [device, description, vendor, architecture, host.name]
+      .filter((part) => part !== "")
+      .join(", ");
     this.host = host.name;
     this.isSoftware = isSoftware(adapter);
     this.features = featuresOf(gpu);

@@ -3,20 +3,16 @@ import { type Layout, rowMajor } from "../../kernel.ts";
 import { productAxes } from "../../passes/product.ts";
 import type { DotParams } from "../../prims/contract.ts";
 import { type Cut, cutOf, isLong, LONGEST_SUM } from "./dot_block.ts";
-import { type DotCall, dotCall, exchanged } from "./dot_call.ts";
+import { type DotCall, dotCall, exchanged, keyOf, operationsOf } from "./dot_call.ts";
 import { sumOfParts } from "./dot_parts.ts";
 import { blockDispatch, blockName, extentOf, type RegisterBlock } from "./dot_registers.ts";
 import { plainTarget, type Target } from "./dot_target.ts";
 import { fitsTile, invocationsOf, type Tile, tileDispatch, tileName } from "./dot_tiles.ts";
 import { MOST_COLUMNS, sumsOfEach, type Team, teamDispatch, teamName } from "./dot_vectors.ts";
-import { type Capabilities, type Dispatch, type NamedKernel, Workspace } from "./kernel.ts";
+import { type Capabilities, type Dispatch, type NamedKernel, type Variant, Workspace } from "./kernel.ts";
 import { constantOf, groupsFor, lineSize, mainHead, WORD_BYTES } from "./wgsl.ts";
 
-/** One way to compute a call. */
-export interface Variant {
-  readonly name: string;
-  dispatches(): readonly Dispatch[];
-}
+export type { Variant } from "./kernel.ts";
 
 /** A shader with its sizes, for one call. */
 export interface Shader {
@@ -63,11 +59,13 @@ const BLOCKS: readonly RegisterBlock[] = [
   { blockRows: 8, blockColumns: 4 },
   { blockRows: 8, blockColumns: 8 },
 ];
-/** For processors: what does not fit into registers is in the nearest cache, while every load is checked and gathered. */
-const LARGE_BLOCKS: readonly RegisterBlock[] = [
-  ...BLOCKS,
-  { blockRows: 16, blockColumns: 8 },
-  { blockRows: 16, blockColumns: 16 },
+/**
+ * For processors: what does not fit into registers is in the nearest cache, while every load is checked and gathered.
+ * Large ones take up to half a second to compile, so they are for this many multiplications or more.
+ */
+const LARGE_BLOCKS: readonly (RegisterBlock & { readonly from: number })[] = [
+  { blockRows: 16, blockColumns: 8, from: 2 ** 24 },
+  { blockRows: 16, blockColumns: 16, from: 2 ** 26 },
 ];
 
 /** Processors of a device that a product should keep busy. */
@@ -181,7 +179,8 @@ export function candidates(call: DotCall, gpu: Capabilities): readonly Variant[]
       .sort((p, q) => p.cost - q.cost);
     if (best) ranked.push({ variant: variantOf(call, shader, best.cut, gpu), cost: best.cost });
   };
-  for (const block of gpu.isSoftware ? LARGE_BLOCKS : BLOCKS) {
+  const large = LARGE_BLOCKS.filter(({ from }) => gpu.isSoftware && operationsOf(call) >= 2 * from);
+  for (const block of [...BLOCKS, ...large]) {
     const { blockRows, blockColumns } = block;
     const isShort = call.k * call.repeats < SHORT_SUM;
     const speed = gpu.isSoftware
@@ -201,11 +200,19 @@ export function candidates(call: DotCall, gpu: Capabilities): readonly Variant[]
   return [...teams(call, gpu), ...sorted];
 }
 
+/** The way to compute a call that is not empty: the one found to be the fastest, or else expected to be. */
+export function chosen(call: DotCall, gpu: Capabilities): Variant {
+  const all = candidates(call, gpu);
+  return gpu.choose?.(keyOf(call), all) ?? all[0]!;
+}
+
 /** The ways for products with few columns, or few rows. */
 function teams(call: DotCall, gpu: Capabilities): Variant[] {
   const thin = call.n <= call.m ? call : exchanged(call);
   if (thin.n > MOST_COLUMNS || thin.k * thin.repeats < SHORT_SUM) return [];
   const along = thin.x.along === "free" ? "columns" : "rows";
+  // A processor gathers what invocations read from different rows, so it is better off with blocks.
+  if (gpu.isSoftware && along === "rows") return [];
   return teamSizes(thin, along, gpu).flatMap((team) => {
     const shader = teamShader(thin, team, gpu);
     const rows = (team.size / team.team) * (along === "columns" ? thin.x.width : 1);
@@ -272,6 +279,7 @@ store(unit, ${constantOf(0, call.type)});
 }
 
 export const dotKernel: NamedKernel = {
+  takesEpilogue: true,
   prepare([x, y], _outs, params) {
     const { dtype } = x!.aval;
     if (dtype !== "float32" && dtype !== "int32" && dtype !== "uint32") return null;
@@ -287,6 +295,6 @@ export const dotKernel: NamedKernel = {
     if (step.outs[0]!.aval.size === 0) return [];
     const call = dotCall(step);
     if (call.k * call.repeats === 0) return [zeros(call, gpu)];
-    return candidates(call, gpu)[0]!.dispatches();
+    return chosen(call, gpu).dispatches();
   },
 };

@@ -8,7 +8,7 @@ import type { CallStep } from "../../passes/fuse.ts";
 import { type Axis, productAxes } from "../../passes/product.ts";
 import type { DotParams } from "../../prims/contract.ts";
 import { sizeOf } from "../../shape.ts";
-import { plainTarget, type Target } from "./dot_target.ts";
+import { type Target, targetOf } from "./dot_target.ts";
 import type { BufferRef } from "./kernel.ts";
 import { elementIndex, storageType, word } from "./wgsl.ts";
 
@@ -125,7 +125,7 @@ export function dotCall(step: CallStep): DotCall {
   };
   const type = storageType(x.slot.aval.dtype);
   return {
-    target: plainTarget(step.outs[0]!, type),
+    target: targetOf(step),
     type,
     batches: sizes(axes.batches),
     m: sizes(axes.rows),

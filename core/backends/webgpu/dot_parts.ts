@@ -9,8 +9,9 @@ const LANES = 8;
 const FEW_RESULTS = 2048;
 const TEAM = 32;
 
+/** Adds `count` sums of each of so many results, which are in memory one part after the other. */
 export function sumOfParts(
-  parts: Workspace,
+  space: Workspace,
   count: number,
   results: number,
   type: "f32" | "i32" | "u32",
@@ -59,7 +60,7 @@ if (lane < apart) { sums[local] += sums[local + apart]; }
 if (lane == 0u && result < ${word(results)}) { store(result, sums[local]); }
 }
 `;
-  return { label: "dot", code, buffers: [parts, ...target.buffers], groups, operations: 0 };
+  return { label: "dot", code, buffers: [space, ...target.buffers], groups, operations: 0 };
 }
 
 /** The sum of names, in pairs of pairs. */

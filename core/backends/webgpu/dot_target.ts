@@ -2,8 +2,10 @@
  * Where products are stored. Shaders call `store(at, value)`, or `storeQuad(at, value)` for four neighbours whose first
  * is at a multiple of four; so whatever else becomes of a value is said in one place.
  */
+import type { CallStep } from "../../passes/fuse.ts";
 import type { BufferRef } from "./kernel.ts";
-import { binding } from "./wgsl.ts";
+import { epilogueOf } from "./loops_epilogue.ts";
+import { binding, storageType } from "./wgsl.ts";
 
 export interface Target {
   readonly buffers: readonly BufferRef[];
@@ -27,6 +29,46 @@ fn storedQuad(at: u32) -> ${vector} { return out[at >> 2u]; }`
         : `${binding(first, "out", type, "read_write")}
 fn store(at: u32, value: ${type}) { out[at] = value; }
 fn stored(at: u32) -> ${type} { return out[at]; }`;
+    },
+  };
+}
+
+/** Where the one result of a step goes: to its buffer, or to what its epilogue makes of it, or to both. */
+export function targetOf({ outs, epilogue }: CallStep): Target {
+  const result = outs[0]!;
+  const type = storageType(result.aval.dtype);
+  const plain = plainTarget(result, type);
+  if (epilogue === null) return plain;
+  const { loop, keepsResult } = epilogue;
+  const kept = keepsResult ? plain.buffers : [];
+  const follow = (first: number, inQuads: boolean) =>
+    epilogueOf(loop, result, { firstBinding: first + kept.length, inQuads });
+  const [single, quad] = [follow(0, false), follow(0, true)];
+  // Vectors and elements may be met in different orders, but the buffers of a target have one.
+  const hasQuads = quad.buffers.every((buffer, i) => buffer === single.buffers[i]);
+  const vector = `vec4<${type}>`;
+  return {
+    buffers: [...kept, ...single.buffers],
+    // The epilogue may write where it reads, and so it sees only whole sums.
+    keeps: false,
+    text(first, inQuads) {
+      const isVector = inQuads && hasQuads;
+      const { declarations, statement } = follow(first, isVector);
+      const keep = (index: string): string => (keepsResult ? `out[${index}] = value;` : "");
+      const lines = keepsResult ? [binding(first, "out", isVector ? vector : type, "read_write")] : [];
+      lines.push(declarations);
+      if (isVector) {
+        lines.push(`fn storeQuad(at: u32, value: ${vector}) {
+${keep("at >> 2u")} ${statement("(at >> 2u)", "value")}
+}`);
+      } else {
+        lines.push(`fn store(at: u32, value: ${type}) { ${keep("at")} ${statement("at", "value")} }`);
+        if (inQuads) {
+          const stores = [0, 1, 2, 3].map((i) => `store(at + ${i}u, value[${i}]);`);
+          lines.push(`fn storeQuad(at: u32, value: ${vector}) { ${stores.join(" ")} }`);
+        }
+      }
+      return lines.join("\n");
     },
   };
 }

@@ -5,17 +5,28 @@
 import type { Aval } from "../../aval.ts";
 import { type CompileOptions, type Executable, hostResults, sharing } from "../../backend.ts";
 import { DeviceError, invariant } from "../../errors.ts";
+import { withEpilogues } from "../../passes/epilogue.ts";
 import { type CallStep, fused, type Schedule, type Slot, type Step } from "../../passes/fuse.ts";
-import { type Lifetime, lifetimes } from "../../passes/plan.ts";
+import { type Lifetime, lifetimes, slotsOf } from "../../passes/plan.ts";
 import type { HostArray } from "../../primitive.ts";
 import type { Program } from "../../program.ts";
 import { isShared, markShared, remoteOf, Tensor } from "../../value.ts";
 import type { GpuBindGroup, GpuBuffer } from "./api.ts";
 import { type Context, DeviceArray } from "./context.ts";
-import type { Command, Pipeline } from "./device.ts";
-import { type BufferRef, type Dispatch, FAULTS, type NamedKernel, Workspace } from "./kernel.ts";
+import type { Pipeline } from "./device.ts";
+import { isComputable } from "./expressions.ts";
+import {
+  type BufferRef,
+  type Capabilities,
+  type Choose,
+  type Dispatch,
+  FAULTS,
+  type NamedKernel,
+  Workspace,
+} from "./kernel.ts";
 import { loopDispatches } from "./loops.ts";
 import { type Block, blockBytes } from "./pool.ts";
+import type { Recorded, Work } from "./profile.ts";
 import { WORD_BYTES } from "./wgsl.ts";
 
 /** Sets of buffers that a dispatch has met, each with its bind group; more are forgotten together. */
@@ -26,7 +37,9 @@ type Place = number | typeof FAULTS;
 
 interface Action {
   readonly dispatch: Dispatch;
-  readonly pipeline: Pipeline;
+  readonly work: Work;
+  /** Made for the first run, or before it by `prepare`. */
+  pipeline: Pipeline | null;
   readonly places: readonly Place[];
   readonly groups: Map<string, GpuBindGroup>;
 }
@@ -57,25 +70,154 @@ export function compile(
       const kernel = prim.kernel?.k === "named" ? named.get(prim.kernel.name) : undefined;
       return kernel?.prepare(args, outs, params, gpu) ?? null;
     },
-    { loads: gpu.limits.maxStorageBuffers - 1 },
+    { loads: gpu.limits.maxStorageBuffers - 1, computes: isComputable },
   );
-  return new WebgpuExecutable(program, schedule, context, named, options);
+  const joined = withEpilogues(schedule, (call, loop) => {
+    if (call.prim.kernel?.k !== "named" || !named.get(call.prim.kernel.name)!.takesEpilogue) return false;
+    const slots = new Set([...call.args, ...loop.loads, ...loop.stores].map(({ slot }) => slot));
+    return slots.add(call.outs[0]!).size <= gpu.limits.maxStorageBuffers;
+  });
+  return new WebgpuExecutable(program, joined, context, named, options);
+}
+
+/** What runs, and where each step finds its buffers. */
+class Plan {
+  readonly actions: readonly (Action | HostAction)[];
+  readonly rooms: Room[] = [];
+  /** Inputs that a step reads: place by number; constants likewise. */
+  readonly readInputs: readonly (readonly [input: number, place: number])[];
+  readonly constants: readonly (readonly [value: Tensor, place: number])[];
+  /** Outputs that steps compute, without repetition. */
+  readonly computed: readonly Slot[];
+  /** Of the choices that it was made with; null where there was nothing to choose. */
+  readonly version: number | null;
+  /** The place of every slot. */
+  readonly places = new Map<Slot, number>();
+  readonly #workspaces = new Map<Workspace, number>();
+  #placeCount = 0;
+
+  constructor(schedule: Schedule, context: Context, named: ReadonlyMap<string, NamedKernel>) {
+    this.computed = [
+      ...new Set(schedule.outs.map(({ slot }) => slot).filter(({ origin }) => origin === "step")),
+    ];
+    let hasChoices = false;
+    const choose: Choose = (key, variants) => {
+      hasChoices = true;
+      return context.choices.choose(key, variants);
+    };
+    const steps = schedule.steps.map((step) =>
+      step.k === "host" ? null : dispatchesOf(step, named, { ...context.gpu, choose }),
+    );
+    this.version = hasChoices ? context.choices.version : null;
+    const lives = lifetimes(schedule);
+    this.#assign(lives, steps);
+    this.readInputs = schedule.ins.flatMap((slot, i) => {
+      const isRead = lives.get(slot)!.to >= 0 && schedule.steps.length > 0;
+      return isRead ? [[i, this.places.get(slot)!] as const] : [];
+    });
+    this.constants = [...this.places].flatMap(([slot, place]) =>
+      slot.origin === "constant" ? [[slot.value!, place] as const] : [],
+    );
+    this.actions = schedule.steps.flatMap((step, at): (Action | HostAction)[] => {
+      const dispatches = steps[at]!;
+      if (dispatches !== null) return dispatches.map((dispatch) => this.#action(step, dispatch));
+      const { args, outs } = step as CallStep;
+      const places = (slots: readonly Slot[]): Place[] => slots.map((slot) => this.places.get(slot)!);
+      return [{ step: step as CallStep, args: places(args.map(({ slot }) => slot)), outs: places(outs) }];
+    });
+  }
+
+  /** Gives every slot and workspace a place; intermediate values of different times share rooms. */
+  #assign(lives: ReadonlyMap<Slot, Lifetime>, steps: readonly (readonly Dispatch[] | null)[]): void {
+    const own = new Set<Slot>(this.computed);
+    for (const slot of lives.keys()) {
+      if (slot.origin !== "step" || own.has(slot)) this.places.set(slot, this.#placeCount++);
+    }
+    const free: Room[] = [];
+    const take = (bytes: number): Room => {
+      const wanted = blockBytes(bytes);
+      const at = free.findIndex((room) => room.bytes === wanted);
+      if (at >= 0) return free.splice(at, 1)[0]!;
+      const room = { bytes: wanted, place: this.#placeCount++ };
+      this.rooms.push(room);
+      return room;
+    };
+    const ends = new Map<number, Room[]>();
+    const inOrder = [...lives].filter(([slot]) => !this.places.has(slot));
+    const starting = Map.groupBy(inOrder, ([, { from }]) => from);
+    steps.forEach((dispatches, at) => {
+      for (const [slot, { to }] of starting.get(at) ?? []) {
+        const room = take(slot.aval.size * WORD_BYTES);
+        this.places.set(slot, room.place);
+        const list = ends.get(to);
+        if (list) list.push(room);
+        else ends.set(to, [room]);
+      }
+      const spaces = new Set(
+        (dispatches ?? []).flatMap(({ buffers }) => buffers.filter((b) => b instanceof Workspace)),
+      );
+      const lent = [...spaces].map((space) => {
+        const room = take(space.bytes);
+        this.#workspaces.set(space, room.place);
+        return room;
+      });
+      free.push(...lent, ...(ends.get(at) ?? []));
+    });
+  }
+
+  #action(step: Step, dispatch: Dispatch): Action {
+    const placeOf = (ref: BufferRef): Place => {
+      if (ref === FAULTS) return FAULTS;
+      const place = ref instanceof Workspace ? this.#workspaces.get(ref) : this.places.get(ref);
+      invariant(place !== undefined, "a dispatch uses the buffers of its step");
+      return place;
+    };
+    const { label, operations, buffers } = dispatch;
+    const result = String(slotsOf(step).writes[0]!.aval);
+    const work: Work = { label, result, bytes: bytesOf(buffers), operations };
+    return { dispatch, work, pipeline: null, places: buffers.map(placeOf), groups: new Map() };
+  }
+
+  get dispatches(): readonly Dispatch[] {
+    return this.actions.flatMap((action) => ("dispatch" in action ? [action.dispatch] : []));
+  }
+
+  #isReady = false;
+
+  /** Makes the pipelines that are not there yet. */
+  ready(context: Context): void {
+    if (this.#isReady) return;
+    for (const action of this.actions) {
+      if (!("dispatch" in action)) continue;
+      const { code, label } = action.dispatch;
+      action.pipeline ??= context.pipeline(code, label);
+    }
+    this.#isReady = true;
+  }
+
+  releaseGroups({ device }: Context): void {
+    for (const action of this.actions) {
+      if (!("dispatch" in action)) continue;
+      for (const group of action.groups.values()) device.releaseBindGroup(group);
+      action.groups.clear();
+    }
+  }
+}
+
+/** Of different buffers. */
+function bytesOf(buffers: readonly BufferRef[]): number {
+  return [...new Set(buffers)].reduce((sum, ref) => {
+    if (ref === FAULTS) return sum;
+    return sum + (ref instanceof Workspace ? ref.bytes : ref.aval.size * WORD_BYTES);
+  }, 0);
 }
 
 export class WebgpuExecutable implements Executable {
   readonly #context: Context;
   readonly #schedule: Schedule;
-  readonly #actions: readonly (Action | HostAction)[];
+  readonly #named: ReadonlyMap<string, NamedKernel>;
   readonly #donated: readonly boolean[];
-  /** The place of every slot. */
-  readonly #places = new Map<Slot, number>();
-  readonly #rooms: Room[] = [];
-  #placeCount = 0;
-  /** Inputs that a step reads: place by number; constants likewise. */
-  readonly #readInputs: readonly (readonly [input: number, place: number])[];
-  readonly #constants: readonly (readonly [value: Tensor, place: number])[];
-  /** Outputs that steps compute, without repetition. */
-  readonly #computed: readonly Slot[];
+  #plan: Plan;
 
   constructor(
     program: Program,
@@ -86,105 +228,64 @@ export class WebgpuExecutable implements Executable {
   ) {
     this.#context = context;
     this.#schedule = schedule;
+    this.#named = named;
     this.#donated = donated;
     for (const { outs } of program.eqns) for (const { aval } of outs) checkHeld(aval);
-    this.#computed = [
-      ...new Set(schedule.outs.map(({ slot }) => slot).filter(({ origin }) => origin === "step")),
-    ];
-    const steps = schedule.steps.map((step) =>
-      step.k === "host" ? null : dispatchesOf(step, named, context),
-    );
-    const lives = lifetimes(schedule);
-    this.#assign(lives, steps);
-    this.#readInputs = schedule.ins.flatMap((slot, i) => {
-      const isRead = lives.get(slot)!.to >= 0 && schedule.steps.length > 0;
-      return isRead ? [[i, this.#places.get(slot)!] as const] : [];
-    });
-    this.#constants = [...this.#places].flatMap(([slot, place]) =>
-      slot.origin === "constant" ? [[slot.value!, place] as const] : [],
-    );
-    this.#actions = schedule.steps.flatMap((step, at): (Action | HostAction)[] => {
-      const dispatches = steps[at]!;
-      if (dispatches !== null) return dispatches.map((dispatch) => this.#action(dispatch));
-      const { args, outs } = step as CallStep;
-      const places = (slots: readonly Slot[]): Place[] => slots.map((slot) => this.#places.get(slot)!);
-      return [{ step: step as CallStep, args: places(args.map(({ slot }) => slot)), outs: places(outs) }];
-    });
+    this.#plan = new Plan(schedule, context, named);
   }
 
-  readonly #workspaces = new Map<Workspace, number>();
-
-  /** Gives every slot and workspace a place; intermediate values of different times share rooms. */
-  #assign(lives: ReadonlyMap<Slot, Lifetime>, steps: readonly (readonly Dispatch[] | null)[]): void {
-    const own = new Set<Slot>(this.#computed);
-    for (const slot of lives.keys()) {
-      if (slot.origin !== "step" || own.has(slot)) this.#places.set(slot, this.#placeCount++);
+  /** The plan, made again where choices have changed since it was made. */
+  get #current(): Plan {
+    const { version } = this.#plan;
+    if (version !== null && version !== this.#context.choices.version) {
+      this.#context.flush();
+      this.#plan.releaseGroups(this.#context);
+      this.#plan = new Plan(this.#schedule, this.#context, this.#named);
     }
-    const free: Room[] = [];
-    const take = (bytes: number): Room => {
-      const wanted = blockBytes(bytes);
-      const at = free.findIndex((room) => room.bytes === wanted);
-      if (at >= 0) return free.splice(at, 1)[0]!;
-      const room = { bytes: wanted, place: this.#placeCount++ };
-      this.#rooms.push(room);
-      return room;
-    };
-    const ends = new Map<number, Room[]>();
-    const inOrder = [...lives].filter(([slot]) => !this.#places.has(slot));
-    const starting = Map.groupBy(inOrder, ([, { from }]) => from);
-    steps.forEach((dispatches, at) => {
-      for (const [slot, { to }] of starting.get(at) ?? []) {
-        const room = take(slot.aval.size * WORD_BYTES);
-        this.#places.set(slot, room.place);
-        const list = ends.get(to);
-        if (list) list.push(room);
-        else ends.set(to, [room]);
-      }
-      const spaces = new Set(
-        (dispatches ?? []).flatMap(({ buffers }) => buffers.filter((b) => b instanceof Workspace)),
-      );
-      for (const space of spaces) {
-        const room = take(space.bytes);
-        this.#workspaces.set(space, room.place);
-        free.push(room);
-      }
-      free.push(...(ends.get(at) ?? []));
-    });
+    return this.#plan;
   }
 
-  #action(dispatch: Dispatch): Action {
-    const placeOf = (ref: BufferRef): Place => {
-      if (ref === FAULTS) return FAULTS;
-      const place = ref instanceof Workspace ? this.#workspaces.get(ref) : this.#places.get(ref);
-      invariant(place !== undefined, "a dispatch uses the buffers of its step");
-      return place;
-    };
-    const pipeline = this.#context.pipeline(dispatch.code, dispatch.label);
-    return { dispatch, pipeline, places: dispatch.buffers.map(placeOf), groups: new Map() };
+  async prepare(): Promise<void> {
+    this.#context.checkOpen();
+    const plan = this.#current;
+    await this.#context.prepare(plan.dispatches);
+    this.#context.checkOpen();
+    plan.ready(this.#context);
+  }
+
+  /** Calls `choose` as for making dispatches. */
+  choices(choose: Choose): void {
+    for (const step of this.#schedule.steps) {
+      if (step.k === "named") dispatchesOf(step, this.#named, { ...this.#context.gpu, choose });
+    }
   }
 
   run(args: readonly Tensor[]): Tensor[] {
     const context = this.#context;
     context.checkOpen();
+    context.pulse();
+    context.running?.add(this);
+    const plan = this.#current;
+    plan.ready(context);
     const { ins, outs } = this.#schedule;
     const table: (Block | undefined)[] = [];
     const rooms: Block[] = [];
     const made = new Map<Slot, DeviceArray>();
     try {
-      for (const [i, place] of this.#readInputs) table[place] = context.arrayOf(args[i]!).block;
-      for (const [value, place] of this.#constants) table[place] = context.arrayOf(value).block;
-      for (const slot of this.#computed) {
+      for (const [i, place] of plan.readInputs) table[place] = context.arrayOf(args[i]!).block;
+      for (const [value, place] of plan.constants) table[place] = context.arrayOf(value).block;
+      for (const slot of plan.computed) {
         const { dtype, size } = slot.aval;
         const array = context.makeArray(dtype, size, () => String(slot.aval));
         made.set(slot, array);
-        table[this.#places.get(slot)!] = array.block;
+        table[plan.places.get(slot)!] = array.block;
       }
-      for (const { bytes, place } of this.#rooms) {
+      for (const { bytes, place } of plan.rooms) {
         const block = context.pool.acquire(bytes, () => "an intermediate result");
         rooms.push(block);
         table[place] = block;
       }
-      for (const action of this.#actions) {
+      for (const action of plan.actions) {
         if ("dispatch" in action) context.record([this.#command(action, table)]);
         else runOnHost(action, table, context);
       }
@@ -210,7 +311,9 @@ export class WebgpuExecutable implements Executable {
     return results;
   }
 
-  #command({ dispatch, pipeline, places, groups }: Action, table: readonly (Block | undefined)[]): Command {
+  #command(action: Action, table: readonly (Block | undefined)[]): Recorded {
+    const { dispatch, work, places, groups } = action;
+    const pipeline = action.pipeline!;
     const context = this.#context;
     let key = "";
     for (const place of places) key += place === FAULTS ? "" : `${table[place]!.id},`;
@@ -228,23 +331,24 @@ export class WebgpuExecutable implements Executable {
       groups.set(key, group);
     }
     const [x, y, z] = dispatch.groups;
-    return { dispatch: pipeline, group, x, y, z };
+    return { dispatch: pipeline, group, x, y, z, work };
   }
 
-  /** The dispatches in order: for profiles and tests. */
+  /** The dispatches in order. */
   get dispatches(): readonly Dispatch[] {
-    return this.#actions.flatMap((action) => ("dispatch" in action ? [action.dispatch] : []));
+    return this.#current.dispatches;
   }
 
   show(): string {
-    const bytes = this.#rooms.reduce((sum, room) => sum + room.bytes, 0);
-    const lines = this.#actions.map((action) => {
+    const { rooms, actions } = this.#current;
+    const bytes = rooms.reduce((sum, room) => sum + room.bytes, 0);
+    const lines = actions.map((action) => {
       if (!("dispatch" in action)) return `host ${action.step.prim.name}`;
       const { label, groups, buffers } = action.dispatch;
       return `${label}: ${groups.filter((n, i) => n > 1 || i === 0).join("x")} workgroups, ${buffers.length} buffers`;
     });
     return [
-      `webgpu: ${lines.length} steps, ${this.#rooms.length} intermediate buffers of ${bytes} bytes`,
+      `webgpu: ${lines.length} steps, ${rooms.length} intermediate buffers of ${bytes} bytes`,
       ...lines,
     ].join("\n");
   }
@@ -253,12 +357,15 @@ export class WebgpuExecutable implements Executable {
 function dispatchesOf(
   step: Step,
   named: ReadonlyMap<string, NamedKernel>,
-  { gpu }: Context,
+  gpu: Capabilities,
 ): readonly Dispatch[] {
   if (step.k === "loop") return loopDispatches(step, gpu);
   const { kernel } = step.prim;
   invariant(kernel?.k === "named", "a named step has a named kernel");
-  return named.get(kernel.name)!.dispatches(step, gpu);
+  const dispatches = named.get(kernel.name)!.dispatches(step, gpu);
+  if (step.epilogue === null) return dispatches;
+  const names = step.epilogue.loop.names.join("+");
+  return dispatches.map((dispatch) => ({ ...dispatch, label: `${dispatch.label}+${names}` }));
 }
 
 /** Throws for what a device cannot hold. */

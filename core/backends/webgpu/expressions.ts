@@ -366,3 +366,19 @@ export class Block {
     return this.let(to === "u32" ? `u32(max(${x}, 0i))` : `i32(min(${x}, 0x7fffffffu))`);
   }
 }
+
+/** Whether a shader can compute an expression: without functions of the host, and without float64. */
+export function isComputable(e: Expr): boolean {
+  const seen = new Set<Expr>();
+  const open = [e];
+  for (let next = open.pop(); next; next = open.pop()) {
+    const node = next.narrow?.() ?? next;
+    if (node.op === "call" || node.type === "f64") return false;
+    for (const arg of node.args) {
+      if (seen.has(arg)) continue;
+      seen.add(arg);
+      open.push(arg);
+    }
+  }
+  return true;
+}

@@ -7,10 +7,15 @@
 export type Fault = (value: number) => Error;
 
 const faults: Fault[] = [];
+const numbers = new Map<string, number>();
 
-/** Gives a fault its number, which shaders write; numbers begin at 1. */
-export function registerFault(fault: Fault): number {
-  return faults.push(fault);
+/** Gives a fault its number, which shaders write; numbers begin at 1. Faults of one key make equal errors. */
+export function registerFault(key: string, fault: Fault): number {
+  const known = numbers.get(key);
+  if (known !== undefined) return known;
+  const number = faults.push(fault);
+  numbers.set(key, number);
+  return number;
 }
 
 /** Bytes of the buffer of faults: the number of the first fault, and the element as i32. */
@@ -22,10 +27,20 @@ export function faultOf(words: Int32Array): Error | null {
   return number === 0 ? null : faults[number! - 1]!(value!);
 }
 
-/** Declares binding `index` as the words of faults, and `fault(value)`, which notes fault `number`. */
+/**
+ * Declares binding `index` as the words of faults, and two functions: `claimFault()` says whether fault `number` is the
+ * first, which one invocation is told; that one then calls `fault(value)`. The words belong together, since nobody else
+ * writes either of them until they are read.
+ */
 export function faultReporter(index: number, number: number): string {
   return `@group(0) @binding(${index}) var<storage, read_write> faults: array<atomic<u32>, 2>;
-fn fault(value: i32) {
-  if (atomicMax(&faults[0], ${number}u) == 0u) { atomicStore(&faults[1], bitcast<u32>(value)); }
-}`;
+fn claimFault() -> bool {
+  loop {
+    let seen = atomicCompareExchangeWeak(&faults[0], 0u, ${number}u);
+    if (seen.exchanged) { return true; }
+    // An exchange may fail without a reason.
+    if (seen.old_value != 0u) { return false; }
+  }
+}
+fn fault(value: i32) { atomicStore(&faults[1], bitcast<u32>(value)); }`;
 }

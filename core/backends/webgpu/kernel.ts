@@ -26,6 +26,8 @@ export interface Capabilities {
   };
   /** Shaders run on the processor: barriers and shared memory cost more than they save. */
   readonly isSoftware: boolean;
+  /** Which of several ways to compute the same is used here; absent: always the first. */
+  readonly choose?: Choose;
 }
 
 /** Memory that a step needs while it runs; the executable finds a buffer for it. */
@@ -53,6 +55,18 @@ export interface Dispatch {
   readonly operations: number;
 }
 
+/** One of several ways to compute the same. */
+export interface Variant {
+  readonly name: string;
+  dispatches(): readonly Dispatch[];
+}
+
+/**
+ * Takes the ways to compute what `key` names, the one expected to be the fastest first. Whatever has one key is computed
+ * equally fast by variants of one name.
+ */
+export type Choose = <V extends Variant>(key: string, variants: readonly V[]) => V;
+
 /** A kernel written by hand. */
 export interface NamedKernel {
   /**
@@ -65,6 +79,8 @@ export interface NamedKernel {
     params: unknown,
     gpu: Capabilities,
   ): readonly boolean[] | null;
+  /** Whether `dispatches` computes the epilogue of a step. Default: no. */
+  readonly takesEpilogue?: boolean;
   /** In order; each sees what those before it have written. */
   dispatches(step: CallStep, gpu: Capabilities): readonly Dispatch[];
 }

@@ -6,6 +6,9 @@ import { addDevice, removeDevice } from "../../trace.ts";
 import { webgpuBackend } from "./backend.ts";
 import { Context, DEVICE_NAME } from "./context.ts";
 import { type DeviceOptions, openDevice } from "./device.ts";
+import type { Capabilities } from "./kernel.ts";
+import { loadTable, tablePath } from "./tuning_file.ts";
+import { ChoiceTable } from "./tuning_table.ts";
 
 /**
  * How a GPU is opened.
@@ -16,6 +19,8 @@ export interface WebgpuOptions
   extends Pick<DeviceOptions, "host" | "adapter" | "powerPreference" | "validation"> {
   /** The most bytes that tensors and programs may hold together; default 8 GiB, 1 GiB on a software adapter. */
   readonly memoryBytes?: number;
+  /** Whether the file of the adapter is used, in which `tune` keeps what it finds. Default: true. */
+  readonly tuning?: boolean;
 }
 
 const GIB = 2 ** 30;
@@ -23,7 +28,7 @@ let current: { readonly context: Context; readonly backend: Backend } | null = n
 
 /** Opens the device; one that is open already stays, unless it was lost. */
 export async function openWebgpu(options: WebgpuOptions = {}): Promise<void> {
-  const { memoryBytes, ...rest } = options;
+  const { memoryBytes, tuning = true, ...rest } = options;
   if (memoryBytes !== undefined && !(memoryBytes > 0))
     throw new RangeError(`Cannot init webgpu: memoryBytes is ${memoryBytes}, a positive number is needed`);
   if (current && !current.context.device.isLost) {
@@ -35,7 +40,10 @@ export async function openWebgpu(options: WebgpuOptions = {}): Promise<void> {
     );
   }
   const device = await openDevice(rest);
-  const context = new Context(device, (gpu) => memoryBytes ?? (gpu.isSoftware ? GIB : 8 * GIB));
+  const choices = new ChoiceTable(device.identity, tuning ? tablePath(device.identity) : null);
+  await loadTable(choices);
+  const budget = (gpu: Capabilities): number => memoryBytes ?? (gpu.isSoftware ? GIB : 8 * GIB);
+  const context = new Context(device, budget, choices);
   current = { context, backend: webgpuBackend(context) };
   addDevice(DEVICE_NAME, current.backend);
   reportMemory(DEVICE_NAME, () => context.pool.report());

@@ -28,7 +28,7 @@ export interface PoolHooks {
   /** Sends what is recorded: before buffers are destroyed that it may use. */
   flush(): void;
   /** Gives back the blocks of dead tensors, where the host can tell. */
-  collect(): void;
+  collect(bytes: number): void;
 }
 
 export class Pool {
@@ -68,14 +68,14 @@ export class Pool {
     const size = Math.min(wanted, limit - (limit % 4));
     let block = this.#free.get(size)?.pop();
     if (block === undefined && !this.#fits(size)) {
-      this.#hooks.collect();
+      this.#hooks.collect(size);
       block = this.#free.get(size)?.pop();
       if (block === undefined) this.trim();
       if (block === undefined && !this.#fits(size)) {
         throw new DeviceError(
           "memory",
           what(),
-          `Cannot hold ${what()} on webgpu: ${this.#liveBytes} of ${this.budgetBytes} bytes are in use, room for ${size} more is needed; let go of tensors, donate them to jit, or raise memoryBytes in init`,
+          `Cannot hold ${what()} on webgpu: ${this.#liveBytes} of ${this.budgetBytes} bytes are in use, room for ${size} more is needed; let go of tensors, donate them to jit, await between steps, or raise memoryBytes in init`,
         );
       }
     }
