@@ -261,11 +261,12 @@ function preparedOf(entry: Entry, args: readonly Value[]): Prepared {
     places.set(v, i);
   });
   const outs = program.outs.map((atom) => (atom instanceof Tensor ? atom : places.get(atom)!));
-  const given = new Set(outs);
+  const given = new Set<number | Tensor>();
+  const repeated = new Set<number | Tensor>();
+  for (const out of outs) (given.has(out) ? repeated : given).add(out);
   const isOther = outs.map((out, i) => {
     if (out instanceof Tensor) return true;
-    if (out < 0) return entry.program.outs[i] !== program.ins[~out];
-    return outs.indexOf(out) !== outs.lastIndexOf(out);
+    return out < 0 ? entry.program.outs[i] !== program.ins[~out] : repeated.has(out);
   });
   // What is returned as it came stays with the caller.
   const givenUp = entry.donated.map((position, i) => (given.has(~i) ? -1 : position));

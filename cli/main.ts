@@ -41,13 +41,14 @@ Rates by method, unless given:
 ${methodLines()}
 
 Exit codes: 0 done, 1 failed, 2 wrong flags, 130 stopped by Ctrl-C. COTANGENT_CACHE names the directory of
-downloads (default ~/.cache/cotangent). A worker process that has ended is started again at once, one that
-hangs after four minutes.
+downloads (default ~/.cache/cotangent), COTANGENT_WEBGPU the provider of --device webgpu. A worker process that
+has ended is started again at once, one that hangs after four minutes.
 
 Examples:
   cotangent train
   cotangent train --data fashion-mnist --hidden 128 --epochs 5
   cotangent train --optimizer adam --workers 1 --out runs/adam
+  cotangent train --model cnn --device webgpu
   cotangent train --resume runs/adam --epochs 20`,
     run: train,
   },

@@ -70,6 +70,8 @@ export async function train(args: readonly string[]): Promise<number> {
   }
   await writeJson(directory, fileNames.config, config);
   await io.writeWhole(join(directory, fileNames.plan), `${showPlan(plan)}\n`);
+  // Before a word is said: who reads it may answer with Ctrl-C.
+  const interrupt = interruption(line);
 
   line.note(
     `${data.name}: ${data.train.count} training and ${data.test.count} test examples of ${data.classes} classes`,
@@ -82,7 +84,6 @@ export async function train(args: readonly string[]): Promise<number> {
 
   const run: Run = { directory, config, plan, problem, store };
   const recorder = await openRecorder(run, data.train.count, firstRound, line);
-  const interrupt = interruption(line);
   try {
     const result = await runPlan({
       setup: trainingSetup(plan, problem),

@@ -60,16 +60,21 @@ function asTensor(x: Value): Tensor {
 }
 
 /**
- * The one element of each value, as `item` gives it; those that come from one device come in one transfer.
+ * The same tensors on the host, at once; those that come from one device come in one transfer.
  *
  * @throws {DeviceError} where the host cannot wait for the device
  */
-export function itemsOf(values: readonly Value[]): number[] {
+export function fetchSync(values: readonly Value[]): Value[] {
   const results = new Map<Value, Tensor>();
   for (const [name, xs] of byDevice(values)) {
     pairUp(results, xs, openDevice(name)!.transfers!.toHostSync(xs));
   }
-  return values.map((x) => (results.get(x) ?? x).item());
+  return values.map((x) => results.get(x) ?? x);
+}
+
+/** The one element of each value, as `item` gives it, in one transfer. */
+export function itemsOf(values: readonly Value[]): number[] {
+  return fetchSync(values).map((x) => x.item());
 }
 
 /** The tensors that devices hold, on the host. */

@@ -16,7 +16,7 @@ export interface Profile {
   /** Of these, outside kernels that the host runs, and not waiting for a device. */
   readonly hostMilliseconds: number;
   /** The times of all kernels together; null where a device cannot time them. */
-  readonly deviceMilliseconds: number | null;
+  readonly kernelMilliseconds: number | null;
   /** How often commands were sent to a device. */
   readonly submits: number;
   /** How often elements were read from a device; each waits for all that was sent before. */
@@ -105,7 +105,7 @@ function summary(activities: readonly Activity[], own: number, wall: number): Pr
     kernels,
     wallMilliseconds: wall,
     hostMilliseconds: Math.max(0, own - sum(({ busyMilliseconds }) => busyMilliseconds)),
-    deviceMilliseconds: times.includes(null) ? null : times.reduce<number>((n, time) => n + time!, 0),
+    kernelMilliseconds: times.includes(null) ? null : times.reduce<number>((n, time) => n + time!, 0),
     submits: sum(({ submits }) => submits),
     reads: sum(({ reads }) => reads),
     sentBytes: sum(({ sentBytes }) => sentBytes),
@@ -122,7 +122,7 @@ const HEAD: readonly string[] = ["kernel", "result", "calls", "ms", "share", "GB
 const LONGEST_LABEL = 48;
 
 function tableOf(profile: Omit<Profile, "toString">): string {
-  const { kernels, wallMilliseconds, hostMilliseconds, deviceMilliseconds, notes } = profile;
+  const { kernels, wallMilliseconds, hostMilliseconds, kernelMilliseconds, notes } = profile;
   const { submits, reads, sentBytes, readBytes } = profile;
   const devices = new Set(kernels.map(({ device }) => device));
   const rows = kernels.map(({ device, label, result, calls, milliseconds, bytes, operations }) => {
@@ -132,15 +132,15 @@ function tableOf(profile: Omit<Profile, "toString">): string {
       result,
       String(calls),
       timeText(milliseconds),
-      milliseconds === null || !deviceMilliseconds
+      milliseconds === null || !kernelMilliseconds
         ? "-"
-        : `${((100 * milliseconds) / deviceMilliseconds).toFixed(1)}%`,
+        : `${((100 * milliseconds) / kernelMilliseconds).toFixed(1)}%`,
       rateText(bytes, milliseconds),
       rateText(operations, milliseconds),
     ];
   });
   const calls = kernels.reduce((n, kernel) => n + kernel.calls, 0);
-  const total = ["all", "", String(calls), timeText(deviceMilliseconds), "", "", ""];
+  const total = ["all", "", String(calls), timeText(kernelMilliseconds), "", "", ""];
   const all = rows.length === 0 ? [] : [HEAD, ...rows, total];
   const widths = HEAD.map((_, c) => Math.max(0, ...all.map((row) => row[c]!.length)));
   const lines = all.map((row) =>
@@ -149,7 +149,7 @@ function tableOf(profile: Omit<Profile, "toString">): string {
       .join("  ")
       .trimEnd(),
   );
-  const times = `wall ${timeText(wallMilliseconds)} ms, host ${timeText(hostMilliseconds)} ms, kernels ${timeText(deviceMilliseconds)} ms`;
+  const times = `wall ${timeText(wallMilliseconds)} ms, host ${timeText(hostMilliseconds)} ms, kernels ${timeText(kernelMilliseconds)} ms`;
   const moved = `${submits} submits, ${reads} reads, ${sentBytes} bytes sent, ${readBytes} bytes read`;
   return [...lines, `${times}; ${moved}`, ...notes.map((note) => `note: ${note}`)].join("\n");
 }

@@ -58,14 +58,15 @@ export interface ReclaimPolicy {
 const YOUNG_MS = 0.3;
 const FULL_MS = 2.5;
 /**
- * More slack is given where young collections take longer than what they interrupt. That is late, because little slack
- * costs little: the same memory is in the caches (100,000 steps on 64 KiB take as long with 16 MB as with 64 MB), and on
- * a busy machine every collection looks dear.
+ * The slack is doubled, once, where young collections take longer than what they interrupt. That is late, because little
+ * slack costs little: the same memory is in the caches (100,000 steps on 64 KiB take as long with 16 MB as with 64 MB),
+ * and on a busy machine every collection looks dear.
  */
 const YOUNG_COST = 1;
-/** So many are made between two of them, because those that live then grow old; but no more than so many slacks. */
+const MOST_YOUNG_SLACK = 2;
+/** So many resources are made between two of them, as those that live then grow old; but no more than so many slacks. */
 const YOUNG_COUNT = 64;
-const MOST_YOUNG_SLACKS = 4;
+const MOST_COUNT_SLACK = 4;
 /**
  * An object that outlives one collection is found by a full one alone. Those come where such own two slacks, this share
  * of what is alive and so many resources; or more where full ones take more of the time than this.
@@ -140,6 +141,7 @@ export class Reclaimer<R> {
   readonly #release: (resource: R) => void;
   readonly #collector: Collector | null;
   readonly #budgetBytes: number;
+  readonly #mostCountBytes: number;
   readonly #entries: Entry<R>[] = [];
   /** So many entries are older than the last collection: a young one does not find their owners dead. */
   #old = 0;
@@ -161,11 +163,12 @@ export class Reclaimer<R> {
   constructor(release: (resource: R) => void, policy: ReclaimPolicy) {
     const { budgetBytes = Number.POSITIVE_INFINITY, slackBytes, mostSlackBytes } = policy;
     this.#release = release;
+    this.#mostCountBytes = Math.min(MOST_COUNT_SLACK * slackBytes, mostSlackBytes);
     this.#collector = policy.collector === undefined ? hostCollector() : policy.collector;
     this.#budgetBytes = budgetBytes;
     this.#young = new Interval(
       slackBytes,
-      Math.min(MOST_YOUNG_SLACKS * slackBytes, mostSlackBytes),
+      Math.min(MOST_YOUNG_SLACK * slackBytes, mostSlackBytes),
       YOUNG_COST,
       YOUNG_MS,
     );
@@ -195,7 +198,7 @@ export class Reclaimer<R> {
 
   /** Whether few resources of this size were made; if so, puts the collection off. */
   #isEarly(bytes: number): boolean {
-    const slackBytes = Math.min(YOUNG_COUNT * bytes, this.#young.most);
+    const slackBytes = Math.min(YOUNG_COUNT * bytes, this.#mostCountBytes);
     this.#youngAtBytes = Math.max(
       this.#youngAtBytes,
       Math.min(this.#bytesAfter + slackBytes, this.#budgetBytes),

@@ -4,6 +4,7 @@
  *
  * `bun tools/vulkan.ts <command ...>` runs a command with the driver, `bun tools/vulkan.ts` says which adapter programs
  * get. A driver of the system that works is used in its place; `COTANGENT_VULKAN` is `system` or `software` to insist.
+ * The package's loader also serves a driver of the system that has none.
  */
 import {
   existsSync,
@@ -46,7 +47,7 @@ export function vulkan(wanted: string = process.env["COTANGENT_VULKAN"] ?? ""): 
     throw new RangeError(`Cannot use COTANGENT_VULKAN="${wanted}": one of system, software is needed`);
   }
   if (wanted !== "software") {
-    const system: Vulkan = { driver: "system", environment: {}, ...tryOut({}) };
+    const system = systemDriver();
     if (system.isUsable || wanted === "system") return system;
   }
   try {
@@ -58,13 +59,75 @@ export function vulkan(wanted: string = process.env["COTANGENT_VULKAN"] ?? ""): 
   }
 }
 
+/** The driver of the system: as programs find it, or else by the loader from the package. */
+function systemDriver(): Vulkan {
+  const plain: Vulkan = { driver: "system", environment: {}, ...tryOut({}) };
+  if (plain.isUsable) return plain;
+  for (const environment of loaderEnvironments()) {
+    const found: Vulkan = { driver: "system", environment, ...tryOut(environment) };
+    if (found.isUsable) return found;
+  }
+  return plain;
+}
+
+/** Where loaders look for the descriptions of drivers, in folders `vulkan/icd.d`. */
+const DESCRIBED_IN: readonly string[] = ["/etc", "/usr/local/etc", "/usr/local/share", "/usr/share"];
+/** Where containers have NVIDIA's driver, which loaders do not know. */
+const NVIDIA = "/usr/local/nvidia";
+/** Its library that needs no X11, which the one of its own description does. */
+const HEADLESS = "libEGL_nvidia.so.0";
+const LIBRARIES: readonly string[] = [
+  `${NVIDIA}/lib64`,
+  `${NVIDIA}/lib`,
+  "/usr/lib/x86_64-linux-gnu",
+  "/usr/lib64",
+  "/usr/lib",
+];
+
+/**
+ * Variables for machines that have a driver and no loader, as a server with NVIDIA's driver alone: first the loader from
+ * the package, then also drivers that it would not find.
+ */
+function* loaderEnvironments(): Generator<Record<string, string>> {
+  const described = [...DESCRIBED_IN, ...(process.env["XDG_DATA_DIRS"]?.split(delimiter) ?? [])];
+  const isNamed = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_ADD_DRIVER_FILES"].some((v) => process.env[v]);
+  const headless = LIBRARIES.map((folder) => join(folder, HEADLESS)).find((path) => existsSync(path));
+  const hidden = join(NVIDIA, "share", "vulkan", "icd.d", "nvidia_icd.json");
+  const isHidden = existsSync(hidden);
+  const isDescribed = described.some((folder) => existsSync(join(folder, "vulkan", "icd.d")));
+  if (!isNamed && !isDescribed && !isHidden && headless === undefined) return;
+  let folder: string;
+  try {
+    folder = unpacked(CACHE, "vulkan", SWIFTSHADER);
+  } catch {
+    return; // no package, or another kind of machine
+  }
+  const places = [folder, ...LIBRARIES.filter((path) => path.startsWith(NVIDIA) && existsSync(path))];
+  const loader = { LD_LIBRARY_PATH: libraryPath(...places) };
+  const drivenBy = (path: string): Record<string, string> => ({
+    ...loader,
+    VK_DRIVER_FILES: path,
+    VK_ICD_FILENAMES: path,
+  });
+  if (isNamed || isDescribed) yield loader;
+  if (isHidden) yield drivenBy(hidden);
+  if (headless === undefined) return;
+  const description = join(CACHE, "nvidia_headless_icd.json");
+  const ICD = { library_path: headless, api_version: "1.3.0" };
+  writeFileSync(description, JSON.stringify({ file_format_version: "1.0.0", ICD }));
+  yield drivenBy(description);
+}
+
+function libraryPath(...folders: readonly string[]): string {
+  return [...folders, process.env["LD_LIBRARY_PATH"] ?? ""].filter((path) => path !== "").join(delimiter);
+}
+
 /** The variables with which a process finds SwiftShader, unpacked where it is not yet. */
 export function softwareEnvironment(cache: string = CACHE): Record<string, string> {
   const folder = unpacked(cache, "vulkan", SWIFTSHADER);
-  const libraries = [folder, process.env["LD_LIBRARY_PATH"] ?? ""].filter((path) => path !== "");
   const driver = join(folder, "vk_swiftshader_icd.json");
   // The second name is the one that older loaders read.
-  return { LD_LIBRARY_PATH: libraries.join(delimiter), VK_DRIVER_FILES: driver, VK_ICD_FILENAMES: driver };
+  return { LD_LIBRARY_PATH: libraryPath(folder), VK_DRIVER_FILES: driver, VK_ICD_FILENAMES: driver };
 }
 
 /** What a program needs of the package: files by the archive they are in. One that is no tar is one file. */

@@ -1,5 +1,10 @@
-/** This library's works. Threads and BLAS are chosen by the environment (`COTANGENT_THREADS`, `COTANGENT_BLAS`). */
+/**
+ * This library's works. Threads and BLAS are chosen by the environment (`COTANGENT_THREADS`, `COTANGENT_BLAS`), and so is
+ * the device: with `COMPARE_DEVICE=webgpu` everything is computed there (`COTANGENT_WEBGPU` names the provider).
+ */
+import { webgpuContext } from "../../core/backends/webgpu/open.ts";
 import * as ct from "../../mod.ts";
+import { queued } from "./gpu_queue.ts";
 import {
   adam,
   cnn,
@@ -10,14 +15,18 @@ import {
   mlp,
   type NetworkSpec,
   networkInputs,
+  networks,
   parameterSpecs,
   probe,
   ROWS,
   rowsCotangent,
   rowsInput,
+  SMALL,
+  STAGE_CALLS,
+  type Turned,
   uniform,
 } from "./inputs.ts";
-import { type Prepared, serve, training, type Works } from "./protocol.ts";
+import { type Prepared, type Serving, serve, training, type Works } from "./protocol.ts";
 import { productElements } from "./reference.ts";
 
 type Values = readonly ct.Value[];
@@ -25,29 +34,40 @@ const tensor = (data: ct.TypedArray, shape: readonly number[]): ct.Value => ct.t
 
 /** A work whose result is a list of tensors. */
 function work(mode: string, run: () => Values): Prepared {
-  return { mode, run, show: () => probe(...run().map((y) => y.dataSync() as Float32Array)) };
+  return { mode, run, show: async () => probe(...(await Promise.all(run().map(floats)))) };
 }
 
-function matmul(n: number): Prepared {
+const floats = async (x: ct.Value): Promise<Float32Array> => (await x.data()) as Float32Array;
+
+function matmul(n: number, turned: Turned = ""): Prepared {
   const a = tensor(uniform(1, n * n, -1, 1), [n, n]);
   const b = tensor(uniform(2, n * n, -1, 1), [n, n]);
-  const run = (): ct.Value => ct.matmul(a, b);
-  const show = (): number[] => {
-    const c = run().dataSync() as Float32Array;
+  const run = (): ct.Value =>
+    ct.matmul(turned === "tn" ? a.transpose() : a, turned === "nt" ? b.transpose() : b);
+  const show = async (): Promise<number[]> => {
+    const c = await floats(run());
     return productElements(n, (row, column) => c[row * n + column]!);
   };
-  return { mode: "eager", run, show };
+  return { mode: "eager", run, show, bytes: 4 * n * n };
 }
 
-function long(name: string, f: (x: ct.Value) => ct.Value, mode: string): Prepared {
-  const x = tensor(longInput(name), [longInput(name).length]);
+function batched(count: number): Prepared {
+  const shape = [count, SMALL, SMALL];
+  const size = count * SMALL * SMALL;
+  const [a, b] = [tensor(uniform(1, size, -1, 1), shape), tensor(uniform(2, size, -1, 1), shape)];
+  return { ...work("eager", () => [ct.matmul(a, b)]), bytes: 4 * size };
+}
+
+function long(name: string, f: (x: ct.Value) => ct.Value, mode: string, size?: number): Prepared {
+  const data = longInput(name, size);
+  const x = tensor(data, [data.length]);
   const g = mode === "jit" ? ct.jit(f) : f;
   const run = (): ct.Value => g(x);
-  const show = (): number[] => {
-    const y = run().dataSync() as Float32Array;
+  const show = async (): Promise<number[]> => {
+    const y = await floats(run());
     return name === "sum" ? [y[0]!] : probe(y);
   };
-  return { mode, run, show };
+  return { mode, run, show, bytes: name === "sum" ? 4 : 4 * data.length };
 }
 
 const affine = (x: ct.Value): ct.Value => x.mul(2).add(1);
@@ -58,6 +78,19 @@ const chain = (x: ct.Value): ct.Value => {
     .mul(0.5)
     .add(x.div(ct.abs(x).add(1)));
 };
+
+/** A compiled function of rows. */
+function rowwise(f: (x: ct.Value) => ct.Value, rows: number = ROWS): Prepared {
+  const x = tensor(rowsInput(rows), [rows, rows]);
+  const g = ct.jit(f);
+  return { ...work("jit", () => [g(x)]), bytes: 4 * rows * rows };
+}
+
+function layerNormForward(rows: number = ROWS): Prepared {
+  const layer = ct.nn.layerNorm(rows);
+  const params = layer.init(ct.random.key(0));
+  return rowwise((x) => layer.apply(params, x), rows);
+}
 
 function layerNorm(): Prepared {
   const layer = ct.nn.layerNorm(ROWS);
@@ -131,12 +164,13 @@ function network(spec: NetworkSpec): Network {
   };
 }
 
-const norm = (leaves: Values): number[] => [
-  Math.hypot(...leaves.map((leaf) => probe(leaf.dataSync() as Float32Array).at(-1)!)),
-];
+async function norm(leaves: Values): Promise<number[]> {
+  const data = await Promise.all(leaves.map(floats));
+  return [Math.hypot(...data.map((leaf) => probe(leaf).at(-1)!))];
+}
 
-function adamStep(): Prepared {
-  const { x, labels, params: freshParams, loss } = network(mlp);
+function adamStep(spec: NetworkSpec): Prepared {
+  const { x, labels, params: freshParams, loss } = network(spec);
   const initial = freshParams();
   const optimizer = ct.optim.adam(adam.rate, adam);
   type State = ReturnType<typeof optimizer.init>;
@@ -160,10 +194,10 @@ function adamStep(): Prepared {
     [params, state, value] = step(params, state, x, labels);
     return value;
   });
-  const show = (): number[] => {
+  const show = async (): Promise<number[]> => {
     restart();
     for (let i = 1; i < adam.steps; i++) run();
-    return [run().item()];
+    return [(await floats(run()))[0]!];
   };
   return { mode: "jit", run, show };
 }
@@ -185,44 +219,94 @@ function hvp(spec: NetworkSpec, mode: "jit" | "eager"): Prepared {
   return { mode, run, show: () => norm(run()) };
 }
 
-function dispatch(mode: "jit" | "eager"): Prepared {
+function dispatch(mode: "jit" | "eager", count: number = DISPATCHES): Prepared {
   const [start, y] = [tensor(uniform(1, 64), [8, 8]), tensor(uniform(2, 64), [8, 8])];
   const f = mode === "eager" ? ct.add : ct.jit((x: ct.Value, y: ct.Value) => x.add(y).mul(0.5));
   return work(mode, () => {
     let x = start;
-    for (let i = 0; i < DISPATCHES; i++) x = f(x, y);
+    for (let i = 0; i < count; i++) x = f(x, y);
     return [x];
   });
 }
 
+/** `x <- x - mean(x) + y` so many times in one compiled function: every mean needs all of the one before. */
+function stages(count = 100): Prepared {
+  const [start, y] = [tensor(uniform(1, 64), [64]), tensor(uniform(2, 64), [64])];
+  const f = ct.jit((x: ct.Value, y: ct.Value): ct.Value => {
+    for (let i = 0; i < count; i++) x = x.sub(x.mean()).add(y);
+    return x;
+  });
+  return work("jit", () => {
+    let x = start;
+    for (let i = 0; i < STAGE_CALLS; i++) x = f(x, y);
+    return [x];
+  });
+}
+
+/** One number is changed and read, which waits for the device. */
+function read(how: "async" | "sync"): Prepared {
+  let x: ct.Value = ct.tensor(0);
+  const run = async (): Promise<number> => {
+    x = x.mul(0.5).add(1);
+    return how === "sync" ? x.item() : (await floats(x))[0]!;
+  };
+  const show = async (): Promise<number[]> => {
+    let last = 0;
+    for (let i = 0; i < 40; i++) last = await run();
+    return [last];
+  };
+  return { mode: "eager", run, show, isChained: true };
+}
+
+/** The device and how to wait for it; nothing for the host. */
+async function serving(): Promise<Serving> {
+  if (process.env["COMPARE_DEVICE"] !== "webgpu") return {};
+  const adapter = process.env["COMPARE_ADAPTER"];
+  await ct.init("webgpu", adapter === undefined ? {} : { adapter });
+  ct.setDefaultDevice("webgpu");
+  const context = webgpuContext()!;
+  const settle = async (): Promise<void> => {
+    context.flush();
+    await context.device.done();
+  };
+  const queue = { isSoftware: context.gpu.isSoftware, settle };
+  return { device: context.device.name, adapt: (prepared) => queued(prepared, queue) };
+}
+
+const MATMULS = [128, 256, 512, 1024, 2048, 4096];
+
 const works: Works = {
-  "matmul-128": () => matmul(128),
-  "matmul-512": () => matmul(512),
-  "matmul-1024": () => matmul(1024),
-  "matmul-2048": () => matmul(2048),
-  affine: () => long("affine", affine, "jit"),
-  chain: () => long("chain", chain, "jit"),
-  "chain:eager": () => long("chain", chain, "eager"),
+  ...Object.fromEntries(MATMULS.map((n) => [`matmul-${n}`, () => matmul(n)])),
+  "matmul-tn": (n = 512) => matmul(n, "tn"),
+  "matmul-nt": (n = 512) => matmul(n, "nt"),
+  "matmul-batched": (count = 64) => batched(count),
+  affine: (size) => long("affine", affine, "jit", size),
+  chain: (size) => long("chain", chain, "jit", size),
+  "chain:eager": (size) => long("chain", chain, "eager", size),
   tanh: () => long("tanh", ct.tanh, "eager"),
   exp: () => long("exp", ct.exp, "eager"),
-  sum: () => long("sum", ct.sum, "eager"),
-  softmax: () => {
-    const x = tensor(rowsInput(), [ROWS, ROWS]);
-    const f = ct.jit((x: ct.Value) => ct.softmax(x));
-    return work("jit", () => [f(x)]);
-  },
+  sum: (size) => long("sum", ct.sum, "eager", size),
+  softmax: (rows) => rowwise((x) => ct.softmax(x), rows),
   "layer-norm": layerNorm,
+  "layer-norm-forward": layerNormForward,
   "conv-first": () => conv("conv-first", "forward"),
   "conv-first:backward": () => conv("conv-first", "backward"),
   "conv-inner": () => conv("conv-inner", "forward"),
   "conv-inner:backward": () => conv("conv-inner", "backward"),
-  adam: adamStep,
+  ...Object.fromEntries(
+    Object.entries(networks).map(([name, spec]) => [name, (batch?: number) => adamStep(spec(batch))]),
+  ),
   gradient,
   hvp: () => hvp(mlp, "jit"),
   "hvp:eager": () => hvp(mlp, "eager"),
-  dispatch: () => dispatch("eager"),
-  "dispatch:jit": () => dispatch("jit"),
+  dispatch: (count) => dispatch("eager", count),
+  "dispatch:host": (count) => ({ ...dispatch("eager", count), isHostOnly: true }),
+  "dispatch:jit": (count) => dispatch("jit", count),
+  stages,
+  "stages:host": (count) => ({ ...stages(count), isHostOnly: true }),
+  read: () => read("async"),
+  "read:sync": () => read("sync"),
   compile: () => hvp(cnn, "jit"),
 };
 
-await serve(works);
+await serve(works, await serving());

@@ -121,9 +121,11 @@ const SILENCE_MS = 180_000;
 /** The process of one engine: asked one thing at a time, started when it is first needed and again after it died. */
 export class Child {
   readonly engine: Engine;
-  #process: Bun.Subprocess<"pipe", "pipe", "ignore"> | undefined;
+  #process: Bun.Subprocess<"pipe", "pipe", "pipe"> | undefined;
   #output: AsyncIterator<Uint8Array> | undefined;
   #text = "";
+  /** What it complained of last, when it has ended. */
+  #complaint: Promise<string> = Promise.resolve("");
 
   constructor(engine: Engine) {
     this.engine = engine;
@@ -157,8 +159,9 @@ export class Child {
       env: { ...process.env, ...this.engine.env },
       stdin: "pipe",
       stdout: "pipe",
-      stderr: "ignore",
+      stderr: "pipe",
     });
+    this.#complaint = lastError(this.#process.stderr);
     this.#output = this.#process.stdout[Symbol.asyncIterator]();
   }
 
@@ -177,13 +180,22 @@ export class Child {
           if (line.startsWith("{")) return line;
         }
         const { value, done } = await Promise.race([this.#output!.next(), silence]);
-        if (done) throw new Error("the process has ended");
+        if (done) throw new Error(`the process has ended${await this.#complaint}`);
         this.#text += decoder.decode(value, { stream: true });
       }
     } finally {
       clearTimeout(timer);
     }
   }
+}
+
+/** ": " and the last line with an error that a stream had, once it is closed. */
+async function lastError(stream: AsyncIterable<Uint8Array>): Promise<string> {
+  const decoder = new TextDecoder();
+  let tail = "";
+  for await (const bytes of stream) tail = (tail + decoder.decode(bytes, { stream: true })).slice(-4096);
+  const line = tail.split("\n").findLast((one) => /error/i.test(one));
+  return line === undefined ? "" : `: ${line.trim().slice(0, 200)}`;
 }
 
 /** Kinds of processor for which OpenBLAS may be faster than for the one it finds. */

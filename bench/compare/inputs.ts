@@ -48,6 +48,12 @@ export const cnn: NetworkSpec = {
   dense: [10],
 };
 
+/** The networks that are trained, by the first part of a work's name: the batch is 128 unless it is said. */
+export const networks: Readonly<Record<string, (batch?: number) => NetworkSpec>> = {
+  adam: (batch = mlp.batch) => ({ ...mlp, batch }),
+  "cnn-adam": (batch = 128) => ({ ...cnn, batch }),
+};
+
 /** Shapes of the parameters in order: kernel `[o, c, 3, 3]` or matrix `[in, out]`, each followed by its bias. */
 export function parameterSpecs({ input, convs, dense }: NetworkSpec): ParameterSpec[] {
   const specs: ParameterSpec[] = [];
@@ -118,13 +124,21 @@ export function convInputs({ n, c, s, o }: ConvSpec): ConvInputs {
 /** Elements of the long arrays. */
 export const LONG = 1e7;
 /** Range of the long arrays: of the chain and the functions, and of the sum. */
-export const longInput = (work: string): Float32Array<ArrayBuffer> =>
-  work === "sum" ? uniform(4, LONG, 0, 2) : uniform(4, LONG, -3, 3);
+export const longInput = (work: string, size: number = LONG): Float32Array<ArrayBuffer> =>
+  work === "sum" ? uniform(4, size, 0, 2) : uniform(4, size, -3, 3);
 
 /** Rows and columns of softmax and layer normalization. */
 export const ROWS = 1024;
-export const rowsInput = (): Float32Array<ArrayBuffer> => uniform(5, ROWS * ROWS, -4, 4);
+export const rowsInput = (rows: number = ROWS): Float32Array<ArrayBuffer> => uniform(5, rows * rows, -4, 4);
 export const rowsCotangent = (): Float32Array<ArrayBuffer> => uniform(6, ROWS * ROWS, -1, 1);
+
+/** Rows and columns of the products that are computed many at once. */
+export const SMALL = 64;
+/** How often a run of `stages` calls its function. */
+export const STAGE_CALLS = 10;
+
+/** Which operand of a product is stored the other way round. */
+export type Turned = "" | "tn" | "nt";
 
 /** Adam's constants, and the number of steps after which the loss is compared. */
 export const adam = { rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, steps: 10 } as const;

@@ -1,7 +1,10 @@
 /**
  * The works of jax-js on its wasm backend. It starts one worker a core; with `COMPARE_JAX_WORKERS=0` it finds no shared
- * memory and runs on this thread.
+ * memory and runs on this thread. With `COMPARE_DEVICE=webgpu` its works on that backend.
  */
+import { isSoftwareName } from "../../core/backends/webgpu/capabilities.ts";
+import { provideNavigator } from "./gpu_navigator.ts";
+import { queued } from "./gpu_queue.ts";
 import {
   adam,
   cnn,
@@ -12,21 +15,28 @@ import {
   mlp,
   type NetworkSpec,
   networkInputs,
+  networks,
   parameterSpecs,
   probe,
   ROWS,
   rowsCotangent,
   rowsInput,
+  SMALL,
+  STAGE_CALLS,
+  type Turned,
   uniform,
 } from "./inputs.ts";
 import { type Jax, type JaxArray, type JaxTree, loadPeer } from "./peers.ts";
-import { type Prepared, serve, training, type Works } from "./protocol.ts";
+import { type Prepared, type Serving, serve, training, type Works } from "./protocol.ts";
 import { productElements } from "./reference.ts";
 
 if (process.env["COMPARE_JAX_WORKERS"] === "0") Reflect.deleteProperty(globalThis, "SharedArrayBuffer");
+const device = process.env["COMPARE_DEVICE"] ?? "wasm";
+const isGpu = device === "webgpu";
+const navigatorGpu = isGpu ? await provideNavigator() : null;
 const jax = await loadPeer<Jax>("@jax-js/jax");
-await jax.init("wasm");
-jax.defaultDevice("wasm");
+if (!(await jax.init(device)).includes(device)) throw new Error(`jax-js does not start on ${device}`);
+jax.defaultDevice(device);
 const { numpy: np, nn, lax, tree } = jax;
 
 type Mode = "jit" | "eager";
@@ -47,21 +57,30 @@ function work(mode: Mode, call: () => readonly JaxArray[], inputs: JaxTree): Pre
   return { mode, run, show, release: () => tree.dispose(inputs) };
 }
 
-function matmul(n: number): Prepared {
+function matmul(n: number, turned: Turned = ""): Prepared {
   const [a, b] = [array(uniform(1, n * n, -1, 1), [n, n]), array(uniform(2, n * n, -1, 1), [n, n])];
-  const call = (): JaxArray => np.matmul(a.ref, b.ref);
+  const call = (): JaxArray =>
+    np.matmul(turned === "tn" ? a.ref.transpose() : a.ref, turned === "nt" ? b.ref.transpose() : b.ref);
   const show = async (): Promise<number[]> => {
     const c = await call().data();
     return productElements(n, (row, column) => c[row * n + column]!);
   };
-  return { ...work("eager", () => [call()], [a, b]), show };
+  return { ...work("eager", () => [call()], [a, b]), show, bytes: 4 * n * n };
 }
 
-function long(name: string, f: (x: JaxArray) => JaxArray, mode: Mode): Prepared {
-  const data = longInput(name);
+function batched(count: number): Prepared {
+  const shape = [count, SMALL, SMALL];
+  const size = count * SMALL * SMALL;
+  const [a, b] = [array(uniform(1, size, -1, 1), shape), array(uniform(2, size, -1, 1), shape)];
+  return { ...work("eager", () => [np.matmul(a.ref, b.ref)], [a, b]), bytes: 4 * size };
+}
+
+function long(name: string, f: (x: JaxArray) => JaxArray, mode: Mode, size?: number): Prepared {
+  const data = longInput(name, size);
   const x = array(data, [data.length]);
   const g = mode === "jit" ? jax.jit(f) : f;
-  const prepared = work(mode, () => [g(x.ref)], [x]);
+  const bytes = name === "sum" ? 4 : 4 * data.length;
+  const prepared = { ...work(mode, () => [g(x.ref)], [x]), bytes };
   return name === "sum" ? { ...prepared, show: async () => [(await g(x.ref).data())[0]!] } : prepared;
 }
 
@@ -84,20 +103,36 @@ function withPullback(
   };
 }
 
+function normalize(...[x, scale, offset]: JaxArray[]): JaxArray {
+  const centred = x!.ref.sub(np.mean(x!, -1, { keepdims: true }));
+  const variance = np.mean(centred.ref.mul(centred.ref), -1, { keepdims: true });
+  return centred
+    .div(np.sqrt(variance.add(1e-5)))
+    .mul(scale!)
+    .add(offset!);
+}
+
+/** A compiled function of rows and of arrays as long as a row. */
+function rowwise(
+  f: (...xs: JaxArray[]) => JaxArray,
+  rows: number = ROWS,
+  others: readonly JaxArray[] = [],
+): Prepared {
+  const x = array(rowsInput(rows), [rows, rows]);
+  const g = jax.jit(f);
+  const call = (): JaxArray[] => [g(x.ref, ...others.map(({ ref }) => ref))];
+  return { ...work("jit", call, [x, ...others]), bytes: 4 * rows * rows };
+}
+
+/** A scale of 1 and an offset of 0. */
+const scaleAndOffset = (rows: number): [JaxArray, JaxArray] => [
+  array(new Float32Array(rows).fill(1), [rows]),
+  array(new Float32Array(rows), [rows]),
+];
+
 function layerNorm(): Prepared {
   const [x, ct] = [array(rowsInput(), [ROWS, ROWS]), array(rowsCotangent(), [ROWS, ROWS])];
-  const [scale, offset] = [
-    array(new Float32Array(ROWS).fill(1), [ROWS]),
-    array(new Float32Array(ROWS), [ROWS]),
-  ];
-  const normalize = (...[x, scale, offset]: JaxArray[]): JaxArray => {
-    const centred = x!.ref.sub(np.mean(x!, -1, { keepdims: true }));
-    const variance = np.mean(centred.ref.mul(centred.ref), -1, { keepdims: true });
-    return centred
-      .div(np.sqrt(variance.add(1e-5)))
-      .mul(scale!)
-      .add(offset!);
-  };
+  const [scale, offset] = scaleAndOffset(ROWS);
   const f = jax.jit(withPullback(normalize));
   return work("jit", () => f(ct.ref, x.ref, scale.ref, offset.ref), [x, ct, scale, offset]);
 }
@@ -175,8 +210,8 @@ async function norm(leaves: readonly JaxArray[]): Promise<number[]> {
 }
 
 /** The library's optimizers are not on the registry: Adam is written here, and compiled with the rest. */
-function adamStep(): Prepared {
-  const { x, labels, params: initial, direction, loss } = network(mlp);
+function adamStep(spec: NetworkSpec): Prepared {
+  const { x, labels, params: initial, direction, loss } = network(spec);
   const { rate, beta1, beta2, epsilon } = adam;
   type State = [params: JaxArray[], mean: JaxArray[], square: JaxArray[], count: JaxArray];
   const step = jax.jit(
@@ -211,7 +246,7 @@ function adamStep(): Prepared {
     },
   );
   const zeros = (): JaxArray[] =>
-    parameterSpecs(mlp).map(({ shape }) => array(new Float32Array(shape.reduce((n, m) => n * m, 1)), shape));
+    parameterSpecs(spec).map(({ shape }) => array(new Float32Array(shape.reduce((n, m) => n * m, 1)), shape));
   let state: State | undefined;
   const begin = (): void => {
     if (state) tree.dispose(state);
@@ -221,7 +256,8 @@ function adamStep(): Prepared {
   const advance = async (): Promise<JaxArray> => {
     const [params, mean, square, t, value] = step(...state!, x.ref, labels.ref);
     state = [params, mean, square, t];
-    await jax.blockUntilReady([...params, value]);
+    // On a GPU each array waits by a read of its own, and the loss is computed and sent with the rest.
+    await jax.blockUntilReady(isGpu ? [value] : [...params, value]);
     return value;
   };
   const steps = training(begin, advance);
@@ -232,7 +268,7 @@ function adamStep(): Prepared {
     return [(await (await steps.run()).data())[0]!];
   };
   const release = (): void => tree.dispose([initial, direction, x, labels, ...(state ?? [])]);
-  return { mode: "jit", run, show, release };
+  return { mode: "jit", run, show, release, isChained: true };
 }
 
 function gradient(): Prepared {
@@ -256,7 +292,7 @@ function hvp(spec: NetworkSpec, mode: Mode): Prepared {
   return { ...work(mode, call, [params, direction, x, labels]), show: () => norm(call()) };
 }
 
-function dispatch(mode: Mode): Prepared {
+function dispatch(mode: Mode, count: number = DISPATCHES): Prepared {
   const [start, y] = [array(uniform(1, 64), [8, 8]), array(uniform(2, 64), [8, 8])];
   const f =
     mode === "eager"
@@ -264,40 +300,89 @@ function dispatch(mode: Mode): Prepared {
       : jax.jit((x: JaxArray, y: JaxArray) => x.add(y).mul(0.5));
   const call = (): JaxArray[] => {
     let x = start.ref;
-    for (let i = 0; i < DISPATCHES; i++) x = f(x, y.ref);
+    for (let i = 0; i < count; i++) x = f(x, y.ref);
     return [x];
   };
   return work(mode, call, [start, y]);
 }
 
+/** `x <- x - mean(x) + y` so many times in one compiled function. */
+function stages(count = 100): Prepared {
+  const [start, y] = [array(uniform(1, 64), [64]), array(uniform(2, 64), [64])];
+  const f = jax.jit((x: JaxArray, y: JaxArray): JaxArray => {
+    for (let i = 0; i < count; i++) {
+      const mean = np.mean(x.ref, -1, { keepdims: true });
+      x = x.sub(mean).add(i === count - 1 ? y : y.ref);
+    }
+    return x;
+  });
+  const call = (): JaxArray[] => {
+    let x = start.ref;
+    for (let i = 0; i < STAGE_CALLS; i++) x = f(x, y.ref);
+    return [x];
+  };
+  return work("jit", call, [start, y]);
+}
+
+/** One number is changed and read. */
+function read(): Prepared {
+  let x = array(new Float32Array(1), [1]);
+  const run = async (): Promise<number> => {
+    x = x.mul(0.5).add(1);
+    return (await x.ref.data())[0]!;
+  };
+  const show = async (): Promise<number[]> => {
+    let last = 0;
+    for (let i = 0; i < 40; i++) last = await run();
+    return [last];
+  };
+  return { mode: "eager", run, show, isChained: true };
+}
+
+const NO_HOST_TIME = "it sends what it queued only when a result is awaited";
+
+const MATMULS = [128, 256, 512, 1024, 2048, 4096];
+
 const works: Works = {
-  "matmul-128": () => matmul(128),
-  "matmul-512": () => matmul(512),
-  "matmul-1024": () => matmul(1024),
-  "matmul-2048": () => matmul(2048),
-  affine: () => long("affine", affine, "jit"),
-  chain: () => long("chain", chain, "jit"),
-  "chain:eager": () => long("chain", chain, "eager"),
+  ...Object.fromEntries(MATMULS.map((n) => [`matmul-${n}`, () => matmul(n)])),
+  "matmul-tn": (n = 512) => matmul(n, "tn"),
+  "matmul-nt": (n = 512) => matmul(n, "nt"),
+  "matmul-batched": (count = 64) => batched(count),
+  affine: (size) => long("affine", affine, "jit", size),
+  chain: (size) => long("chain", chain, "jit", size),
+  "chain:eager": (size) => long("chain", chain, "eager", size),
   tanh: () => long("tanh", np.tanh, "eager"),
   exp: () => long("exp", np.exp, "eager"),
-  sum: () => long("sum", (x) => x.sum(), "eager"),
-  softmax: () => {
-    const x = array(rowsInput(), [ROWS, ROWS]);
-    const f = jax.jit((x: JaxArray) => nn.softmax(x, -1));
-    return work("jit", () => [f(x.ref)], [x]);
-  },
+  sum: (size) => long("sum", (x) => x.sum(), "eager", size),
+  softmax: (rows) => rowwise((x) => nn.softmax(x!, -1), rows),
   "layer-norm": layerNorm,
+  "layer-norm-forward": (rows = ROWS) => rowwise(normalize, rows, scaleAndOffset(rows)),
   "conv-first": () => conv("conv-first", "forward"),
   "conv-first:backward": () => conv("conv-first", "backward"),
   "conv-inner": () => conv("conv-inner", "forward"),
   "conv-inner:backward": () => conv("conv-inner", "backward"),
-  adam: adamStep,
+  ...Object.fromEntries(
+    Object.entries(networks).map(([name, spec]) => [name, (batch?: number) => adamStep(spec(batch))]),
+  ),
   gradient,
   hvp: () => hvp(mlp, "jit"),
   "hvp:eager": () => hvp(mlp, "eager"),
-  dispatch: () => dispatch("eager"),
-  "dispatch:jit": () => dispatch("jit"),
+  dispatch: (count) => dispatch("eager", count),
+  "dispatch:host": NO_HOST_TIME,
+  "dispatch:jit": (count) => dispatch("jit", count),
+  stages,
+  "stages:host": NO_HOST_TIME,
+  read,
+  "read:sync": "it cannot read at once outside browsers",
   compile: () => hvp(cnn, "jit"),
 };
 
-await serve(works);
+function serving(): Serving {
+  if (navigatorGpu === null) return {};
+  const device = navigatorGpu.name;
+  // Its runs wait for their results themselves.
+  const queue = { isSoftware: isSoftwareName(device), check: navigatorGpu.check };
+  return { device, adapt: (prepared) => queued(prepared, queue) };
+}
+
+await serve(works, serving());

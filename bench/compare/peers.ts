@@ -22,6 +22,7 @@ export interface JaxArray {
   neg(): JaxArray;
   sum(axis?: number): JaxArray;
   reshape(shape: readonly number[]): JaxArray;
+  transpose(): JaxArray;
   data(): Promise<Float32Array>;
   blockUntilReady(): Promise<JaxArray>;
   dispose(): void;
@@ -72,6 +73,8 @@ export interface Jax {
 
 /** A tensor of TensorFlow.js; its memory is freed by `dispose` or by the end of a `tidy`. */
 export interface TfTensor {
+  readonly shape: readonly number[];
+  data(): Promise<Float32Array>;
   dataSync(): Float32Array;
   dispose(): void;
   add(other: TfTensor | number): TfTensor;
@@ -83,13 +86,14 @@ export interface TfTensor {
 
 export interface Tf {
   setBackend(name: string): Promise<boolean>;
+  backend(): unknown;
   ready(): Promise<void>;
   tidy<T>(f: () => T): T;
   keep(x: TfTensor): TfTensor;
   dispose(tensors: unknown): void;
   tensor(data: Float32Array, shape: readonly number[]): TfTensor;
   variable(x: TfTensor): TfTensor;
-  matMul(x: TfTensor, y: TfTensor): TfTensor;
+  matMul(x: TfTensor, y: TfTensor, transposeX?: boolean, transposeY?: boolean): TfTensor;
   exp(x: TfTensor): TfTensor;
   tanh(x: TfTensor): TfTensor;
   sqrt(x: TfTensor): TfTensor;
@@ -102,7 +106,7 @@ export interface Tf {
   mean(x: TfTensor, axis: number, keepDims: boolean): TfTensor;
   softmax(x: TfTensor): TfTensor;
   add(x: TfTensor, y: TfTensor): TfTensor;
-  conv2d(x: TfTensor, w: TfTensor, strides: number, padding: string): TfTensor;
+  conv2d(x: TfTensor, w: TfTensor, strides: number, padding: string | number): TfTensor;
   grads(f: (...xs: TfTensor[]) => TfTensor): (xs: readonly TfTensor[], ct?: TfTensor) => TfTensor[];
   readonly losses: { softmaxCrossEntropy(labels: TfTensor, logits: TfTensor): TfTensor };
   readonly train: {
@@ -133,6 +137,14 @@ export interface Onnx {
     }>;
   };
   readonly Tensor: new (type: string, data: Float32Array, sizes: readonly number[]) => object;
+}
+
+/** The backend of TensorFlow.js on WebGPU. */
+export interface TfWebgpu {
+  readonly commandEncoder: object | null;
+  endComputePassEncoder(): void;
+  submitQueue(): void;
+  readonly queue: { onSubmittedWorkDone(): Promise<void> };
 }
 
 export interface TfWasm {

@@ -1,12 +1,15 @@
 /**
- * What run.ts and its children say to each other, one JSON object a line: run.ts asks, the child answers, and works
- * only while it is asked. `torch_child.py` speaks the same.
+ * What run.ts, ../gpu.ts and their children say to each other, one JSON object a line: one asks, the child answers, and
+ * works only while it is asked. `torch_child.py` speaks the same, but for `who`.
  */
 import { createInterface } from "node:readline";
 import { RESTART } from "./inputs.ts";
 import { loadPeer, type Mitata } from "./peers.ts";
+import { partsOf } from "./works.ts";
 
 export type Request =
+  /** Which device computes. */
+  | { readonly k: "who" }
   /** Make the inputs, run once, show the result, warm up. */
   | { readonly k: "prepare"; readonly work: string }
   /** Seconds of one run of the prepared work, the mean over at least `seconds`. */
@@ -17,6 +20,7 @@ export type Request =
   | { readonly k: "release" };
 
 export type Answer =
+  | { readonly k: "is"; readonly device: string }
   | { readonly k: "prepared"; readonly mode: string; readonly shown: readonly number[] }
   | {
       readonly k: "measured";
@@ -36,10 +40,25 @@ export interface Prepared {
   /** A result from the start, as `probe` shows it. */
   show(): readonly number[] | Promise<readonly number[]>;
   release?(): void;
+  /** What the result of a run takes on a device; default 0. */
+  readonly bytes?: number;
+  /** Each run needs the end of the one before. */
+  readonly isChained?: true;
+  /** Only what the host does until the run is queued counts. */
+  readonly isHostOnly?: true;
+  /** Mean seconds of a run over at least `seconds`, where mitata is not to measure it. */
+  time?(seconds: number): Promise<number>;
 }
 
-/** How to prepare each work; a string says why the engine cannot. */
-export type Works = Readonly<Record<string, (() => Prepared | Promise<Prepared>) | string>>;
+/** What an engine on a device tells beside its works. */
+export interface Serving {
+  readonly device?: string;
+  /** How works are run on it. */
+  adapt?(prepared: Prepared): Prepared;
+}
+
+/** How to prepare each work, at a size if it has several; a string says why the engine cannot. */
+export type Works = Readonly<Record<string, ((size?: number) => Prepared | Promise<Prepared>) | string>>;
 
 /** Training from the first parameters. */
 export interface Training<T> {
@@ -73,7 +92,9 @@ async function warmUp(prepared: Prepared): Promise<void> {
 }
 
 /** Mean seconds of a run. No sample is dropped and none is preceded by a collection: what collections cost is part of the time. */
-async function measure(mitata: Mitata, prepared: Prepared, seconds: number): Promise<number> {
+async function measure(prepared: Prepared, seconds: number): Promise<number> {
+  if (prepared.time) return prepared.time(seconds);
+  const mitata = await loadPeer<Mitata>("mitata");
   const { avg } = await mitata.measure(() => prepared.run(), {
     gc: false,
     min_cpu_time: seconds * 1e9,
@@ -98,16 +119,21 @@ async function first(prepared: Prepared): Promise<number> {
 }
 
 /** Answers requests from standard input until it closes. */
-export async function serve(works: Works): Promise<void> {
-  const mitata = await loadPeer<Mitata>("mitata");
+export async function serve(
+  works: Works,
+  { device = "", adapt = (one) => one }: Serving = {},
+): Promise<void> {
   let prepared: Prepared | undefined;
   const answer = async (request: Request): Promise<Answer> => {
     switch (request.k) {
+      case "who":
+        return { k: "is", device };
       case "prepare":
       case "first": {
-        const make = works[request.work];
+        const { name, size } = partsOf(request.work);
+        const make = works[name];
         if (make === undefined || typeof make === "string") return { k: "absent", why: make ?? "" };
-        prepared = await make();
+        prepared = adapt(await make(size));
         if (request.k === "first") {
           const seconds = await first(prepared);
           return { k: "measured", seconds, mode: prepared.mode, shown: await prepared.show() };
@@ -117,7 +143,7 @@ export async function serve(works: Works): Promise<void> {
         return { k: "prepared", mode: prepared.mode, shown };
       }
       case "measure":
-        return { k: "measured", seconds: await measure(mitata, prepared!, request.seconds) };
+        return { k: "measured", seconds: await measure(prepared!, request.seconds) };
       case "release":
         prepared?.release?.();
         prepared = undefined;

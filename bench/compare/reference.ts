@@ -13,13 +13,18 @@ import {
   mlp,
   type NetworkSpec,
   networkInputs,
+  networks,
   probe,
   ROWS,
   rowsCotangent,
   rowsInput,
+  SMALL,
+  STAGE_CALLS,
   TURNS,
+  type Turned,
   uniform,
 } from "./inputs.ts";
+import { partsOf } from "./works.ts";
 
 type Numbers = ArrayLike<number>;
 
@@ -249,14 +254,16 @@ function lossUnderAdam(spec: NetworkSpec): number {
 /** The formula of the fused chain: sqrt(exp(-x²) + x²) / 2 + x / (1 + |x|). */
 const chain = (x: number): number => 0.5 * Math.sqrt(Math.exp(-x * x) + x * x) + x / (1 + Math.abs(x));
 
-function rowwise(f: (row: Float64Array, start: number) => void): void {
-  const x = rowsInput();
-  for (let start = 0; start < x.length; start += ROWS)
-    f(Float64Array.from(x.subarray(start, start + ROWS)), start);
+function rowwise(f: (row: Float64Array, start: number) => void, rows: number = ROWS): void {
+  const x = rowsInput(rows);
+  for (let start = 0; start < x.length; start += rows)
+    f(new Float64Array(x.subarray(start, start + rows)), start);
 }
 
-function softmaxOfRows(): Float64Array {
-  const y = new Float64Array(ROWS * ROWS);
+const mean = (list: Float64Array): number => list.reduce((sum, v) => sum + v, 0) / list.length;
+
+function softmaxOfRows(rows: number = ROWS): Float64Array {
+  const y = new Float64Array(rows * rows);
   rowwise((row, start) => {
     const e = row.map(Math.exp);
     const total = e.reduce((sum, v) => sum + v, 0);
@@ -264,7 +271,21 @@ function softmaxOfRows(): Float64Array {
       e.map((v) => v / total),
       start,
     );
-  });
+  }, rows);
+  return y;
+}
+
+/** (x - mean) / sqrt(variance + 1e-5). */
+function normalizedRows(rows: number = ROWS): Float64Array {
+  const y = new Float64Array(rows * rows);
+  rowwise((row, start) => {
+    const m = mean(row);
+    const rate = 1 / Math.sqrt(mean(row.map((v) => (v - m) ** 2)) + 1e-5);
+    y.set(
+      row.map((v) => (v - m) * rate),
+      start,
+    );
+  }, rows);
   return y;
 }
 
@@ -272,7 +293,6 @@ function softmaxOfRows(): Float64Array {
 function layerNormOfRows(): Float64Array[] {
   const [ct, y, dx] = [rowsCotangent(), new Float64Array(ROWS * ROWS), new Float64Array(ROWS * ROWS)];
   const [dScale, dOffset] = [new Float64Array(ROWS), new Float64Array(ROWS)];
-  const mean = (list: Float64Array): number => list.reduce((sum, v) => sum + v, 0) / ROWS;
   rowwise((row, start) => {
     const m = mean(row);
     const rate = 1 / Math.sqrt(mean(row.map((v) => (v - m) ** 2)) + 1e-5);
@@ -298,13 +318,35 @@ export function productElements(n: number, at: (row: number, column: number) => 
   return [at(0, 0), at(n / 2, n - 1), at(n - 1, 1)];
 }
 
-function product(n: number): number[] {
+function product(n: number, turned: Turned = ""): number[] {
   const [a, b] = [uniform(1, n * n, -1, 1), uniform(2, n * n, -1, 1)];
+  const at = (i: number, j: number, isTurned: boolean): number => (isTurned ? j * n + i : i * n + j);
   return productElements(n, (row, column) => {
     let sum = 0;
-    for (let k = 0; k < n; k++) sum += a[row * n + k]! * b[k * n + column]!;
+    for (let k = 0; k < n; k++) sum += a[at(row, k, turned === "tn")]! * b[at(k, column, turned === "nt")]!;
     return sum;
   });
+}
+
+function batchedProduct(count: number): Float64Array {
+  const area = SMALL * SMALL;
+  const [a, b] = [uniform(1, count * area, -1, 1), uniform(2, count * area, -1, 1)];
+  const y = new Float64Array(count * area);
+  for (let at = 0; at < y.length; at += area) {
+    y.set(multiply(a.subarray(at, at + area), b.subarray(at, at + area), SMALL, SMALL, SMALL), at);
+  }
+  return y;
+}
+
+/** `x <- x - mean(x) + y`. */
+function afterStages(count: number): Float64Array {
+  let x = new Float64Array(uniform(1, 64));
+  const y = uniform(2, 64);
+  for (let i = 0; i < count; i++) {
+    const m = mean(x);
+    x = x.map((v, j) => v - m + y[j]!);
+  }
+  return x;
 }
 
 const norm = (leaves: readonly Numbers[]): number => Math.hypot(...leaves.map((leaf) => probe(leaf).at(-1)!));
@@ -315,8 +357,16 @@ export function expected(work: string): number[] {
     const { x, labels, params, direction } = networkInputs(spec);
     return [norm(curvature(spec, x, labels, params, direction).product)];
   };
-  const [name = "", part] = work.split(":");
-  const long = (f: (x: number) => number): number[] => probe(Float64Array.from(longInput(name), f));
+  const { name: full, size } = partsOf(work);
+  const [name = "", part] = full.split(":");
+  const long = (f: (x: number) => number): number[] => {
+    const y = new Float64Array(longInput(name, size));
+    for (let i = 0; i < y.length; i++) y[i] = f(y[i]!);
+    return probe(y);
+  };
+  if (name === "matmul-batched") return probe(batchedProduct(size ?? 64));
+  if (name === "matmul-tn" || name === "matmul-nt")
+    return product(size ?? 512, name === "matmul-tn" ? "tn" : "nt");
   if (name.startsWith("matmul-")) return product(Number(name.slice(7)));
   if (name in convs) {
     const spec = convs[name]!;
@@ -330,6 +380,13 @@ export function expected(work: string): number[] {
     case "peak-madd":
     case "peak-mul-add":
       return [TURNS, TURNS];
+    // 8 accumulators of 4 numbers that end at 2.
+    case "device-fma":
+    case "device-mul-add":
+      return [64, 64];
+    case "device-copy-shader":
+    case "device-copy-buffer":
+      return [1];
     case "triad":
       return [7, 7];
     case "copy":
@@ -343,13 +400,21 @@ export function expected(work: string): number[] {
     case "chain":
       return long(chain);
     case "sum":
-      return [longInput(name).reduce((sum, x) => sum + x, 0)];
+      return [longInput(name, size).reduce((sum, x) => sum + x, 0)];
     case "softmax":
-      return probe(softmaxOfRows());
+      return probe(softmaxOfRows(size));
+    case "layer-norm-forward":
+      return probe(normalizedRows(size));
     case "layer-norm":
       return probe(...layerNormOfRows());
     case "adam":
-      return [lossUnderAdam(mlp)];
+    case "cnn-adam":
+      return [lossUnderAdam(networks[name]!(size))];
+    case "stages":
+      return probe(afterStages(STAGE_CALLS * (size ?? 100)));
+    // x <- x / 2 + 1 ends at 2.
+    case "read":
+      return [2];
     case "gradient": {
       const { x, labels, params } = networkInputs(mlp);
       return [norm(curvature(mlp, x, labels, params).gradient)];
@@ -361,7 +426,7 @@ export function expected(work: string): number[] {
     case "dispatch": {
       // x <- x + y, or x <- (x + y) / 2: after many rounds x = y
       const [x, y] = [uniform(1, 64), uniform(2, 64)];
-      return part === "jit" ? probe(y) : probe(x.map((v, i) => v + DISPATCHES * y[i]!));
+      return part === "jit" ? probe(y) : probe(x.map((v, i) => v + (size ?? DISPATCHES) * y[i]!));
     }
     default:
       throw new Error(`Cannot check "${work}": it is not known, a work of the table is needed`);

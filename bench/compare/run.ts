@@ -18,12 +18,10 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus } from "node:os";
 import { parseArgs } from "node:util";
 import { bestCoreType, Child, type Engine, engines } from "./engines.ts";
-import { watchOthers } from "./load.ts";
 import { expected } from "./reference.ts";
-import { type Cell, isClean, markdown, type Run, type Sample } from "./table.ts";
-import { groups, type Work } from "./works.ts";
-
-const SAMPLE_SECONDS = 0.2;
+import { measure, minutes, names, say, wholeNumber } from "./session.ts";
+import { type Cell, markdown, type Run } from "./table.ts";
+import { groups } from "./works.ts";
 
 const { values: options } = parseArgs({
   options: {
@@ -35,116 +33,8 @@ const { values: options } = parseArgs({
     table: { type: "string" },
   },
 });
-const rounds = Number(options.rounds);
-if (!Number.isInteger(rounds) || rounds < 1)
-  throw new Error(`Cannot measure "${options.rounds}" rounds: a positive whole number is needed`);
-const retries = Number(options.retries);
-if (!Number.isInteger(retries) || retries < 0)
-  throw new Error(`Cannot repeat samples "${options.retries}" times: a whole number is needed`);
-const names = (list: string): readonly string[] => list.split(",").filter((name) => name !== "");
-
-const say = (text: string): void => {
-  process.stderr.write(`${text}\n`);
-};
-const minutes = (seconds: number): string =>
-  `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
-
-/** Largest error of the numbers shown, relative to each, or to a thousandth of the largest where that is more. */
-function errorOf(shown: readonly number[], right: readonly number[]): number {
-  if (shown.length !== right.length) return Number.POSITIVE_INFINITY;
-  const floor = Math.max(...right.map(Math.abs)) / 1000;
-  const errors = right.map((x, i) => Math.abs(shown[i]! - x) / Math.max(Math.abs(x), floor));
-  return errors.some(Number.isNaN) ? Number.POSITIVE_INFINITY : Math.max(...errors);
-}
-
-class Measurement {
-  readonly work: Work;
-  readonly child: Child;
-  mode = "";
-  error: number | undefined;
-  why: string | undefined;
-  readonly samples: Sample[] = [];
-
-  constructor(work: Work, child: Child) {
-    this.work = work;
-    this.child = child;
-  }
-
-  check(shown: readonly number[], right: readonly number[]): void {
-    const error = errorOf(shown, right);
-    this.error = error > (this.work.tolerance ?? 1e-4) ? error : undefined;
-  }
-
-  async prepare(right: readonly number[]): Promise<void> {
-    const answer = await this.child.ask({ k: "prepare", work: this.work.id });
-    if (answer.k === "prepared") {
-      this.mode = answer.mode;
-      this.check(answer.shown, right);
-    } else if (answer.k === "absent") this.why = answer.why;
-  }
-
-  async sample(): Promise<void> {
-    const others = watchOthers(this.child.pids);
-    const answer = await this.child.ask({ k: "measure", seconds: SAMPLE_SECONDS });
-    if (answer.k === "measured") this.samples.push({ seconds: answer.seconds, others: others() });
-    else if (answer.k === "absent") this.why = answer.why;
-  }
-
-  /** A sample, and further ones while others disturb it. */
-  async sampleInQuiet(): Promise<void> {
-    for (let i = 0; i <= retries && this.why === undefined; i++) {
-      await this.sample();
-      if (isClean(this.samples.at(-1))) return;
-      if (i < retries) await Bun.sleep(500);
-    }
-  }
-
-  /** The first run in a fresh process. */
-  async sampleFirst(right: readonly number[]): Promise<void> {
-    const fresh = new Child(this.child.engine);
-    await fresh.ask({ k: "release" });
-    const others = watchOthers(fresh.pids);
-    const answer = await fresh.ask({ k: "first", work: this.work.id });
-    if (answer.k === "measured") {
-      this.samples.push({ seconds: answer.seconds, others: others() });
-      this.mode = answer.mode ?? "";
-      this.check(answer.shown ?? [], right);
-    } else if (answer.k === "absent") this.why = answer.why;
-    fresh.stop();
-  }
-
-  cell(): Cell {
-    return {
-      work: this.work.id,
-      engine: this.child.engine.id,
-      mode: this.mode,
-      samples: this.samples,
-      ...(this.error === undefined ? {} : { error: this.error }),
-      ...(this.why === undefined ? {} : { why: this.why }),
-    };
-  }
-}
-
-/** All engines on one work. */
-async function measure(work: Work, children: readonly Child[]): Promise<Cell[]> {
-  const right = expected(work.id);
-  const all = children
-    .filter(
-      ({ engine }) => engine.only === undefined || engine.only.some((start) => work.id.startsWith(start)),
-    )
-    .map((child) => new Measurement(work, child));
-  if (!work.isFirst) for (const one of all) await one.prepare(right);
-  for (let round = 0; round < rounds; round++) {
-    // To and fro, so that no engine always follows the same one.
-    for (const one of round % 2 === 0 ? all : all.toReversed()) {
-      if (one.why !== undefined) continue;
-      if (work.isFirst) await one.sampleFirst(right);
-      else await one.sampleInQuiet();
-    }
-  }
-  if (!work.isFirst) for (const { child } of all) await child.ask({ k: "release" });
-  return all.map((one) => one.cell());
-}
+const rounds = wholeNumber("rounds", options.rounds, 1);
+const retries = wholeNumber("retries", options.retries, 0);
 
 async function runAll(): Promise<Run> {
   if (!existsSync(new URL("./node_modules/mitata", import.meta.url))) {
@@ -178,7 +68,7 @@ async function runAll(): Promise<Run> {
   });
   const start = performance.now();
   for (const [i, work] of works.entries()) {
-    cells.push(...(await measure(work, children)));
+    cells.push(...(await measure(work, children, { rounds, retries, expected })));
     if (options.json) writeFileSync(options.json, JSON.stringify(result(), null, 1));
     const spent = (performance.now() - start) / 1000;
     say(

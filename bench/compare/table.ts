@@ -1,5 +1,5 @@
 /** Markdown of a run: one table a group of works, then how this library compares. */
-import { groups, type Work } from "./works.ts";
+import { groups, isTime, type Work } from "./works.ts";
 
 export interface Sample {
   readonly seconds: number;
@@ -31,7 +31,7 @@ const QUIET_CORES = 0.15;
 export const isClean = (sample: Sample | undefined): boolean =>
   sample !== undefined && (sample.others === null || sample.others <= QUIET_CORES);
 
-interface Figures {
+export interface Figures {
   readonly median: number;
   readonly low: number;
   readonly high: number;
@@ -39,12 +39,11 @@ interface Figures {
   readonly isNoisy: boolean;
 }
 
-function figures(work: Work, { samples }: Cell): Figures | null {
+export function figures(work: Work, { samples }: Cell): Figures | null {
   const clean = samples.filter(isClean);
   const used = clean.length > 0 ? clean : samples;
-  const isTime = work.unit === "ms";
   const values = used
-    .map(({ seconds }) => (isTime ? work.amount * seconds : work.amount / seconds))
+    .map(({ seconds }) => (isTime(work) ? work.amount * seconds : work.amount / seconds))
     .toSorted((a, b) => a - b);
   if (values.length === 0) return null;
   const half = values.length / 2;
@@ -59,10 +58,10 @@ interface Best {
 }
 
 /** Three digits, thousands without fraction. */
-const short = (x: number): string => (x >= 100 ? x.toFixed(0) : x.toPrecision(3));
+export const short = (x: number): string => (x >= 100 ? x.toFixed(0) : x.toPrecision(3));
 
-const row = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
-const head = (cells: readonly string[]): string[] => [row(cells), `|${"-|".repeat(cells.length)}`];
+export const row = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
+export const head = (cells: readonly string[]): string[] => [row(cells), `|${"-|".repeat(cells.length)}`];
 
 export function markdown(run: Run): string {
   const cellOf = (work: string, engine: string): Cell | undefined =>
@@ -115,12 +114,11 @@ export function markdown(run: Run): string {
         return f ? [{ value: f.median, label }] : [];
       }),
     );
-    const isLess = work.unit === "ms";
-    return all.toSorted((a, b) => (isLess ? a.value - b.value : b.value - a.value))[0] ?? null;
+    return all.toSorted((a, b) => (isTime(work) ? a.value - b.value : b.value - a.value))[0] ?? null;
   };
   const ratio = (work: Work, ours: Best | null, theirs: Best | null): string => {
     if (!ours || !theirs) return "–";
-    const times = work.unit === "ms" ? theirs.value / ours.value : ours.value / theirs.value;
+    const times = isTime(work) ? theirs.value / ours.value : ours.value / theirs.value;
     return `**${times.toPrecision(3)}** (${theirs.label})`;
   };
   const isOurs = (engine: { readonly family: string }): boolean => engine.family === "cotangent";

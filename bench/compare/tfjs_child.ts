@@ -1,8 +1,12 @@
 /**
- * The works of TensorFlow.js on its wasm backend: one thread, because its threaded build starts in browsers only.
- * Everything is eager. Images are channels-last there; inputs and results are permuted outside the measured time.
+ * The works of TensorFlow.js on its wasm backend: one thread, because its threaded build starts in browsers only; with
+ * `COMPARE_DEVICE=webgpu` on that backend. Everything is eager. Images are channels-last there; inputs and results are
+ * permuted outside the measured time.
  */
 import { fileURLToPath } from "node:url";
+import { isSoftwareName } from "../../core/backends/webgpu/capabilities.ts";
+import { provideNavigator } from "./gpu_navigator.ts";
+import { queued } from "./gpu_queue.ts";
 import {
   adam,
   type ConvSpec,
@@ -11,57 +15,77 @@ import {
   DISPATCHES,
   longInput,
   mlp,
+  type NetworkSpec,
   networkInputs,
+  networks,
   parameterSpecs,
   probe,
   ROWS,
   rowsCotangent,
   rowsInput,
+  SMALL,
+  type Turned,
   uniform,
 } from "./inputs.ts";
-import { loadPeer, type Tf, type TfTensor, type TfWasm } from "./peers.ts";
-import { type Prepared, serve, training, type Works } from "./protocol.ts";
+import { loadPeer, type Tf, type TfTensor, type TfWasm, type TfWebgpu } from "./peers.ts";
+import { type Prepared, type Serving, serve, training, type Works } from "./protocol.ts";
 import { productElements } from "./reference.ts";
 
+const isGpu = process.env["COMPARE_DEVICE"] === "webgpu";
+const navigatorGpu = isGpu ? await provideNavigator() : null;
 const tf = await loadPeer<Tf>("@tensorflow/tfjs-core");
 for (const part of ["register_all_gradients.js", "public/chained_ops/register_all_chained_ops.js"])
   await loadPeer<unknown>(`@tensorflow/tfjs-core/dist/${part}`);
-const { setWasmPaths } = await loadPeer<TfWasm>("@tensorflow/tfjs-backend-wasm");
-setWasmPaths(
-  `${fileURLToPath(new URL("./node_modules/@tensorflow/tfjs-backend-wasm/wasm-out/", import.meta.url))}`,
-);
-await tf.setBackend("wasm");
+if (isGpu) {
+  await loadPeer<unknown>("@tensorflow/tfjs-backend-webgpu/dist/index.js");
+} else {
+  const { setWasmPaths } = await loadPeer<TfWasm>("@tensorflow/tfjs-backend-wasm");
+  setWasmPaths(
+    `${fileURLToPath(new URL("./node_modules/@tensorflow/tfjs-backend-wasm/wasm-out/", import.meta.url))}`,
+  );
+}
+if (!(await tf.setBackend(isGpu ? "webgpu" : "wasm"))) throw new Error("TensorFlow.js does not start");
 await tf.ready();
+
+/** The results of a work, whose tensors are freed when they are read. */
+async function results(call: () => readonly TfTensor[]): Promise<Float32Array[]> {
+  const tensors = tf.tidy(call);
+  const data: Float32Array[] = [];
+  for (const y of tensors) data.push(await y.data());
+  tf.dispose(tensors);
+  return data;
+}
 
 function work(call: () => readonly TfTensor[], inputs: readonly TfTensor[]): Prepared {
   const run = (): void => tf.dispose(tf.tidy(call));
-  const show = (): number[] => {
-    const results = tf.tidy(call);
-    const shown = probe(...results.map((y) => y.dataSync()));
-    tf.dispose(results);
-    return shown;
-  };
+  const show = async (): Promise<number[]> => probe(...(await results(call)));
   return { mode: "eager", run, show, release: () => tf.dispose(inputs) };
 }
 
-function matmul(n: number): Prepared {
+function matmul(n: number, turned: Turned = ""): Prepared {
   const a = tf.tensor(uniform(1, n * n, -1, 1), [n, n]);
   const b = tf.tensor(uniform(2, n * n, -1, 1), [n, n]);
-  const show = (): number[] => {
-    const y = tf.matMul(a, b);
-    const c = y.dataSync();
-    const shown = productElements(n, (row, column) => c[row * n + column]!);
-    y.dispose();
-    return shown;
+  const call = (): TfTensor[] => [tf.matMul(a, b, turned === "tn", turned === "nt")];
+  const show = async (): Promise<number[]> => {
+    const [c] = await results(call);
+    return productElements(n, (row, column) => c![row * n + column]!);
   };
-  return { ...work(() => [tf.matMul(a, b)], [a, b]), show };
+  return { ...work(call, [a, b]), show, bytes: 4 * n * n };
 }
 
-function long(name: string, f: (x: TfTensor) => TfTensor): Prepared {
-  const data = longInput(name);
+function batched(count: number): Prepared {
+  const shape = [count, SMALL, SMALL];
+  const size = count * SMALL * SMALL;
+  const [a, b] = [tf.tensor(uniform(1, size, -1, 1), shape), tf.tensor(uniform(2, size, -1, 1), shape)];
+  return { ...work(() => [tf.matMul(a, b)], [a, b]), bytes: 4 * size };
+}
+
+function long(name: string, f: (x: TfTensor) => TfTensor, size?: number): Prepared {
+  const data = longInput(name, size);
   const x = tf.tensor(data, [data.length]);
   const prepared = work(() => [f(x)], [x]);
-  return name === "sum" ? { ...prepared, show: () => [tf.tidy(() => f(x).dataSync()[0]!)] } : prepared;
+  if (name !== "sum") return { ...prepared, bytes: 4 * data.length };
+  return { ...prepared, show: async () => [(await results(() => [f(x)]))[0]![0]!] };
 }
 
 function chain(x: TfTensor): TfTensor {
@@ -72,25 +96,39 @@ function chain(x: TfTensor): TfTensor {
     .add(x.div(tf.abs(x).add(1)));
 }
 
+function normalize(...[x, scale, offset]: TfTensor[]): TfTensor {
+  const centred = x!.sub(tf.mean(x!, -1, true));
+  const variance = tf.mean(tf.square(centred), -1, true);
+  return centred
+    .mul(tf.rsqrt(variance.add(1e-5)))
+    .mul(scale!)
+    .add(offset!);
+}
+
+/** A function of rows and of arrays as long as a row. */
+function rowwise(
+  f: (...xs: TfTensor[]) => TfTensor,
+  rows: number = ROWS,
+  others: readonly TfTensor[] = [],
+): Prepared {
+  const x = tf.tensor(rowsInput(rows), [rows, rows]);
+  return { ...work(() => [f(x, ...others)], [x, ...others]), bytes: 4 * rows * rows };
+}
+
+/** A scale of 1 and an offset of 0. */
+const scaleAndOffset = (rows: number): [TfTensor, TfTensor] => [
+  tf.tensor(new Float32Array(rows).fill(1), [rows]),
+  tf.tensor(new Float32Array(rows), [rows]),
+];
+
 function layerNorm(): Prepared {
   const [x, ct] = [tf.tensor(rowsInput(), [ROWS, ROWS]), tf.tensor(rowsCotangent(), [ROWS, ROWS])];
-  const [scale, offset] = [
-    tf.tensor(new Float32Array(ROWS).fill(1), [ROWS]),
-    tf.tensor(new Float32Array(ROWS), [ROWS]),
-  ];
+  const [scale, offset] = scaleAndOffset(ROWS);
   let y: TfTensor;
-  const normalize = (...[x, scale, offset]: TfTensor[]): TfTensor => {
-    const centred = x!.sub(tf.mean(x!, -1, true));
-    const variance = tf.mean(tf.square(centred), -1, true);
-    y = tf.keep(
-      centred
-        .mul(tf.rsqrt(variance.add(1e-5)))
-        .mul(scale!)
-        .add(offset!),
-    );
+  const pull = tf.grads((...xs: TfTensor[]): TfTensor => {
+    y = tf.keep(normalize(...xs));
     return y;
-  };
-  const pull = tf.grads(normalize);
+  });
   const call = (): TfTensor[] => {
     const cotangents = pull([x, scale, offset], ct);
     const copy = y.reshape([ROWS, ROWS]);
@@ -120,8 +158,10 @@ function conv(spec: ConvSpec): Prepared {
   const x = tf.tensor(permuted(inputs.x, [n, c, s, s], [0, 2, 3, 1]), [n, s, s, c]);
   const w = tf.tensor(permuted(inputs.w, [o, c, 3, 3], [2, 3, 1, 0]), [3, 3, c, o]);
   const call = (): TfTensor[] => [tf.conv2d(x, w, 1, "valid")];
-  const show = (): number[] =>
-    tf.tidy(() => probe(permuted(call()[0]!.dataSync(), [n, t, t, o], [0, 3, 1, 2])));
+  const show = async (): Promise<number[]> => {
+    const [y] = await results(call);
+    return probe(permuted(y!, [n, t, t, o], [0, 3, 1, 2]));
+  };
   return { ...work(call, [x, w]), show };
 }
 
@@ -131,19 +171,46 @@ interface Network {
   loss(): TfTensor;
 }
 
-function network(): Network {
-  const inputs = networkInputs(mlp);
-  const oneHot = new Float32Array(mlp.batch * 10);
+/** Parameters as they are laid out here: kernels `[3, 3, in, out]`, and a matrix whose rows are pixels, channels last. */
+function parameters({ input, convs, dense }: NetworkSpec, data: readonly Float32Array[]): TfTensor[] {
+  const specs = parameterSpecs({ batch: 1, input, convs, dense });
+  const channels = convs.at(-1)?.outputs ?? 1;
+  return specs.map(({ shape }, i) => {
+    const [a = 1, b = 1, h = 1, w = 1] = shape;
+    if (shape.length === 4)
+      return tf.variable(tf.tensor(permuted(data[i]!, shape, [2, 3, 1, 0]), [h, w, b, a]));
+    const isFirstDense = convs.length > 0 && i === 2 * convs.length;
+    const rows = isFirstDense ? permuted(data[i]!, [channels, a / channels, b], [1, 0, 2]) : data[i]!;
+    return tf.variable(tf.tensor(rows, shape));
+  });
+}
+
+function network(spec: NetworkSpec): Network {
+  const inputs = networkInputs(spec);
+  const { batch } = spec;
+  const oneHot = new Float32Array(batch * 10);
   inputs.labels.forEach((label, i) => {
     oneHot[i * 10 + label] = 1;
   });
-  const x = tf.tensor(inputs.x, [mlp.batch, mlp.input[0]]);
-  const labels = tf.tensor(oneHot, [mlp.batch, 10]);
-  const params = parameterSpecs(mlp).map(({ shape }, i) => tf.variable(tf.tensor(inputs.params[i]!, shape)));
+  const [channels, height, width] = spec.input;
+  const x =
+    spec.convs.length > 0
+      ? tf.tensor(permuted(inputs.x, [batch, channels, height, width], [0, 2, 3, 1]), [
+          batch,
+          height,
+          width,
+          channels,
+        ])
+      : tf.tensor(inputs.x, [batch, channels]);
+  const labels = tf.tensor(oneHot, [batch, 10]);
+  const params = parameters(spec, inputs.params);
   const loss = (): TfTensor => {
     let y = x;
     for (let i = 0; i < params.length; i += 2) {
-      y = tf.add(tf.matMul(y, params[i]!), params[i + 1]!);
+      const layer = spec.convs[i / 2];
+      if (layer) y = tf.conv2d(y, params[i]!, layer.stride, 1);
+      else y = tf.matMul(y.reshape([batch, params[i]!.shape[0]!]), params[i]!);
+      y = tf.add(y, params[i + 1]!);
       if (i < params.length - 2) y = tf.relu(y);
     }
     return tf.losses.softmaxCrossEntropy(labels, y);
@@ -151,9 +218,9 @@ function network(): Network {
   return { params, inputs: [x, labels], loss };
 }
 
-function adamStep(): Prepared {
+function adamStep(spec: NetworkSpec): Prepared {
   const make = (): { step(): TfTensor; dispose(): void } => {
-    const { params, inputs, loss } = network();
+    const { params, inputs, loss } = network(spec);
     const optimizer = tf.train.adam(adam.rate, adam.beta1, adam.beta2, adam.epsilon);
     return {
       step: () => optimizer.minimize(loss, true, params),
@@ -170,27 +237,28 @@ function adamStep(): Prepared {
   };
   const steps = training(begin, () => made.step());
   const run = (): void => steps.run().dispose();
-  const show = (): number[] => {
+  const show = async (): Promise<number[]> => {
     steps.restart();
     for (let i = 1; i < adam.steps; i++) run();
-    return [steps.run().dataSync()[0]!];
+    return [(await results(() => [steps.run()]))[0]![0]!];
   };
   return { mode: "eager", run, show, release: () => made.dispose() };
 }
 
 function gradient(): Prepared {
-  const { params, inputs, loss } = network();
+  const { params, inputs, loss } = network(mlp);
   const call = (): TfTensor[] => Object.values(tf.variableGrads(loss, params).grads);
-  const show = (): number[] =>
-    tf.tidy(() => [Math.hypot(...call().map((leaf) => probe(leaf.dataSync()).at(-1)!))]);
+  const show = async (): Promise<number[]> => [
+    Math.hypot(...(await results(call)).map((leaf) => probe(leaf).at(-1)!)),
+  ];
   return { ...work(call, [...params, ...inputs]), show };
 }
 
-function dispatch(): Prepared {
+function dispatch(count: number = DISPATCHES): Prepared {
   const [start, y] = [tf.tensor(uniform(1, 64), [8, 8]), tf.tensor(uniform(2, 64), [8, 8])];
   const call = (): TfTensor[] => {
     let x = tf.add(start, y);
-    for (let i = 1; i < DISPATCHES; i++) {
+    for (let i = 1; i < count; i++) {
       const next = tf.add(x, y);
       x.dispose();
       x = next;
@@ -200,37 +268,77 @@ function dispatch(): Prepared {
   return work(call, [start, y]);
 }
 
+/** One number is changed and read. */
+function read(): Prepared {
+  let x = tf.tensor(new Float32Array(1), [1]);
+  const run = async (): Promise<number> => {
+    const next = tf.tidy(() => x.mul(0.5).add(1));
+    x.dispose();
+    x = next;
+    return (await x.data())[0]!;
+  };
+  const show = async (): Promise<number[]> => {
+    let last = 0;
+    for (let i = 0; i < 40; i++) last = await run();
+    return [last];
+  };
+  return { mode: "eager", run, show, isChained: true, release: () => x.dispose() };
+}
+
 const NO_FILTER_GRADIENT = "its wasm backend has no gradient of a kernel (Conv2DBackpropFilter)";
 const NO_SECOND = "second derivatives of softmax are missing (tfjs#3252)";
 const NO_JIT = "it has no compiler";
 
+const MATMULS = [128, 256, 512, 1024, 2048, 4096];
+
 const works: Works = {
-  "matmul-128": () => matmul(128),
-  "matmul-512": () => matmul(512),
-  "matmul-1024": () => matmul(1024),
-  "matmul-2048": () => matmul(2048),
-  affine: () => long("affine", (x) => x.mul(2).add(1)),
+  ...Object.fromEntries(MATMULS.map((n) => [`matmul-${n}`, () => matmul(n)])),
+  "matmul-tn": (n = 512) => matmul(n, "tn"),
+  "matmul-nt": (n = 512) => matmul(n, "nt"),
+  "matmul-batched": (count = 64) => batched(count),
+  affine: (size) => long("affine", (x) => x.mul(2).add(1), size),
   chain: NO_JIT,
-  "chain:eager": () => long("chain", chain),
+  "chain:eager": (size) => long("chain", chain, size),
   tanh: () => long("tanh", tf.tanh),
   exp: () => long("exp", tf.exp),
-  sum: () => long("sum", (x) => tf.sum(x)),
-  softmax: () => {
-    const x = tf.tensor(rowsInput(), [ROWS, ROWS]);
-    return work(() => [tf.softmax(x)], [x]);
-  },
+  sum: (size) => long("sum", (x) => tf.sum(x), size),
+  softmax: (rows) => rowwise((x) => tf.softmax(x!), rows),
   "layer-norm": layerNorm,
+  "layer-norm-forward": (rows = ROWS) => rowwise(normalize, rows, scaleAndOffset(rows)),
   "conv-first": () => conv(convs["conv-first"]!),
   "conv-first:backward": NO_FILTER_GRADIENT,
   "conv-inner": () => conv(convs["conv-inner"]!),
   "conv-inner:backward": NO_FILTER_GRADIENT,
-  adam: adamStep,
+  ...Object.fromEntries(
+    Object.entries(networks).map(([name, spec]) => [name, (batch?: number) => adamStep(spec(batch))]),
+  ),
   gradient,
   hvp: NO_SECOND,
   "hvp:eager": NO_SECOND,
   dispatch,
+  "dispatch:host": (count) => ({ ...dispatch(count), isHostOnly: true }),
   "dispatch:jit": NO_JIT,
+  stages: NO_JIT,
+  "stages:host": NO_JIT,
+  read,
+  "read:sync": "it cannot read at once outside browsers",
   compile: NO_JIT,
 };
 
-await serve(works);
+function serving(): Serving {
+  if (navigatorGpu === null) return {};
+  const backend = tf.backend() as TfWebgpu;
+  const settle = async (): Promise<void> => {
+    // As its own reads do.
+    if (backend.commandEncoder !== null) {
+      backend.endComputePassEncoder();
+      backend.submitQueue();
+    }
+    await backend.queue.onSubmittedWorkDone();
+  };
+  const device = navigatorGpu.name;
+  const queue = { isSoftware: isSoftwareName(device), settle, check: navigatorGpu.check };
+  return { device, adapt: (prepared) => queued(prepared, queue) };
+}
+
+await serve(works, serving());

@@ -5,9 +5,9 @@ export interface Work {
   readonly id: string;
   /** The column's title. */
   readonly title: string;
-  /** What is counted in one run, in units of `unit` seconds. "ms" is a time: less is better. */
+  /** What is counted in one run, in units of `unit` seconds. "ms" and "µs" are times: less is better. */
   readonly amount: number;
-  readonly unit: "GFLOP/s" | "GB/s" | "Mel/s" | "/s" | "k/s" | "ms";
+  readonly unit: "GFLOP/s" | "GB/s" | "Mel/s" | "/s" | "k/s" | "ms" | "µs";
   /** Largest error of a shown number, relative to it; 1e-4 unless said otherwise. */
   readonly tolerance?: number;
   /** Measured on the first run in a fresh process. */
@@ -21,6 +21,15 @@ export interface Work {
 export interface Group {
   readonly title: string;
   readonly works: readonly Work[];
+}
+
+/** Less is better. */
+export const isTime = ({ unit }: Work): boolean => unit === "ms" || unit === "µs";
+
+/** "softmax/512:jit" is the work "softmax:jit" at size 512. */
+export function partsOf(id: string): { readonly name: string; readonly size: number | undefined } {
+  const match = /^([^/]*)\/(\d+)(.*)$/.exec(id);
+  return match ? { name: `${match[1]}${match[3]}`, size: Number(match[2]) } : { name: id, size: undefined };
 }
 
 /** A product and a sum for each element of the window and each element of the result. */

@@ -149,13 +149,23 @@ interface Demand {
   near: number;
 }
 
+/** A value that a loop computes. */
+interface LoopValue {
+  readonly expr: Expr;
+  readonly level: Level;
+  /** After how many reductions, one after the other, it is known. */
+  readonly phase: number;
+  /** What it is computed of. */
+  readonly from: readonly Expr[];
+}
+
 /** A loop while equations still join it. */
 class Loop {
   readonly shape: Shape;
   reduced: readonly number[] = [];
   readonly loads: Load[] = [];
   readonly reductions: Reduction[] = [];
-  readonly values = new Map<Var, { expr: Expr; level: Level; phase: number }>();
+  readonly values = new Map<Var, LoopValue>();
   readonly stores: Store[] = [];
   readonly names: string[] = [];
   /** Nothing may join. */
@@ -314,8 +324,9 @@ class Fusion {
     out: Aval,
   ): boolean {
     const { computes } = this.#limits;
+    if (computes === undefined) return true;
     const operands = atoms.map(({ aval }, i) => input(i, exprType(aval.dtype)));
-    return computes === undefined || computes(expr(operands, params, out));
+    return computes(expr(operands, params, out));
   }
 
   #source(atom: Atom): Source {
@@ -411,7 +422,7 @@ class Fusion {
     const level = loop.levelOf(shape)!;
     const exprs = args.map((source) => this.#read(source, loop, at, level));
     const phase = Math.max(0, ...exprs.map((e) => phaseOf(e, loop)));
-    loop.values.set(out, { expr: expr(exprs), level, phase });
+    loop.values.set(out, { expr: expr(exprs), level, phase, from: exprs });
     loop.names.push(name);
     this.#own(out, at);
   }
@@ -494,7 +505,7 @@ class Fusion {
     const phase = phaseOf(expr, loop) + 1;
     loop.reductions.push({ join, arg: expr, result });
     resultPhases.set(result, phase);
-    loop.values.set(out, { expr: result, level: "row", phase });
+    loop.values.set(out, { expr: result, level: "row", phase, from: [expr] });
     loop.names.push(name);
     this.#own(out, at);
   }
@@ -566,12 +577,14 @@ function sameLayout(x: Layout, y: Layout): boolean {
 
 function finished(loop: Loop): LoopStep {
   const { names, shape, reduced, loads, reductions, stores } = loop;
+  // Value by value: the nodes between are many.
+  const from = new Map<Expr, readonly Expr[]>();
+  for (const value of loop.values.values()) if (!from.has(value.expr)) from.set(value.expr, value.from);
   const used = new Set<Expr>();
   const visit = (e: Expr): void => {
     if (used.has(e)) return;
     used.add(e);
-    e.args.forEach(visit);
-    for (const { result, arg } of reductions) if (result === e) visit(arg);
+    from.get(e)?.forEach(visit);
   };
   for (const { expr } of stores) visit(expr);
   return {

@@ -1,7 +1,7 @@
 /** Register values as the bodies of a frame: trees of tensors in safetensors format, and the empty value. */
 
 import { filledIn, signatureOf } from "../../autodiff/signature.ts";
-import { devicePut } from "../../core/devices.ts";
+import { devicePut, fetchSync } from "../../core/devices.ts";
 import { decode, encode } from "../../core/safetensors.ts";
 import type { Value } from "../../core/value.ts";
 import type { Head } from "../protocol/types.ts";
@@ -18,6 +18,13 @@ export function onHost<T>(values: T): T | Promise<T> {
   const signature = signatureOf(values, leaves);
   if (leaves.every((x) => x.device === "cpu")) return values;
   return devicePut(leaves, "cpu").then((hosts) => filledIn(signature, hosts) as T);
+}
+
+/** The same at once, where the host can wait for the device. */
+export function onHostSync<T>(values: T): T {
+  const leaves: Value[] = [];
+  const signature = signatureOf(values, leaves);
+  return leaves.every((x) => x.device === "cpu") ? values : (filledIn(signature, fetchSync(leaves)) as T);
 }
 
 /**

@@ -6,6 +6,7 @@
 import type { Phase, Script } from "../protocol/script.ts";
 import type { Config, JobArgs } from "../protocol/types.ts";
 import { isSteps, type Job, type JobResult, type Jobs, runJob, type Values } from "./driver.ts";
+import { onHostSync } from "./payload.ts";
 
 /**
  * What a run needs beside its configuration.
@@ -70,7 +71,7 @@ export function runSequential({ config, jobs, initial }: RunSetup): RunValues {
       p.worker?.outs?.forEach((name, i) => {
         own.set(name, result!.outs[i]);
       });
-      return { values: registers(own, p.reply), notes: result?.notes ?? [] };
+      return { values: onHostSync(registers(own, p.reply)), notes: result?.notes ?? [] };
     });
     for (const rank of ranks) {
       p.reply?.forEach((name, i) => {

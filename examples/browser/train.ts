@@ -10,6 +10,8 @@ const HIDDEN = 32;
 /** The state of the network after so many steps, on the host. */
 export interface Progress {
   readonly step: number;
+  /** Where it was computed. */
+  readonly device: string;
   /** The mean square of the errors. */
   readonly loss: number;
   /** What the network gives at each of the points. */
@@ -58,6 +60,6 @@ export async function* train(device: "cpu" | "webgpu", steps: number, every = 10
     [params, state] = [nextParams, nextState];
     if (step % every !== 0 && step !== steps) continue;
     const [now, fit] = await ct.devicePut([value, predict(params, x)] as const, "cpu");
-    yield { step, loss: now.item(), fit: fit.dataSync() };
+    yield { step, device: value.device, loss: now.item(), fit: fit.dataSync() };
   }
 }

@@ -1,8 +1,20 @@
-/** The memory of the compiled cpu backend: blocks do not touch each other, and all of them come back. */
+/**
+ * The memory of the compiled cpu backend: blocks do not touch each other, and all of them come back. What garbage owns is
+ * released, what the living own is not.
+ */
 import { expect, test } from "bun:test";
 import fc from "fast-check";
+import { Aval } from "../../core/aval.ts";
+import { Engine } from "../../core/backends/cpu/engine.ts";
+import { Compiler, compile } from "../../core/backends/cpu/executable.ts";
 import { Heap } from "../../core/backends/cpu/heap.ts";
+import { scanKernels } from "../../core/backends/cpu/scan.ts";
+import { zeros } from "../../core/create.ts";
 import { type DType, dtypeOf, dtypes, type TypedArray } from "../../core/dtype.ts";
+import * as ops from "../../core/ops.ts";
+import { type Program, stage } from "../../core/program.ts";
+import { type Collector, hostCollector, type Owned, Reclaimer } from "../../core/reclaim.ts";
+import type { Tensor } from "../../core/value.ts";
 import { propWith } from "../support/prop.ts";
 
 const MIB = 2 ** 20;
@@ -115,6 +127,42 @@ test("small blocks that stay do not cut the space of a large one", () => {
   expect(heap.allocate(bytes)).toBeGreaterThan(0);
 });
 
+test("memory that was never touched is used last", () => {
+  const heap = new Heap({ pages: 512 });
+  const low = heap.allocate(20 * MIB);
+  const stays = heap.allocate(MIB);
+  heap.free(low);
+  // What is left above is smaller than the hole below, and would fit better.
+  for (let i = 0; i < 15; i++) expect(heap.allocate(MIB)).toBeLessThan(stays);
+});
+
+test("memory that grows gets neighbours of what was free at its end, and blocks stay apart", () => {
+  const heap = new Heap({ pages: 2048 });
+  const stays = heap.allocate(20 * MIB);
+  const before = heap.buffer.byteLength;
+  // There is some room for it below the end, not enough.
+  const large = heap.allocate(40 * MIB);
+  expect(heap.buffer.byteLength).toBeGreaterThan(before);
+  expect(large).toBeLessThan(before);
+  const blocks = [
+    { from: stays, bytes: 20 * MIB },
+    { from: large, bytes: 40 * MIB },
+  ];
+  // To the last unit.
+  for (const bytes of [MIB, PAGE, 1000, 64]) {
+    for (let from = heap.allocate(bytes); from !== 0; from = heap.allocate(bytes))
+      blocks.push({ from, bytes });
+  }
+  blocks.sort((x, y) => x.from - y.from);
+  const touching = blocks.filter(({ from, bytes }, i) => from + bytes >= (blocks[i + 1]?.from ?? Infinity));
+  expect(touching).toEqual([]);
+  expect(blocks.at(-1)!.from).toBeLessThan(heap.buffer.byteLength);
+  expect(heap.buffer.byteLength).toBe(2048 * PAGE);
+  // A sixteenth goes to classes of size, and two units to header and rounding.
+  const used = blocks.reduce((sum, { bytes }) => sum + (17 / 16) * (bytes + 128), 0);
+  expect(used).toBeGreaterThan(0.99 * 2048 * PAGE);
+});
+
 test("a block is freed once, by its own address", () => {
   const heap = new Heap({ pages: 128 });
   const pointer = heap.allocate(1000);
@@ -137,7 +185,7 @@ test("an array of a block has its type and size, and its address is that of the 
       expect(pointer).toBeGreaterThan(0);
       array.fill(1);
       expect([...heap.u8.subarray(pointer, pointer + array.byteLength)]).toEqual([
-        ...new Uint8Array(ones(dtype, size).buffer),
+        ...new Uint8Array(onesOf(dtype, size).buffer),
       ]);
     }
   }
@@ -146,7 +194,7 @@ test("an array of a block has its type and size, and its address is that of the 
   expect(heap.pointerOf(other.makeArray("float32", 4)!)).toBe(0);
 });
 
-function ones(dtype: DType, size: number): TypedArray {
+function onesOf(dtype: DType, size: number): TypedArray {
   const make = { float32: Float32Array, float64: Float64Array, int32: Int32Array, uint32: Uint32Array };
   return new (dtype === "bool" ? Uint8Array : make[dtype])(size).fill(1);
 }
@@ -161,8 +209,9 @@ test("a loop that never ends its turn can make arrays for ever, and those it kee
     if (i % 500 === 0) kept.push({ array, mark: i });
   }
   for (const { array, mark } of kept) expect([array[0], array.at(-1)]).toEqual([mark, mark]);
-  // At most an eighth of the memory is dead before it is looked for; the kept ones and one class of size on top.
-  expect(heap.report().peakBytes).toBeLessThan(heap.report().capacityBytes / 8 + 3 * kept.length * MIB);
+  // 20 GB were made. The kept ones and their class of size, and a slack for the young and for the old that are dead.
+  const { liveBytes, pooledBytes } = heap.report();
+  expect(liveBytes + pooledBytes).toBeLessThan((2 * kept.length + 256) * MIB);
 });
 
 test("a heap that is full of dead arrays makes room", () => {
@@ -200,4 +249,188 @@ test("memory that is not shared serves a host without shared memory", () => {
   expect(heap.shared).toBe(false);
   expect(heap.buffer).toBeInstanceOf(ArrayBuffer);
   expect(heap.pointerOf(heap.makeArray("float64", 10)!)).toBeGreaterThan(0);
+});
+
+// ------------------------------------------------------------------------------------------------- what garbage owns
+
+interface Held {
+  readonly id: number;
+  readonly owner: object;
+  readonly owned: Owned<number>;
+}
+
+const acts = fc.array(
+  fc.oneof(
+    { weight: 6, arbitrary: fc.record({ k: fc.constant("track"), bytes: fc.nat(500) }) },
+    { weight: 3, arbitrary: fc.record({ k: fc.constant("drop"), which: fc.nat() }) },
+    { weight: 2, arbitrary: fc.record({ k: fc.constant("release"), which: fc.nat() }) },
+    { weight: 1, arbitrary: fc.record({ k: fc.constant("collect") }) },
+  ),
+  { minLength: 1, maxLength: 200 },
+);
+
+propWith({ runs: 30 }, "the living keep what they own, and nothing is released twice", acts, (list) => {
+  const released = new Set<number>();
+  const sizes = new Map<number, number>();
+  const policy = { slackBytes: 5000, mostSlackBytes: 20_000 };
+  const reclaimer = new Reclaimer<number>((id) => {
+    expect(released.has(id)).toBe(false);
+    released.add(id);
+  }, policy);
+  const held: Held[] = [];
+  for (const [id, act] of list.entries()) {
+    if (act.k === "track") {
+      expect(reclaimer.admit(act.bytes)).toBe(true);
+      const owner = {};
+      sizes.set(id, act.bytes);
+      held.push({ id, owner, owned: reclaimer.track(owner, act.bytes, id) });
+    } else if (act.k === "collect") reclaimer.collect(10_000);
+    else if (held.length > 0) {
+      const [one] = held.splice(act.which % held.length, 1) as [Held];
+      if (act.k === "release") {
+        expect(reclaimer.release(one.owned)).toBe(true);
+        expect(reclaimer.release(one.owned)).toBe(false);
+        expect(released.has(one.id)).toBe(true);
+      }
+    }
+    expect(held.filter((one) => released.has(one.id))).toEqual([]);
+    let owned = 0;
+    for (const [one, bytes] of sizes) if (!released.has(one)) owned += bytes;
+    expect(reclaimer.bytes).toBe(owned);
+  }
+});
+
+/** Tracks so many owners and returns those of them that it is to keep. */
+function tracked(reclaimer: Reclaimer<number>, count: number, keeps: (id: number) => boolean): object[] {
+  const kept: object[] = [];
+  for (let id = 0; id < count; id++) {
+    const owner = { id };
+    reclaimer.track(owner, 100, id);
+    if (keeps(id)) kept.push(owner);
+  }
+  return kept;
+}
+
+test("the dead are found, whether a young collection looks for them or a full one", () => {
+  const host = hostCollector()!;
+  for (const kind of ["young", "full"] as const) {
+    const released: number[] = [];
+    const collected: string[] = [];
+    const collector: Collector = {
+      young() {
+        collected.push("young");
+        host.young();
+      },
+      full() {
+        collected.push("full");
+        host.full();
+      },
+    };
+    const policy = { slackBytes: kind === "young" ? 1000 : 2 ** 30, mostSlackBytes: 2 ** 30, collector };
+    const reclaimer = new Reclaimer<number>((id) => released.push(id), policy);
+    const kept = tracked(reclaimer, 1000, (id) => id % 10 === 0);
+    if (kind === "young") reclaimer.admit(100);
+    else reclaimer.collect(2 ** 31);
+    expect(collected[0]).toBe(kind);
+    // An address of a few of them may be left on the stack.
+    expect(released.length).toBeGreaterThan(880);
+    expect(released.every((id) => id % 10 !== 0)).toBe(true);
+    expect(reclaimer.bytes).toBe(100 * (1000 - released.length));
+    expect(kept.length).toBe(100);
+  }
+});
+
+test("in a loop that never ends its turn the budget holds, and what it makes is admitted", () => {
+  const budgetBytes = 64 * MIB;
+  const reclaimer = new Reclaimer<null>(() => {}, {
+    budgetBytes,
+    slackBytes: 16 * MIB,
+    mostSlackBytes: 64 * MIB,
+  });
+  let state: object = {};
+  for (let i = 0; i < 2000; i++) {
+    expect(reclaimer.admit(5 * MIB)).toBe(true);
+    state = { before: null };
+    reclaimer.track(state, 5 * MIB, null);
+    expect(reclaimer.bytes).toBeLessThanOrEqual(budgetBytes);
+  }
+  expect(state).toEqual({ before: null });
+});
+
+test("a budget that the living use up admits no more until some of them die", () => {
+  const policy = { budgetBytes: 100_000, slackBytes: 1000, mostSlackBytes: 1000 };
+  const reclaimer = new Reclaimer<number>(() => {}, policy);
+  const kept = tracked(reclaimer, 1000, () => true);
+  expect(reclaimer.bytes).toBe(100_000);
+  expect(reclaimer.admit(1)).toBe(false);
+  kept.length = 500;
+  expect(reclaimer.admit(40_000)).toBe(true);
+  expect(kept.length).toBe(500);
+});
+
+test("what the host collects of its own accord is released in a later turn", async () => {
+  let released = 0;
+  const policy = { slackBytes: 2 ** 30, mostSlackBytes: 2 ** 30, collector: null };
+  const reclaimer = new Reclaimer<number>(() => released++, policy);
+  const until = async (count: number): Promise<void> => {
+    for (let turn = 0; turn < 500 && released < count; turn++) {
+      await new Promise((resolve) => setImmediate(resolve));
+      Bun.gc(true);
+    }
+    // An address of a few of them may be left on the stack.
+    expect(released).toBeGreaterThanOrEqual(count);
+  };
+  const kept = tracked(reclaimer, 1000, (id) => id % 2 === 0);
+  await until(480);
+  expect(released).toBeLessThanOrEqual(500);
+  expect(kept.length).toBe(500);
+  kept.length = 0;
+  await until(960);
+  tracked(reclaimer, 1000, () => false);
+  await until(1960);
+});
+
+// ------------------------------------------------------------------------------------- what programs keep in the heap
+
+/** The sum of the running sums of exp x: the exponentials are in the arena while it runs. */
+function sumProgram(size: number): Program {
+  return stage((x) => [ops.sum(ops.cumsum(ops.exp(x!)))], [new Aval([size], "float32")]);
+}
+
+function compilerOf(heap: Heap): Compiler {
+  return new Compiler(new Engine({ heap, threads: 1 }), new Map([...scanKernels]));
+}
+
+/** Of exponentials of zeros: 1 + 2 + ... + n. */
+const sumOf = (n: number): number => (n * (n + 1)) / 2;
+
+test("the arena of one large program does not stay, and comes back with it", () => {
+  const heap = new Heap({ pages: 1024 });
+  const compiler = compilerOf(heap);
+  const n = MIB;
+  const [large, small] = [compile(sumProgram(n), compiler), compile(sumProgram(100), compiler)];
+  const [x, y] = [zeros([n]) as Tensor, zeros([100]) as Tensor];
+  for (let round = 0; round < 3; round++) {
+    expect(large.run([x])[0]!.item() / sumOf(n)).toBeCloseTo(1, 5);
+    const { liveBytes } = heap.report();
+    for (let i = 0; i < 10_000; i++) small.run([y]);
+    expect(small.run([y])[0]!.item()).toBe(sumOf(100));
+    expect(heap.report().liveBytes).toBeLessThan(liveBytes - 4 * n);
+  }
+});
+
+test("a program that the heap had no room for is compiled once there is room", () => {
+  const heap = new Heap({ pages: 256, collect: null });
+  const compiler = compilerOf(heap);
+  const blocks: number[] = [];
+  for (const bytes of [MIB, PAGE, 64])
+    for (let block = heap.allocate(bytes); block !== 0; block = heap.allocate(bytes)) blocks.push(block);
+  const program = compile(sumProgram(100), compiler);
+  const x = zeros([100]) as Tensor;
+  const inArena = compile(sumProgram(100), compilerOf(new Heap({ pages: 256 }))).show();
+  for (let call = 0; call < 3; call++) expect(program.run([x])[0]!.item()).toBe(sumOf(100));
+  expect(program.show()).not.toBe(inArena);
+  for (const block of blocks) heap.free(block);
+  for (let call = 0; call < 3; call++) expect(program.run([x])[0]!.item()).toBe(sumOf(100));
+  expect(program.show()).toBe(inArena);
 });

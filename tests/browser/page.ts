@@ -30,7 +30,10 @@ export const EVERY = 40;
 /** The losses of the example on a device. */
 export async function losses(device: "cpu" | "webgpu"): Promise<number[]> {
   const list: number[] = [];
-  for await (const { loss } of train(device, STEPS, EVERY)) list.push(loss);
+  for await (const { loss, device: where } of train(device, STEPS, EVERY)) {
+    if (where !== device) throw new Error(`the loss is on ${where}, ${device} is needed`);
+    list.push(loss);
+  }
   return list;
 }
 

@@ -1,10 +1,10 @@
 /** Wrong command lines: what is said, the exit code, and that nothing is left behind. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseTrainFlags, trainFlags, UsageError } from "../../cli/config.ts";
-import { type Ended, SMALL, withPrograms, words } from "./program_support.ts";
+import { type Ended, PLAIN, SMALL, summaryOf, withPrograms, words } from "./program_support.ts";
 
 // Many programs are started, one after the other.
 setDefaultTimeout(30_000);
@@ -53,6 +53,7 @@ const wrong: Readonly<Record<string, readonly [value: string, allowed: RegExp]>>
   "eval-every": ["0", /a whole number of at least 1 is needed/],
   seed: ["0.5", /a whole number is needed/],
   runtime: ["threads", /one of sockets, local is needed/],
+  device: ["tpu", /one of cpu, webgpu is needed/],
   port: ["65536", /a whole number from 0 to 65535 is needed/],
   out: ["", /--out VALUE is needed/],
   resume: ["", /--resume VALUE is needed/],
@@ -173,6 +174,30 @@ test("data that does not fit: what is missing, and no run directory", async () =
     const none = await start(words("train --data csv")).ended;
     expect(none.err).toMatch(/^Cannot load csv data: .*--data-dir/);
     expect(readdirSync(dir)).toEqual(["data"]);
+  });
+});
+
+test("a device that cannot be opened: the reason, and no run directory, old or new", async () => {
+  await withPrograms(async (dir, start) => {
+    // Bun has no GPU of its own, on any machine.
+    const none = { COTANGENT_WEBGPU: "navigator" };
+    const fresh = await start(["train", ...SMALL, ...words("--device webgpu --out run")], none).ended;
+    expect(fresh.err).toMatch(/^Cannot open WebGPU: no provider works \(navigator: .*\), one is needed/);
+    expect(fresh).toMatchObject({ code: 1, out: "" });
+    expect(readdirSync(dir)).toEqual([]);
+
+    const plain = words("--runtime local --steps 10 --optimizer sgd --out run");
+    expect((await start(["train", ...PLAIN, ...plain]).ended).code).toBe(0);
+    const config = readFileSync(join(dir, "run", "config.json"), "utf8");
+    const resumed = await start(words("train --resume run --steps 20 --device webgpu"), none).ended;
+    expect(resumed.err).toStartWith("Cannot open WebGPU: ");
+    expect(resumed.code).toBe(1);
+    expect(readFileSync(join(dir, "run", "config.json"), "utf8")).toBe(config);
+    // A run of a version without devices goes on where it was.
+    const { device: _, ...earlier } = JSON.parse(config) as Record<string, unknown>;
+    writeFileSync(join(dir, "run", "config.json"), JSON.stringify(earlier));
+    expect((await start(words("train --resume run --steps 20"), none).ended).code).toBe(0);
+    expect(summaryOf(join(dir, "run"))).toMatchObject({ device: "cpu", steps: 20 });
   });
 });
 

@@ -23,7 +23,20 @@ import { type Shape, sizeOf, stridesOf } from "../../core/shape.ts";
 import { copyView } from "../../core/strided.ts";
 import { bind1 } from "../../core/trace.ts";
 import { storage, Tensor } from "../../core/value.ts";
-import { avgPool, conv, devicePut, grad, jit, maxPool, mean, mul, relu, type Value } from "../../mod.ts";
+import {
+  add,
+  avgPool,
+  conv,
+  devicePut,
+  grad,
+  jit,
+  makeProgram,
+  maxPool,
+  mean,
+  mul,
+  relu,
+  type Value,
+} from "../../mod.ts";
 import { SeededDraw } from "../support/arbitrary_tensor.ts";
 import { oneEquation } from "../support/one_equation.ts";
 import { propWith } from "../support/prop.ts";
@@ -396,7 +409,7 @@ describe.skipIf(!hasGpu)("as a GPU computes them", () => {
 // --- what follows ------------------------------------------------------------------------------------------------
 
 describe.skipIf(!hasGpu)("what follows element by element", () => {
-  for (const name of ["3x3, stride 2", "patches with gaps", "1x1", "groups of odd sizes"])
+  for (const name of ["3x3, stride 2", "patches with gaps"])
     test(name, () => {
       for (const { primitive, shapes, params } of callsOf(layers[name]!)) {
         const args = shapes.map((shape, i) => drawn(shape, "float32", i));
@@ -405,9 +418,8 @@ describe.skipIf(!hasGpu)("what follows element by element", () => {
           params,
         );
         const mask = drawn(out!.shape, "float32", 9);
-        // The cosine of a sum of nothing is 1.
-        const f = (x: Value, w: Value, m: Value): Value =>
-          mul(cos(bind1(primitive, [x, w], params)), add(m, 1));
+        // What becomes of a sum of nothing is not 0.
+        const f = (x: Value, w: Value, m: Value): Value => mul(add(bind1(primitive, [x, w], params), 1), m);
         const { program } = makeProgram(f)(...(args as [Tensor, Tensor]), mask);
         const executable = gpuBackend().compile(program);
         // Nothing is left over for a step of its own.

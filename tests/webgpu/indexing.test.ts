@@ -4,6 +4,7 @@ import { webgpuContext } from "../../core/backends/webgpu/open.ts";
 import type { DType } from "../../core/dtype.ts";
 import { permute, slice } from "../../core/ops.ts";
 import { gather, scatterAdd } from "../../core/prims/indexing.ts";
+import { adopt } from "../../core/trace.ts";
 import type { Tensor, Value } from "../../core/value.ts";
 import { SeededDraw } from "../support/arbitrary_tensor.ts";
 import { assertSameBits, epsilon } from "../support/tolerance.ts";
@@ -44,14 +45,12 @@ describe.skipIf(!hasGpu)("gather", () => {
 
   test("NaN keeps its bits", async () => {
     const words = [0x7fc00001, 0xffc12345, 0x80000000, 1];
-    const bits = Uint32Array.from(words);
-    const x = filled([4], "float32", (i) => new Float32Array(bits.buffer)[i]!);
+    const x = adopt(new Float32Array(Uint32Array.from(words).buffer), [4], "float32");
     for (const gpu of devices().values()) {
       const f: Computation = (v, i) => [gather(v!, i!, { axis: 0, batchDims: 0 })];
       const args = [x, filled([4], "int32", (i) => 3 - i)];
       const y = (await compiledFor(gpu, f, args).run(args)[0]!.data()) as Float32Array;
-      expect([...new Uint32Array(y.buffer)]).toEqual(words.reverse());
-      words.reverse();
+      expect([...new Uint32Array(y.buffer)]).toEqual(words.toReversed());
     }
   });
 
@@ -68,6 +67,18 @@ describe.skipIf(!hasGpu)("gather", () => {
     await compareBits(f, [drawn(draw, [40, 8], "float32"), indices(draw, [40, 8], 6)], "parts");
     const one: Computation = (v) => [gather(part(v!), part(v!), { axis: 1, batchDims: 1 })];
     await compareBits(one, [indices(draw, [40, 8], 32)], "parts of one buffer");
+  });
+
+  test("rows of fours that begin anywhere", async () => {
+    const draw = drawOf(10);
+    for (const first of [0, 1, 2, 4]) {
+      for (const width of [12, 13]) {
+        const part = (v: Value): Value => slice(v, [0, first], [11, first + 8]);
+        const f: Computation = (v, i) => [gather(part(v!), i!, { axis: 0, batchDims: 0 })];
+        const args = [drawn(draw, [11, width], "float32"), indices(draw, [6], 11)];
+        await compareBits(f, args, `columns from ${first} of ${width}`);
+      }
+    }
   });
 
   test("more than a hundred thousand elements", async () => {

@@ -151,10 +151,9 @@ describe.skipIf(!hasGpu)("argmax and argmin", () => {
       bool: [0, 1],
     };
     for (const [shape, axis] of cases) {
-      for (const dtype of ["float32", "int32", "uint32", "bool"] as const) {
-        const x = filled(shape, dtype, () => draw.pick(values[dtype]));
-        await assertPositions(extrema(axis), x, `along ${axis}`);
-      }
+      const dtype = draw.pick(["float32", "int32", "uint32", "bool"] as const);
+      const x = filled(shape, dtype, () => draw.pick(values[dtype]));
+      await assertPositions(extrema(axis), x, `along ${axis}`);
     }
   });
 
@@ -168,6 +167,13 @@ describe.skipIf(!hasGpu)("argmax and argmin", () => {
         const x = filled([n], "float32", (i) => (i === at || i === last ? value : 0.5));
         await assertPositions(extrema(0), x, `with ${value} at ${at}`);
       }
+    }
+  });
+
+  test("zeros of both signs are equal", async () => {
+    for (const sign of [1, -1]) {
+      const x = filled([3, 41], "float32", (i) => sign * (i % 2 === 0 ? 0 : -0));
+      await assertPositions(extrema(1), x, "of zeros");
     }
   });
 

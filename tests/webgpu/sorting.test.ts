@@ -53,7 +53,7 @@ const places = (shape: readonly number[]): Tensor => filled(shape, "int32", (i) 
 describe.skipIf(!hasGpu)("sort", () => {
   test("rows of every length that another pass begins at", async () => {
     const draw = new SeededDraw({ seed: 1, size: 1 });
-    for (const n of [1, 9, 128, 129, 509]) {
+    for (const n of [1, 9, 129, 509]) {
       const shape = [3, n];
       await compare(along(1), [few(draw, shape, "float32"), places(shape)], `few float32 ${shape}`);
     }

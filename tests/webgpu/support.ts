@@ -34,3 +34,19 @@ test("a WebGPU adapter is there, or tests were skipped", () => {
 beforeAll(() => {
   if (hasGpu) webgpuContext()!.checkOpen();
 });
+
+/** Counts how often the host reads from the open GPU from now on. */
+export function countReads(): { count: number } {
+  const reads = { count: 0 };
+  const context = webgpuContext()!;
+  const [read, readSync] = [context.read.bind(context), context.readSync.bind(context)];
+  context.read = (arrays) => {
+    reads.count++;
+    return read(arrays);
+  };
+  context.readSync = (arrays) => {
+    reads.count++;
+    return readSync(arrays);
+  };
+  return reads;
+}

@@ -1,5 +1,12 @@
 /** The compiled CPU backend: programs through the compiler, single primitives through a cache of one-equation programs. */
-import { type Backend, type CompileOptions, type Executable, reference } from "../../backend.ts";
+import {
+  type Activity,
+  type Backend,
+  type CompileOptions,
+  type Executable,
+  type KernelProfile,
+  reference,
+} from "../../backend.ts";
 import type { AnyPrimitive } from "../../primitive.ts";
 import type { Program } from "../../program.ts";
 import { eagerly } from "../eager.ts";
@@ -41,6 +48,31 @@ function hasKernel({ kernel }: AnyPrimitive): boolean {
 
 const evaluate = eagerly((program) => compile(program, theCompiler()));
 
+/** Times the steps of compiled programs; the result ends it. */
+function profile(): () => Promise<Activity> {
+  const kernels = new Map<string, KernelProfile>();
+  let busyMilliseconds = 0;
+  theCompiler().watch = ({ label, result, bytes }, milliseconds) => {
+    busyMilliseconds += milliseconds;
+    const key = `${label} ${result} ${bytes}`;
+    const known = kernels.get(key);
+    kernels.set(key, {
+      device: "cpu",
+      label,
+      result,
+      calls: 1 + (known?.calls ?? 0),
+      milliseconds: milliseconds + (known?.milliseconds ?? 0),
+      bytes: bytes + (known?.bytes ?? 0),
+      operations: 0,
+    });
+  };
+  return async () => {
+    theCompiler().watch = null;
+    const none = { submits: 0, reads: 0, sentBytes: 0, readBytes: 0, notes: [] };
+    return { kernels: [...kernels.values()], busyMilliseconds, ...none };
+  };
+}
+
 export const cpu: Backend = {
   name: "cpu",
   // Not kept as a program where there is no kernel: the parameters may be large, and there is nothing to compile.
@@ -48,6 +80,7 @@ export const cpu: Backend = {
     (hasKernel(primitive) ? evaluate : reference.evaluate)(primitive, args, params),
   compile: (program: Program, options?: CompileOptions): Executable =>
     compile(program, theCompiler(), options),
+  profile,
   info() {
     const blas = findBlas();
     const products = typeof blas === "string" ? `own kernels (no BLAS: ${blas})` : blas.name;

@@ -18,7 +18,8 @@ import { type FunctionBuilder, ModuleBuilder } from "./assembler.ts";
 import { type Engine, type LoadedKernel, SCRATCH_BYTES } from "./engine.ts";
 import type { Heap } from "./heap.ts";
 import type { NamedCall, NamedKernel } from "./named.ts";
-import { type Nest, nestOf, type Word } from "./nest.ts";
+import { type NestCall, nestOf, type Word } from "./nest.ts";
+import { buffersOf, keyOf } from "./nest_key.ts";
 import { shapesOf } from "./nest_shapes.ts";
 import type { Follower, Pace } from "./threads.ts";
 
@@ -30,6 +31,8 @@ const PARALLEL_WORK = 1 << 17;
 const FEW_ELEMENTS = 1 << 14;
 /** Beyond this many different loops all are forgotten; programs keep their own. */
 const MOST_KERNELS = 4096;
+/** Nor are the texts of loops longer than this together. */
+const MOST_CHARACTERS: number = 2 ** 25;
 
 const LEAST_ARENA_BYTES = 65536;
 /** After so many uses none of which needed this part of it, the arena is made smaller. */
@@ -38,11 +41,20 @@ const ARENA_EXCESS = 4;
 /** A program that the heap has no room for is compiled again when there is room for this much, at most. */
 const MOST_ROOM_BYTES: number = 2 ** 26;
 
+/** The kernel of a loop, and how it is called. */
+interface LoadedNest {
+  readonly call: NestCall;
+  readonly kernel: LoadedKernel;
+}
+
 /** What all compiled programs of an engine share: kernels by their code, and the arena. */
 export class Compiler {
   readonly engine: Engine;
   readonly named: ReadonlyMap<string, NamedKernel>;
+  /** By their code, which does not say where elements are, and by what the code and the rest was made from. */
   readonly #kernels = new Map<string, LoadedKernel>();
+  readonly #nests = new Map<string, LoadedNest>();
+  #keyLength = 0;
   readonly #functions = new Map<ScalarFunction, number>();
   #arena = 0;
   #arenaBytes = 0;
@@ -51,6 +63,8 @@ export class Compiler {
   #arenaUses = 0;
   /** A program runs now: the arena is its own. */
   isBusy = false;
+  /** Is told of every step that runs, while somebody watches. */
+  watch: ((work: StepWork, milliseconds: number) => void) | null = null;
 
   constructor(engine: Engine, named: ReadonlyMap<string, NamedKernel>) {
     this.engine = engine;
@@ -76,12 +90,34 @@ export class Compiler {
     this.#arenaNeed = 0;
   }
 
+  /** The kernels of loops, and how they are called; a loop like one that was seen before has its kernel. */
+  load(steps: readonly LoopStep[]): readonly LoadedNest[] {
+    if (this.#nests.size > MOST_KERNELS || this.#keyLength > MOST_CHARACTERS) this.#forget();
+    const keys = steps.map((step) => keyOf(step, (scalar) => this.#identity(scalar)));
+    const missing = new Map<string, LoopStep>();
+    steps.forEach((step, i) => {
+      if (!this.#nests.has(keys[i]!)) missing.set(keys[i]!, step);
+    });
+    const nests = this.#written([...missing.values()]);
+    [...missing.keys()].forEach((key, i) => {
+      this.#nests.set(key, nests[i]!);
+      this.#keyLength += key.length;
+    });
+    return keys.map((key) => this.#nests.get(key)!);
+  }
+
+  #forget(): void {
+    this.#kernels.clear();
+    this.#nests.clear();
+    this.#keyLength = 0;
+  }
+
   /** Functions of loops, and the kernels that they are: those not seen before are loaded as one module. */
-  load(steps: readonly LoopStep[]): { readonly nest: Nest; readonly kernel: LoadedKernel }[] {
+  #written(steps: readonly LoopStep[]): readonly LoadedNest[] {
     const { engine } = this;
     const written = steps.map((step) => {
       const calls: { readonly scalar: ScalarFunction; readonly arity: number }[] = [];
-      const nest = nestOf(step, {
+      const { body, call } = nestOf(step, {
         // Measured to gain nothing in loops of functions; without it, every engine gives the same bits.
         relaxed: false,
         scratchBytes: SCRATCH_BYTES,
@@ -91,20 +127,19 @@ export class Compiler {
         },
       });
       const ids = calls.map(({ scalar }) => this.#identity(scalar));
-      return { nest, calls, key: `${ids}|${latin.decode(nest.body.bytes())}` };
+      return { body, call, calls, key: `${ids}|${latin.decode(body.bytes())}` };
     });
-    if (this.#kernels.size > MOST_KERNELS) this.#kernels.clear();
     // Kernels with host functions cannot run on other threads, so each of them is a module of its own.
     const fresh = new Map<string, FunctionBuilder>();
-    for (const { key, nest, calls } of written) {
+    for (const { key, body, calls } of written) {
       if (this.#kernels.has(key)) continue;
-      if (calls.length === 0) fresh.set(key, nest.body);
+      if (calls.length === 0) fresh.set(key, body);
       else {
         const module = new ModuleBuilder({ shared: engine.heap.shared });
         calls.forEach(({ arity }, i) => {
           module.importFunction(`c${i}`, new Array(arity).fill("f64"), ["f64"]);
         });
-        module.add("kernel", nest.body);
+        module.add("kernel", body);
         const [kernel] = engine.load(
           module.bytes(),
           ["kernel"],
@@ -124,7 +159,7 @@ export class Compiler {
         this.#kernels.set(key, kernels[i]!);
       });
     }
-    return written.map(({ nest, key }) => ({ nest, kernel: this.#kernels.get(key)! }));
+    return written.map(({ call, key }) => ({ call, kernel: this.#kernels.get(key)! }));
   }
 
   #identity(scalar: ScalarFunction): number {
@@ -138,6 +173,25 @@ const latin = new TextDecoder("latin1");
 
 /** Runs one step: every buffer's address is in the table. */
 type Runner = (addresses: Float64Array) => void;
+
+/** What a step is for, for whoever counts. */
+export interface StepWork {
+  readonly label: string;
+  /** What it writes first. */
+  readonly result: string;
+  /** Of the buffers that it reads and writes. */
+  readonly bytes: number;
+}
+
+function workOf(step: Step): StepWork {
+  const { reads, writes } = slotsOf(step);
+  const names = step.k === "loop" ? step.names : [step.prim.name, ...(step.epilogue?.loop.names ?? [])];
+  return {
+    label: names.join("+"),
+    result: String(writes[0]!.aval),
+    bytes: [...new Set([...reads, ...writes])].reduce((sum, slot) => sum + bytesOf(slot), 0),
+  };
+}
 
 /** Where in the argument block an address belongs, and whose it is. */
 interface Patch {
@@ -309,7 +363,7 @@ class Compilation {
     const words: Word[] = [];
     let next = 0;
     const runners = this.#steps.map((step, at): Runner => {
-      if (step.k === "loop") return this.#loop(loops[next++]!, words, (bytes) => workspace(bytes, at));
+      if (step.k === "loop") return this.#loop(step, loops[next++]!, words, (bytes) => workspace(bytes, at));
       if (step.k === "host") return this.#host(step);
       if (step.epilogue === null) return this.#named(step, (bytes) => workspace(bytes, at));
       const result = step.outs[0]!;
@@ -351,6 +405,7 @@ class Compilation {
       program: this.#program,
       compiler: this.#compiler,
       runners,
+      works: this.#steps.map(workOf),
       blocks,
       patches: this.#patches.map((patch) => ({ ...patch, word: first + patch.word })),
       count: this.#numbers.size,
@@ -403,16 +458,17 @@ class Compilation {
   // --- steps -----------------------------------------------------------------------------------------------------
 
   #loop(
-    { nest, kernel }: { readonly nest: Nest; readonly kernel: LoadedKernel },
+    step: LoopStep,
+    { call, kernel }: LoadedNest,
     words: Word[],
     workspace: (bytes: number) => Slot,
   ): Runner {
     const { engine } = this.#compiler;
     const { heap } = engine;
-    const { units, grain, pieces } = nest;
+    const { units, grain, pieces } = call;
     const partials = pieces ? workspace(8 * units * pieces.results.length) : null;
-    const at = this.#place(nest, words, partials);
-    const isParallel = kernel.threaded && units > grain && nest.work >= PARALLEL_WORK;
+    const at = this.#place(step, call, words, partials);
+    const isParallel = kernel.threaded && units > grain && call.work >= PARALLEL_WORK;
     let args = 0;
     const runner: Runner = (addresses) => {
       if (units === 0) return;
@@ -425,14 +481,15 @@ class Compilation {
       if (pieces === null) return;
       const from = addresses[this.#number(partials!)]!;
       pieces.results.forEach(({ join, type, store }, r) => {
-        const [view, step] = partialsOf(engine, type);
-        const target = viewOf(heap.buffer, store.slot.aval, addresses[this.#number(store.slot)]!);
+        const [view, distance] = partialsOf(engine, type);
+        const { slot } = step.stores[store]!;
+        const target = viewOf(heap.buffer, slot.aval, addresses[this.#number(slot)]!);
         for (let row = 0; row < target.length; row++) {
           const start =
-            from / view.BYTES_PER_ELEMENT + (row * pieces.perRow * pieces.results.length + r) * step;
+            from / view.BYTES_PER_ELEMENT + (row * pieces.perRow * pieces.results.length + r) * distance;
           let value = view[start]!;
           for (let piece = 1; piece < pieces.perRow; piece++) {
-            value = joined(join, type, value, view[start + piece * pieces.results.length * step]!);
+            value = joined(join, type, value, view[start + piece * pieces.results.length * distance]!);
           }
           target[row] = value;
         }
@@ -442,12 +499,13 @@ class Compilation {
   }
 
   /** Adds the words of a loop to the argument block; returns where they begin. */
-  #place(nest: Nest, words: Word[], partials: Slot | null): number {
+  #place(step: LoopStep, call: NestCall, words: Word[], partials: Slot | null): number {
     const at = words.length;
-    nest.words.forEach((word, i) => {
+    const buffers = buffersOf(step);
+    call.words.forEach((word, i) => {
       words.push(word);
       if (typeof word === "number") return;
-      const slot = word === "workspace" ? partials! : word.slot;
+      const slot = word === "workspace" ? partials! : buffers[word.buffer]!;
       const byteOffset = word === "workspace" ? 0 : word.byteOffset;
       this.#patches.push({ word: at + i, slot: this.#number(slot), byteOffset });
     });
@@ -463,14 +521,10 @@ class Compilation {
   }
 
   /** The epilogue of a call, for the address of the program's argument block. */
-  #follower(
-    { nest, kernel }: { readonly nest: Nest; readonly kernel: LoadedKernel },
-    loop: LoopStep,
-    words: Word[],
-  ): (block: number) => Follower {
-    const at = this.#place(nest, words, null);
+  #follower({ call, kernel }: LoadedNest, loop: LoopStep, words: Word[]): (block: number) => Follower {
+    const at = this.#place(loop, call, words, null);
     const pace = this.#paces.get(loop)!;
-    const isParallel = nest.work >= PARALLEL_WORK;
+    const isParallel = call.work >= PARALLEL_WORK;
     return (block) => ({ kernel, args: block + 4 * at, pace, isParallel });
   }
 
@@ -582,6 +636,8 @@ interface CompiledParts {
   readonly program: Program;
   readonly compiler: Compiler;
   readonly runners: readonly Runner[];
+  /** Of each runner. */
+  readonly works: readonly StepWork[];
   /** Of arguments: they live as long as the program. */
   readonly blocks: readonly number[];
   readonly patches: readonly Patch[];
@@ -697,7 +753,8 @@ class CompiledProgram implements Executable {
         const { word, slot, byteOffset } = patches[i]!;
         heap.u32[word] = addresses[slot]! + byteOffset;
       }
-      for (let i = 0; i < runners.length; i++) runners[i]!(addresses);
+      if (compiler.watch === null) for (let i = 0; i < runners.length; i++) runners[i]!(addresses);
+      else this.#watched(compiler.watch);
       for (let i = 0; i < computed.length; i++) {
         const { slot, aval } = computed[i]!;
         arrays[i] ??= copyOut(heap, aval, addresses[slot]!);
@@ -707,6 +764,15 @@ class CompiledProgram implements Executable {
       compiler.isBusy = false;
       for (const block of borrowed) heap.free(block);
     }
+  }
+
+  #watched(watch: NonNullable<Compiler["watch"]>): void {
+    const { runners, works } = this.#parts;
+    runners.forEach((runner, i) => {
+      const start = performance.now();
+      runner(this.#addresses);
+      watch(works[i]!, performance.now() - start);
+    });
   }
 
   #homes: Map<number, number> | null = null;

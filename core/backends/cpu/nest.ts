@@ -26,8 +26,8 @@ import { VectorEmitter, type VectorOptions } from "./vector.ts";
 
 export type { Pieces, Word };
 
-export interface Nest {
-  readonly body: FunctionBuilder;
+/** How a nest is called: the same for all steps with the same key, whatever their buffers. */
+export interface NestCall {
   readonly words: readonly Word[];
   readonly units: number;
   /** Ranges of units begin at multiples of this. */
@@ -35,6 +35,11 @@ export interface Nest {
   /** Element operations in all, to decide whether threads pay. */
   readonly work: number;
   readonly pieces: Pieces | null;
+}
+
+export interface Nest {
+  readonly body: FunctionBuilder;
+  readonly call: NestCall;
 }
 
 export interface NestOptions extends Pick<VectorOptions, "relaxed" | "importCall"> {
@@ -46,17 +51,11 @@ export interface NestOptions extends Pick<VectorOptions, "relaxed" | "importCall
 export function nestOf(step: LoopStep, options: NestOptions): Nest {
   const code = codeOf(step, options);
   const division = writeLoops(code, options.scratchBytes - POOL_BYTES);
-  return {
-    body: code.f,
-    words: code.block.words,
-    grain: 1,
-    work: workOf(step),
-    pieces: null,
-    ...division,
-  };
+  const call = { words: code.block.words, grain: 1, work: workOf(step), pieces: null, ...division };
+  return { body: code.f, call };
 }
 
-type Division = Pick<Nest, "units"> & Partial<Pick<Nest, "grain" | "pieces">>;
+type Division = Pick<NestCall, "units"> & Partial<Pick<NestCall, "grain" | "pieces">>;
 
 function writeLoops(code: NestCode, scratchBytes: number): Division {
   const { kind } = code.shapes;

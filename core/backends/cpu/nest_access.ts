@@ -3,8 +3,9 @@
  * that the code does not depend on them.
  */
 import { bytesPerElement, type DType } from "../../dtype.ts";
-import type { LoopStep, Slot } from "../../passes/fuse.ts";
+import type { LoopStep } from "../../passes/fuse.ts";
 import type { FunctionBuilder, Local } from "./assembler.ts";
+import { buffersOf } from "./nest_key.ts";
 import { type Access, accessesOf, type Dimension, type Shapes } from "./nest_shapes.ts";
 import { type Term, type Terms, termsOf } from "./terms.ts";
 
@@ -14,12 +15,12 @@ export const END: Local = 1;
 const ARGUMENTS: Local = 2;
 export const SCRATCH: Local = 3;
 
-/** A word of the argument block: a number, or the address of an element of a buffer or of the workspace. */
-export type Word = number | { readonly slot: Slot; readonly byteOffset: number } | "workspace";
+/** A word of the argument block: a number, or the address of an element of a buffer, by its number, or of the workspace. */
+export type Word = number | { readonly buffer: number; readonly byteOffset: number } | "workspace";
 
 function isSameAddress(x: Word, y: Word): boolean {
   if (typeof x === "object" && typeof y === "object")
-    return x.slot === y.slot && x.byteOffset === y.byteOffset;
+    return x.buffer === y.buffer && x.byteOffset === y.byteOffset;
   return x === y;
 }
 
@@ -84,11 +85,12 @@ export class Accesses {
     this.#block = block;
     this.#all = accessesOf(step);
     this.#shapes = shapes;
+    const buffers = buffersOf(step);
     this.first = new Map(
       this.#all.map((access) => {
         const { slot, layout } = access;
         const byteOffset = layout.offset * bytesPerElement(slot.aval.dtype);
-        return [access, block.local({ slot, byteOffset })];
+        return [access, block.local({ buffer: buffers.indexOf(slot), byteOffset })];
       }),
     );
     this.#strides = new Map(

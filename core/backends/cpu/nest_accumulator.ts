@@ -1,4 +1,5 @@
 /** Accumulators of rows: what has been joined so far, four values at a time and in registers. */
+import { invariant } from "../../errors.ts";
 import type { ExprType } from "../../expr.ts";
 import * as expr from "../../expr.ts";
 import type { Reduction } from "../../passes/fuse.ts";
@@ -6,7 +7,7 @@ import type { FunctionBuilder, Local } from "./assembler.ts";
 import { isFloat32Sum, isFloatProduct, joinedType, neutral } from "./nest_arithmetic.ts";
 import type { NestCode } from "./nest_code.ts";
 import { dtypeOf, type Place } from "./nest_elements.ts";
-import type { Scaled } from "./nest_product.ts";
+import { FLOAT32_FACTORS, type Scaled } from "./nest_product.ts";
 import { type Term, termsOf } from "./terms.ts";
 import { storeOne, type Vec } from "./vector.ts";
 
@@ -37,7 +38,10 @@ export class Accumulator {
   readonly #code: NestCode;
   readonly #firstLane: FirstLane;
   readonly #type: ExprType;
-  /** One for each copy of the loop's body, so that no copy waits for the one before. */
+  /**
+   * One for each copy of the loop's body, so that no copy waits for the one before. A product of float32 has one: the
+   * copies' factors are joined first, and it is scaled once for all of them.
+   */
   readonly #parts: readonly Vec[];
   /** How often each part was scaled, where it is a product of floats. */
   readonly #scales: readonly Vec[] | null;
@@ -52,10 +56,12 @@ export class Accumulator {
     this.#code = code;
     this.#firstLane = firstLane;
     this.#type = type;
-    this.#parts = Array.from({ length: copies }, () =>
+    const isProduct = isFloatProduct(reduction);
+    invariant(copies <= FLOAT32_FACTORS, "a product of float32 has so many factors at a time");
+    this.#parts = Array.from({ length: isProduct && reduction.arg.type === "f32" ? 1 : copies }, () =>
       arithmetic.filled(neutral(reduction.join, type), type),
     );
-    this.#scales = isFloatProduct(reduction) ? this.#parts.map(() => arithmetic.filled(0, "f64")) : null;
+    this.#scales = isProduct ? this.#parts.map(() => arithmetic.filled(0, "f64")) : null;
     this.#total = isFloat32Sum(reduction) ? arithmetic.filled(0, "f64") : null;
   }
 
@@ -63,28 +69,27 @@ export class Accumulator {
   add(places: readonly Place[]): void {
     const { emitter, arithmetic } = this.#code;
     const { join, arg } = this.reduction;
-    const values = emitter.emitTogether(expr.convert(arg, this.#type));
-    for (const { copy, isSingle } of places) {
-      const value = values[copy]!;
-      // The largest and the smallest of a value repeated is the value.
-      const counted = isSingle && (join === "sum" || join === "prod") ? this.#single(value) : value;
-      const part = this.#parts[copy]!;
-      const scale = this.#scales?.[copy];
-      if (scale !== undefined) {
-        const factor = arithmetic.factor(counted, arg.type);
-        const next = arithmetic.multiply({ product: part, scale }, factor);
-        this.#set(part, next.product);
-        this.#set(scale, next.scale);
-        continue;
+    const all = emitter.emitTogether(expr.convert(arg, this.#type));
+    // The largest and the smallest of a value repeated is the value.
+    const isCounted = join === "sum" || join === "prod";
+    const values = places.map(({ copy, isSingle }) =>
+      isSingle && isCounted ? this.#single(all[copy]!) : all[copy]!,
+    );
+    if (this.#scales !== null) this.#multiply(this.#scales, values);
+    else
+      for (const [i, { copy }] of places.entries()) {
+        const part = this.#parts[copy]!;
+        arithmetic.set(part, arithmetic.join(join, this.#type, part, values[i]!));
       }
-      const joined = arithmetic.join(join, this.#type, part, counted);
-      this.#set(part, joined);
-    }
   }
 
-  #set(to: Vec, from: Vec): void {
-    to.forEach((local, half) => {
-      this.#code.f.get(from[half]!).set(local);
+  /** Multiplies a product of floats with a factor for each copy of the body. */
+  #multiply(scales: readonly Vec[], factors: readonly Vec[]): void {
+    const { arithmetic } = this.#code;
+    const { type } = this.reduction.arg;
+    const groups = type === "f32" ? [factors] : factors.map((factor) => [factor]);
+    groups.forEach((group, i) => {
+      arithmetic.multiply({ product: this.#parts[i]!, scale: scales[i]! }, group, type);
     });
   }
 
@@ -155,11 +160,11 @@ export class Accumulator {
     const { arithmetic } = this.#code;
     const all = this.#parts
       .map((product, i): Scaled<Vec> => ({ product, scale: scales[i]! }))
-      .reduce((x, y) => arithmetic.multiply(x, y));
+      .reduce((x, y) => arithmetic.multiplied(x, y));
     const swapped = ([low, high]: Vec): Vec => [high!, low!];
-    const halves = arithmetic.multiply(all, { product: swapped(all.product), scale: swapped(all.scale) });
+    const halves = arithmetic.multiplied(all, { product: swapped(all.product), scale: swapped(all.scale) });
     const other = (v: Vec): Vec => this.#shuffled(v, halvesSwapped);
-    const single = arithmetic.multiply(halves, {
+    const single = arithmetic.multiplied(halves, {
       product: other(halves.product),
       scale: other(halves.scale),
     });

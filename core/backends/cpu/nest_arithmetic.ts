@@ -3,7 +3,7 @@ import type { Expr, ExprType } from "../../expr.ts";
 import * as expr from "../../expr.ts";
 import type { Join, Reduction } from "../../passes/fuse.ts";
 import type { FunctionBuilder } from "./assembler.ts";
-import { factor, type Scaled, scaledProduct, unscaled } from "./nest_product.ts";
+import { FLOAT64_STEPS, isFar, nearer, type Scaled, unscaled } from "./nest_product.ts";
 import type { Vec, VectorEmitter } from "./vector.ts";
 
 /** The type in which values are joined: products of float32 are float64 all along. */
@@ -53,17 +53,61 @@ export class Arithmetic {
     return this.#emitter.emit(joinOf[join](this.#value(x, type), this.#value(y, type)));
   }
 
-  /** A factor of a product of floats, in float64, which came from another type. */
-  factor(x: Vec, from: ExprType): Scaled<Vec> {
-    return this.#scaled(factor(this.#value(x, "f64"), from));
+  /** The product of vectors, pairs first, so that none waits for all others. */
+  product(factors: readonly Vec[]): Vec {
+    const middle = factors.length >> 1;
+    if (middle === 0) return factors[0]!;
+    return this.join(
+      "prod",
+      "f64",
+      this.product(factors.slice(0, middle)),
+      this.product(factors.slice(middle)),
+    );
   }
 
-  multiply(x: Scaled<Vec>, y: Scaled<Vec>): Scaled<Vec> {
-    return this.#scaled(scaledProduct(this.#scaledValue(x), this.#scaledValue(y)));
+  /** Multiplies a scaled product, which is near 1, with the only factor or with as many of float32 as it may have. */
+  multiply({ product, scale }: Scaled<Vec>, factors: readonly Vec[], from: ExprType): void {
+    const all = this.product(factors);
+    const factor = from === "f64" ? this.#emitter.newVec("f64") : all;
+    if (from === "f64") {
+      this.set(factor, all);
+      this.approach({ product: factor, scale }, FLOAT64_STEPS);
+    }
+    this.set(product, this.join("prod", "f64", product, factor));
+    this.approach({ product, scale });
   }
 
-  unscaled(x: Scaled<Vec>): Vec {
-    return this.#emitter.emit(unscaled(this.#scaledValue(x)));
+  /** The product of two numbers near 1. */
+  multiplied(x: Scaled<Vec>, y: Scaled<Vec>): Scaled<Vec> {
+    const [product, scale] = [this.#emitter.newVec("f64"), this.#emitter.newVec("f64")];
+    this.set(product, this.join("prod", "f64", x.product, y.product));
+    this.set(scale, this.join("sum", "f64", x.scale, y.scale));
+    this.approach({ product, scale });
+    return { product, scale };
+  }
+
+  /** Scales what is not near 1, where it is. That is seldom so: a branch goes around it. */
+  approach({ product, scale }: Scaled<Vec>, steps = 1): void {
+    const far = { product: this.#value(product, "f64"), scale: this.#value(scale, "f64") };
+    this.#emitter.when(this.#emitter.emit(isFar(far.product)), () => {
+      let near = far;
+      for (let step = 0; step < steps; step++) near = nearer(near);
+      const [nearProduct, nearScale] = [this.#emitter.emit(near.product), this.#emitter.emit(near.scale)];
+      this.set(product, nearProduct);
+      this.set(scale, nearScale);
+    });
+  }
+
+  unscaled({ product, scale }: Scaled<Vec>): Vec {
+    return this.#emitter.emit(
+      unscaled({ product: this.#value(product, "f64"), scale: this.#value(scale, "f64") }),
+    );
+  }
+
+  set(to: Vec, from: Vec): void {
+    to.forEach((local, half) => {
+      this.#f.get(from[half]!).set(local);
+    });
   }
 
   convert(x: Vec, from: ExprType, to: ExprType): Vec {
@@ -85,14 +129,6 @@ export class Arithmetic {
       else f.i32(value).simd("i32x4.splat");
       f.set(local);
     }
-  }
-
-  #scaledValue({ product, scale }: Scaled<Vec>): Scaled<Expr> {
-    return { product: this.#value(product, "f64"), scale: this.#value(scale, "f64") };
-  }
-
-  #scaled({ product, scale }: Scaled<Expr>): Scaled<Vec> {
-    return { product: this.#emitter.emit(product), scale: this.#emitter.emit(scale) };
   }
 
   #value(v: Vec, type: ExprType): Expr {

@@ -11,6 +11,7 @@ import { BEGIN, END, type Pointers } from "./nest_access.ts";
 import { isFloat32Sum, isFloatProduct, joinedType, neutral } from "./nest_arithmetic.ts";
 import { type NestCode, rootsOf, setUnitPart, type UnitPart } from "./nest_code.ts";
 import { dtypeOf, type Place, type ScratchArray } from "./nest_elements.ts";
+import { FLOAT32_FACTORS } from "./nest_product.ts";
 import { totalSize } from "./nest_shapes.ts";
 import { type Term, type Terms, termsOf } from "./terms.ts";
 
@@ -34,6 +35,9 @@ interface Column {
   /** Where the results go. */
   readonly stores: readonly Store[];
 }
+
+const isFloat32Product = ({ reduction, scale }: Column): boolean =>
+  scale !== null && reduction.arg.type === "f32";
 
 /** Writes the loops of a step that reduces columns; returns its units: none where there are no columns. */
 export function writeColumns(code: NestCode): { readonly units: number } {
@@ -65,8 +69,9 @@ class ColumnWriter {
   readonly #unit: Local;
   readonly #part: UnitPart;
   readonly #row: Local;
-  /** Rows since float32 sums were last moved to the float64 ones. */
+  /** Rows since float32 sums were last moved to the float64 ones and products were scaled, and so many at most. */
   readonly #since: Local;
+  readonly #rowBlock: number;
 
   constructor(code: NestCode, width: number, blocks: number) {
     const { f, step, shapes, block } = code;
@@ -90,6 +95,7 @@ class ColumnWriter {
     this.#row = row;
     this.#since = since;
     this.#columns = this.#accumulators();
+    this.#rowBlock = this.#columns.some(isFloat32Product) ? FLOAT32_FACTORS : ROW_BLOCK;
   }
 
   /** Places for the accumulators in scratch, one after the other. */
@@ -164,11 +170,11 @@ class ColumnWriter {
         for (const { reduction, near, scale } of this.#columns) {
           const { join, arg } = reduction;
           const value = emitter.emit(expr.convert(arg, near.type));
-          if (scale !== null) {
+          if (scale !== null && arg.type === "f64") {
             const known = { product: near.load(place), scale: scale.load(place) };
-            const next = arithmetic.multiply(known, arithmetic.factor(value, arg.type));
-            near.store(next.product, place);
-            scale.store(next.scale, place);
+            arithmetic.multiply(known, [value], "f64");
+            near.store(known.product, place);
+            scale.store(known.scale, place);
             continue;
           }
           near.store(arithmetic.join(join, near.type, near.load(place), value), place);
@@ -177,13 +183,13 @@ class ColumnWriter {
     });
   }
 
-  /** Counts rows, and settles where float32 sums have become long. */
+  /** Counts rows, and settles where float32 sums or products have become long. */
   #settleSometimes(): void {
     const { set, plus, constant } = this.#terms;
     this.#terms
       .push(plus(this.#since, constant(1)))
       .tee(this.#since)
-      .i32(ROW_BLOCK)
+      .i32(this.#rowBlock)
       .op("i32.ge_s")
       .when(() => {
         this.#settle();
@@ -191,12 +197,19 @@ class ColumnWriter {
       });
   }
 
-  /** Adds float32 sums to the float64 ones and begins them again. */
+  /** Adds float32 sums to the float64 ones and begins them again; scales products of float32. */
   #settle(): void {
     const { arithmetic } = this.#code;
-    if (this.#columns.every(({ far }) => far === null)) return;
+    if (this.#columns.every((column) => column.far === null && !isFloat32Product(column))) return;
     this.#each((place) => {
-      for (const { near, far } of this.#columns) {
+      for (const column of this.#columns) {
+        const { near, far, scale } = column;
+        if (isFloat32Product(column)) {
+          const known = { product: near.load(place), scale: scale!.load(place) };
+          arithmetic.approach(known);
+          near.store(known.product, place);
+          scale!.store(known.scale, place);
+        }
         if (far === null) continue;
         const sum = near.load(place);
         const total = far.load(place);

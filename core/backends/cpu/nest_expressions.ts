@@ -35,26 +35,33 @@ export interface Pressure {
 /** The pressure of a body that loads some inputs and then computes the roots one after the other. */
 export function pressureOf(loads: readonly Expr[], roots: readonly Expr[]): Pressure {
   const order = inOrder(roots);
+  const always = new Set(order);
   const moving = new Set(loads);
   const fixed = new Set<Expr>();
   const lastUse = new Map<Expr, number>();
-  order.forEach((e, at) => {
+  const valuesOf = order.map((e, at) => {
     // A rare branch is left out, but what it reads is held for it.
     const used =
-      e.op === "rare"
-        ? [...reachable(e.args, (x) => order.includes(x))].filter((x) => order.includes(x))
-        : e.args;
-    const values = [...used].map(held).filter(({ op }) => op !== "const");
+      e.op === "rare" ? [...reachable(e.args, (x) => always.has(x))].filter((x) => always.has(x)) : e.args;
+    const values = used.map(held).filter(({ op }) => op !== "const");
     if (e.op === "iota" || values.some((x) => moving.has(x))) moving.add(e);
     if (moving.has(e)) for (const x of values) if (!moving.has(x)) fixed.add(x);
     for (const x of [e, ...values]) lastUse.set(held(x), at);
+    return values;
   });
   const live = new Set(loads.filter((load) => lastUse.has(load)));
-  let most = sizeOf(live);
+  let now = sizeOf(live);
+  let most = now;
   order.forEach((e, at) => {
-    for (const x of live) if (lastUse.get(x)! <= at && x !== e) live.delete(x);
-    if (moving.has(e)) live.add(held(e));
-    most = Math.max(most, sizeOf(live));
+    // What the last one computed may be for nothing but a store.
+    const candidates = at === 0 ? valuesOf[at]! : [held(order[at - 1]!), ...valuesOf[at]!];
+    for (const x of candidates) if (lastUse.get(x)! <= at && x !== e && live.delete(x)) now -= widthOf(x);
+    const own = held(e);
+    if (moving.has(e) && !live.has(own)) {
+      live.add(own);
+      now += widthOf(own);
+    }
+    most = Math.max(most, now);
   });
   return { moving: most, fixed: sizeOf(fixed) };
 }
@@ -64,8 +71,10 @@ function held(e: Expr): Expr {
   return e.op === "bitcast" ? held(e.args[0]!) : e;
 }
 
+const widthOf = ({ type }: Expr): number => (type === "f64" ? 2 : 1);
+
 function sizeOf(values: Iterable<Expr>): number {
-  return [...values].reduce((total, { type }) => total + (type === "f64" ? 2 : 1), 0);
+  return [...values].reduce((total, x) => total + widthOf(x), 0);
 }
 
 /** What the roots need always, arguments first. */

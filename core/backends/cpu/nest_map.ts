@@ -3,9 +3,10 @@
  * dimension.
  */
 import { iota } from "../../expr.ts";
+import type { LoopStep } from "../../passes/fuse.ts";
 import type { Local } from "./assembler.ts";
 import { BEGIN, END, type Pointers } from "./nest_access.ts";
-import type { NestCode } from "./nest_code.ts";
+import { type NestCode, rootsOf } from "./nest_code.ts";
 import { divisionOf, pressureOf, reachable } from "./nest_expressions.ts";
 import { totalSize } from "./nest_shapes.ts";
 import { tiledDimension, writeTiles } from "./nest_tiles.ts";
@@ -20,14 +21,16 @@ const COPIES: readonly number[] = [2, 1];
 export function writeMap(code: NestCode): { readonly units: number; readonly grain: number } {
   const { f, step, shapes, block, accesses, emitter } = code;
   const { outer, inner } = shapes;
-  const across = readsPositions(code) ? null : tiledDimension(code);
+  const isPositional = readsPositions(step);
+  const across = isPositional ? null : tiledDimension(code);
   if (across !== null) return writeTiles(code, across);
-  const roots = step.stores.map((store) => store.expr);
+  const roots = rootsOf(step);
   const moving = step.loads.filter((load) => accesses.pattern(load) !== "same").map((load) => load.expr);
   const { copies, constants } = divisionOf(pressureOf(moving, roots), COPIES);
   emitter.prologue(roots, constants);
   if (outer.length === 0) {
-    writeElements(code, copies, { pointers: accesses.first, from: BEGIN, to: END, position: null });
+    const row = { pointers: accesses.first, from: BEGIN, to: END, position: null };
+    writeElements(code, copies, row, isPositional);
     return { units: inner.size, grain: GRAIN };
   }
   const { each, set, times, constant, locals } = termsOf(f);
@@ -35,8 +38,8 @@ export function writeMap(code: NestCode): { readonly units: number; readonly gra
   const { unit, position } = locals("unit", "position");
   each(unit, BEGIN, END, 1, () => {
     const pointers = accesses.moved(accesses.first, unit, outer);
-    if (readsPositions(code)) set(position, times(unit, size));
-    writeElements(code, copies, { pointers, from: constant(0), to: size, position });
+    if (isPositional) set(position, times(unit, size));
+    writeElements(code, copies, { pointers, from: constant(0), to: size, position }, isPositional);
   });
   return { units: totalSize(outer), grain: 1 };
 }
@@ -49,20 +52,23 @@ interface Row {
   readonly position: Local | null;
 }
 
-function writeElements(code: NestCode, copies: number, { pointers, from, to, position }: Row): void {
-  const { step, elements } = code;
+function writeElements(
+  { step, elements }: NestCode,
+  copies: number,
+  { pointers, from, to, position }: Row,
+  isPositional: boolean,
+): void {
   const { loads, stores } = step;
   const roots = stores.map((store) => store.expr);
   elements.around(loads, roots, pointers, () => {
     elements.each(from, to, copies, (places) => {
-      if (readsPositions(code)) elements.bindPositions(position, places);
+      if (isPositional) elements.bindPositions(position, places);
       elements.load(loads, places, pointers);
       elements.store(stores, places, pointers);
     });
   });
 }
 
-function readsPositions({ step }: NestCode): boolean {
-  const roots = step.stores.map((store) => store.expr);
-  return reachable(roots, () => false).has(iota);
+function readsPositions(step: LoopStep): boolean {
+  return reachable(rootsOf(step), () => false).has(iota);
 }

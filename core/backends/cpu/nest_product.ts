@@ -1,8 +1,8 @@
 /**
- * Products of floats as a float64 near 1 and how often it was scaled: `product * 2^(512 scale)`. So no partial product
+ * Products of floats as a float64 near 1 and how often it was scaled: `product * 2^(640 scale)`. So no partial product
  * overflows or underflows, in whichever order the factors come, and 0 times what would have overflowed is 0.
  */
-import type { Expr, ExprType } from "../../expr.ts";
+import type { Expr } from "../../expr.ts";
 import * as expr from "../../expr.ts";
 
 /** Both are float64, so that they are joined, moved and kept alike; the scale is an integer. */
@@ -11,14 +11,30 @@ export interface Scaled<T> {
   readonly scale: T;
 }
 
-/** A product of magnitude from 2^-256 to 2^256 is near 1: that of two is within float64, and is near 1 if scaled once. */
-const NEAR = 2 ** 256;
-const STEP = 2 ** 512;
+/**
+ * A product of magnitude from 2^-384 to 2^384 is near 1. That of two is within float64, and near 1 if scaled once; so is
+ * one that is near 1 times four float32 numbers, which have magnitudes from 2^-149 to 2^128 if they are not 0:
+ * 2^(-384 - 4 149) = 2^-980 and 2^(384 + 4 128) = 2^896.
+ */
+const NEAR = 2 ** 384;
+const STEP = 2 ** 640;
+
+/** Steps that bring any float64 near 1: the extremes are 2^-1074 and 2^1024. */
+export const FLOAT64_STEPS = 2;
+
+/** So many float32 factors may be multiplied with a product before it is scaled again. */
+export const FLOAT32_FACTORS = 4;
 
 const number = (value: number): Expr => expr.constant(value, "f64");
 
+/** Whether a product is not near 1. */
+export function isFar(product: Expr): Expr {
+  const size = expr.abs(product);
+  return expr.or(expr.le(number(NEAR), size), expr.lt(size, number(1 / NEAR)));
+}
+
 /** The same number, nearer to 1. Neither of 0, infinities and NaN is changed, whatever their scale. */
-function nearer({ product, scale }: Scaled<Expr>): Scaled<Expr> {
+export function nearer({ product, scale }: Scaled<Expr>): Scaled<Expr> {
   const size = expr.abs(product);
   const isLarge = expr.le(number(NEAR), size);
   const isSmall = expr.lt(size, number(1 / NEAR));
@@ -30,24 +46,13 @@ function nearer({ product, scale }: Scaled<Expr>): Scaled<Expr> {
   };
 }
 
-/** A factor, which came from float32 or float64: the extremes of float64 are 2^-1074 and 2^1024, so it takes two steps. */
-export function factor(x: Expr, from: ExprType): Scaled<Expr> {
-  const scaled = { product: x, scale: number(0) };
-  return from === "f64" ? nearer(nearer(scaled)) : scaled;
-}
-
-/** The product of two numbers near 1. */
-export function scaledProduct(x: Scaled<Expr>, y: Scaled<Expr>): Scaled<Expr> {
-  return nearer({ product: expr.mul(x.product, y.product), scale: expr.add(x.scale, y.scale) });
-}
-
-/** The number itself: four steps from near 1 are beyond float64 on either side. */
+/** The number itself: three steps from near 1 are beyond float64 on either side. */
 export function unscaled({ product, scale }: Scaled<Expr>): Expr {
   let result = product;
-  for (let step = 1; step <= 4; step++) {
+  for (let step = 1; step <= 3; step++) {
     const up = expr.select(expr.le(number(step), scale), number(STEP), number(1));
     const both = expr.select(expr.le(scale, number(-step)), number(1 / STEP), up);
     result = expr.mul(result, both);
   }
-  return result;
+  return expr.rare(expr.ne(scale, number(0)), result, product);
 }

@@ -3,7 +3,7 @@
  * long row. What follows a reduction runs over the row again, in the nearest cache.
  */
 import type { Expr, ExprType } from "../../expr.ts";
-import type { Join, Load, Store } from "../../passes/fuse.ts";
+import type { Join, Load } from "../../passes/fuse.ts";
 import type { Local } from "./assembler.ts";
 import { BEGIN, END, type Pointers, scaled } from "./nest_access.ts";
 import { Accumulator, type FirstLane, firstLaneOf } from "./nest_accumulator.ts";
@@ -24,8 +24,8 @@ const ADDITIONS = 64;
 /** Reductions of long rows in pieces: what is left is to join the pieces' results, 8 bytes each, in the workspace. */
 export interface Pieces {
   readonly perRow: number;
-  /** For each reduction: how to join, and which store the result of row `i` goes to. */
-  readonly results: readonly { readonly join: Join; readonly type: ExprType; readonly store: Store }[];
+  /** For each reduction: how to join, and the number of the store that the result of row `i` goes to. */
+  readonly results: readonly { readonly join: Join; readonly type: ExprType; readonly store: number }[];
 }
 
 /** Writes the loops of a step that reduces rows; returns its units. */
@@ -55,10 +55,10 @@ function piecesOf({ step, shapes }: NestCode, { phases }: RowPlan): Pieces | nul
   const isResult = (e: Expr): boolean => reductions.some(({ result }) => result === e);
   if (phases.length > 1 || values.some(({ expr, level }) => level === "row" && !isResult(expr))) return null;
   const results = reductions.map(({ join, arg, result }) => {
-    const store = stores.find(({ expr }) => expr === result);
-    return store && { join, type: arg.type, store };
+    const store = stores.findIndex(({ expr }) => expr === result);
+    return { join, type: arg.type, store };
   });
-  const found = results.filter((result) => result !== undefined);
+  const found = results.filter(({ store }) => store >= 0);
   const rowStores = stores.filter(({ level }) => level === "row");
   if (found.length < reductions.length || found.length !== rowStores.length) return null;
   return { perRow: Math.ceil(inner.size / PIECE), results: found };

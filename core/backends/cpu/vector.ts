@@ -98,14 +98,13 @@ export function neededBy({ op, args }: Expr): readonly Expr[] {
 /** The expressions and all below them, each once, arguments first. */
 function nodesOf(roots: readonly Expr[], argsOf: (e: Expr) => readonly Expr[]): readonly Expr[] {
   const found = new Set<Expr>();
-  const waiting: Expr[] = [...roots].reverse();
-  for (let e = waiting.at(-1); e !== undefined; e = waiting.at(-1)) {
-    const missing = found.has(e) ? [] : argsOf(e).filter((x) => !found.has(x));
-    waiting.push(...missing);
-    if (missing.length > 0) continue;
-    waiting.pop();
+  const visit = (e: Expr): void => {
+    if (found.has(e)) return;
+    const args = argsOf(e);
+    for (let i = args.length - 1; i >= 0; i--) visit(args[i]!);
     found.add(e);
-  }
+  };
+  roots.forEach(visit);
   return [...found];
 }
 
@@ -247,25 +246,25 @@ export class VectorEmitter {
 
   #write(root: Expr, copies: readonly Copy[]): void {
     const current = this.#copy;
-    const { known } = copies[0]!;
-    const waiting: Expr[] = [root];
-    for (let e = waiting.at(-1); e !== undefined; e = waiting.at(-1)) {
-      const key = keyOf(e);
-      const needed = known.has(key) ? [] : [...neededBy(e), ...constantsOf(e)];
-      const missing = needed.filter((x) => !known.has(keyOf(x)));
-      // Constants last, so that they do not wait in a register for the other arguments.
-      waiting.push(...missing.filter(({ op }) => op === "const"));
-      waiting.push(...missing.filter(({ op }) => op !== "const").reverse());
-      if (missing.length > 0) continue;
-      waiting.pop();
-      if (known.has(key)) continue;
-      const shared = e.op === "const" ? this.#constant(e) : null;
-      for (const copy of copies) {
-        this.#copy = copy;
-        copy.known.set(key, shared ?? this.#compute(e));
-      }
-    }
+    this.#visit(root, copies);
     this.#copy = current;
+  }
+
+  #visit(e: Expr, copies: readonly Copy[]): void {
+    const key = keyOf(e);
+    if (copies[0]!.known.has(key)) return;
+    const needed = neededBy(e);
+    const own = constantsOf(e);
+    for (const x of needed) if (x.op !== "const") this.#visit(x, copies);
+    // Constants last, so that they do not wait in a register for the other arguments.
+    for (let i = own.length - 1; i >= 0; i--) this.#visit(own[i]!, copies);
+    for (let i = needed.length - 1; i >= 0; i--)
+      if (needed[i]!.op === "const") this.#visit(needed[i]!, copies);
+    const shared = e.op === "const" ? this.#constant(e) : null;
+    for (const copy of copies) {
+      this.#copy = copy;
+      copy.known.set(key, shared ?? this.#compute(e));
+    }
   }
 
   #of(e: Expr): Vec {
@@ -377,16 +376,22 @@ export class VectorEmitter {
     const otherwise = this.#of(y);
     const result = this.newVec(type);
     for (const [half, local] of result.entries()) f.get(otherwise[half]!).set(local);
-    f.get(mask[0]!).simd("v128.any_true");
-    f.when(() => {
-      // What the branch computes is not there outside.
-      const outside = this.#copy;
-      this.#copy = { known: new Map(outside.known), wide: new Map(outside.wide) };
+    this.when(mask, () => {
       const chosen = this.#apply(type, "v128.bitselect", this.emit(x), otherwise, this.#maskFor(type, mask));
       for (const [half, local] of result.entries()) f.get(chosen[half]!).set(local);
-      this.#copy = outside;
     });
     return result;
+  }
+
+  /** A branch that is taken where any lane of the mask is set. What it computes is not known after it. */
+  when(mask: Vec, body: () => void): void {
+    this.#f.get(mask[0]!).simd("v128.any_true");
+    this.#f.when(() => {
+      const outside = this.#copy;
+      this.#copy = { known: new Map(outside.known), wide: new Map(outside.wide) };
+      body();
+      this.#copy = outside;
+    });
   }
 
   #multiplyAdd(x: Vec, y: Vec, z: Vec, type: ExprType): Vec {

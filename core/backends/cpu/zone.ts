@@ -39,15 +39,13 @@ export function classSize(units: number): number {
 }
 
 /**
- * Neighbouring blocks: free ones are listed by class of size and merged with free neighbours at once. The free block that
- * ends the zone is in no list and used last, so that memory that was never touched stays so.
+ * Neighbouring blocks: free ones are listed by class of size and merged with free neighbours at once. The one that ends
+ * the zone has the last class, so that it is used last: memory that was never touched stays so.
  */
 export class Zone {
   #words: Uint32Array;
   /** The unit after the last one, which is the edge. */
   #end: number;
-  /** The free block before the edge; 0 = none. */
-  #rest = 0;
   readonly first: number;
   /** Where memory that was ever in use ends. */
   top: number;
@@ -72,14 +70,15 @@ export class Zone {
     this.#words[at + BELOW] = below;
   }
 
+  /** The class that a free block is listed in. */
+  #classOf(block: number): number {
+    const units = this.unitsOf(block);
+    return block + units === this.#end - 1 ? CLASSES - 1 : classOf(units);
+  }
+
   #list(block: number): void {
     const at = block * WORDS_PER_UNIT;
-    const units = this.#words[at + UNITS]!;
-    if (block + units === this.#end - 1) {
-      this.#rest = block;
-      return;
-    }
-    const c = classOf(units);
+    const c = this.#classOf(block);
     const next = this.#heads[c]!;
     this.#words[at + NEXT] = next;
     this.#words[at + PREVIOUS] = 0;
@@ -89,10 +88,6 @@ export class Zone {
   }
 
   #unlist(block: number): void {
-    if (block === this.#rest) {
-      this.#rest = 0;
-      return;
-    }
     const at = block * WORDS_PER_UNIT;
     const next = this.#words[at + NEXT]!;
     const previous = this.#words[at + PREVIOUS]!;
@@ -101,12 +96,12 @@ export class Zone {
       this.#words[previous * WORDS_PER_UNIT + NEXT] = next;
       return;
     }
-    const c = classOf(this.#words[at + UNITS]!);
+    const c = this.#classOf(block);
     this.#heads[c] = next;
     if (next === 0) this.#filled[c >> 5]! &= ~(1 << (c & 31));
   }
 
-  /** A listed block of this class or the next larger one that has any; 0 = none. */
+  /** A free block of this class or the next larger one that has any; 0 = none. */
   #find(c: number): number {
     let bits = this.#filled[c >> 5]! & (-1 << (c & 31));
     for (let word = c >> 5; ; bits = this.#filled[word]!) {
@@ -117,7 +112,7 @@ export class Zone {
 
   /** A used block of at least this many units, header included, which is a size of a class; 0 = none. */
   take(units: number): number {
-    const block = this.#find(classOf(units)) || this.#rest;
+    const block = this.#find(classOf(units));
     if (block === 0 || this.unitsOf(block) < units) return 0;
     this.#unlist(block);
     const at = block * WORDS_PER_UNIT;
@@ -165,7 +160,11 @@ export class Zone {
     this.#words = words;
     const edge = this.#end - 1;
     const below = words[edge * WORDS_PER_UNIT + BELOW]!;
+    // The free block before it does not end the zone any more.
+    const isListed = words[below * WORDS_PER_UNIT + STATE] === FREE;
+    if (isListed) this.#unlist(below);
     this.#end = end;
+    if (isListed) this.#list(below);
     this.#header(end - 1, EDGE, 1, edge);
     this.#header(edge, USED, end - 1 - edge, below);
     this.give(edge);

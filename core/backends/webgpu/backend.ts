@@ -1,6 +1,5 @@
 /** The WebGPU backend of one open device: programs through the compiler, single primitives by programs of one equation. */
 import type { Backend, CompileOptions } from "../../backend.ts";
-import { DeviceError } from "../../errors.ts";
 import type { Program } from "../../program.ts";
 import { elementsOf, markShared, Tensor } from "../../value.ts";
 import { eagerly } from "../eager.ts";
@@ -39,13 +38,6 @@ export function webgpuBackend(context: Context): Backend {
     compile: compiled,
     transfers: {
       put(x) {
-        if (x.dtype === "float64") {
-          throw new DeviceError(
-            "invalid",
-            String(x.aval),
-            `Cannot put ${x.aval} on webgpu: shaders have no float64, float32 is needed; use astype("float32")`,
-          );
-        }
         const array = context.put(x);
         if (elementsOf(x) === array) return x;
         // The tensor of the host keeps its copy on the device: neither may be overwritten.

@@ -44,6 +44,8 @@ export class DeviceArray implements Remote {
   readonly context: Context;
   readonly #block: Block;
   #isReleased = false;
+  /** When it was computed, in order; 0: by no commands. */
+  #order = 0;
 
   constructor(context: Context, dtype: DType, length: number, block: Block) {
     this.context = context;
@@ -55,10 +57,17 @@ export class DeviceArray implements Remote {
   /**
    * Where the elements are.
    *
-   * @throws {DeviceError} if they were released, or the device is gone
+   * @throws {DeviceError} if they were released or never computed, or the device is gone
    */
   get block(): Block {
-    this.context.checkOpen();
+    if (!this.context.isOpen) {
+      throw new DeviceError(
+        "lost",
+        "elements",
+        `Cannot use ${this.length} elements on webgpu: their device was closed or lost and they with it, elements of an open one are needed`,
+      );
+    }
+    this.context.checkComputed(this.#order, this.length);
     if (this.#isReleased) {
       throw new DeviceError(
         "lost",
@@ -67,6 +76,11 @@ export class DeviceArray implements Remote {
       );
     }
     return this.#block;
+  }
+
+  /** Says that the commands which compute the elements were recorded, after those of all that has a lower number. */
+  markRecorded(order: number): void {
+    this.#order = order;
   }
 
   /** Says that the block belongs to somebody else from now on. */
@@ -106,6 +120,12 @@ export class Context {
   #isClosed = false;
   /** Host tensors that were sent, and what they are on the device. */
   readonly #sent = new WeakMap<Tensor, DeviceArray>();
+  /** Arrays whose commands were recorded so far, and up to which of them a read has shown that nothing was refused. */
+  #recorded = 0;
+  #proven = 0;
+  /** Arrays that refused commands may have been for: the first and the last. */
+  readonly #lost: (readonly [from: number, to: number])[] = [];
+  #refusals = 0;
 
   /** `memoryBytes` says what tensors and programs may hold together. */
   constructor(
@@ -131,6 +151,10 @@ export class Context {
     device.write(this.faults, 0, new Uint32Array(FAULT_BYTES / 4));
   }
 
+  get isOpen(): boolean {
+    return !this.#isClosed && !this.device.isLost;
+  }
+
   /** @throws {DeviceError} if the device is lost or closed */
   checkOpen(): void {
     if (this.#isClosed)
@@ -147,6 +171,40 @@ export class Context {
       );
   }
 
+  /**
+   * After a refusal nobody knows which commands ran: what they were for must not be taken for numbers.
+   *
+   * @throws {DeviceError} if the array of this number is one of those
+   */
+  checkComputed(order: number, length: number): void {
+    this.#judge();
+    if (!this.#lost.some(([from, to]) => from <= order && order <= to)) return;
+    this.device.check();
+    throw new DeviceError(
+      "lost",
+      "elements",
+      `Cannot use ${length} elements on webgpu: the device refused commands that may have computed them, computed ones are needed; compute them again`,
+    );
+  }
+
+  #judge(): void {
+    if (this.device.refusals === this.#refusals) return;
+    this.#refusals = this.device.refusals;
+    if (this.#recorded > this.#proven) this.#lost.push([this.#proven + 1, this.#recorded]);
+    this.#proven = this.#recorded;
+  }
+
+  /** Numbers an array whose commands were recorded. */
+  finish(array: DeviceArray): void {
+    array.markRecorded(++this.#recorded);
+  }
+
+  /** Says that a read of what was recorded up to a number has come. */
+  #prove(recorded: number): void {
+    this.#judge();
+    this.#proven = Math.max(this.#proven, recorded);
+  }
+
   // --- commands --------------------------------------------------------------------------------------------------
 
   /** Adds commands to those that wait. */
@@ -157,14 +215,20 @@ export class Context {
       this.#isScheduled = true;
       queueMicrotask(() => {
         this.#isScheduled = false;
-        if (!this.device.isLost && !this.#isClosed) this.flush();
+        // Nobody would catch what is thrown here: after a refusal the commands wait for the operation that throws it.
+        if (this.isOpen && !this.device.hasRefused) this.flush();
       });
     }
   }
 
-  /** Sends the commands that wait. */
+  /**
+   * Sends the commands that wait.
+   *
+   * @throws {DeviceError} if the device has refused anything before; they go on waiting
+   */
   flush(): void {
     if (this.#pending.length === 0) return;
+    this.device.check();
     (this.#recorder ?? this.device).submit(this.#pending.splice(0));
   }
 
@@ -255,6 +319,13 @@ export class Context {
     if (data === null) return this.#own(x);
     const known = this.#sent.get(x);
     if (known) return known;
+    if (x.dtype === "float64") {
+      throw new DeviceError(
+        "invalid",
+        String(x.aval),
+        `Cannot put ${x.aval} on webgpu: shaders have no float64, float32 is needed; use astype("float32")`,
+      );
+    }
     const array = this.makeArray(x.dtype, x.size, () => String(x.aval));
     this.write(array, data);
     this.#sent.set(x, array);
@@ -278,6 +349,7 @@ export class Context {
   put(x: Tensor): DeviceArray {
     const data = x.size === 1 ? hostStorage(x) : null;
     if (data === null) return this.arrayOf(x);
+    this.checkOpen();
     const key = `${x.dtype} ${numberName(data[0]!)}`;
     let array = this.#scalars.get(key);
     if (array === undefined) {
@@ -301,8 +373,11 @@ export class Context {
   async read(arrays: readonly DeviceArray[]): Promise<TypedArray[]> {
     const requests = this.#requests(arrays);
     const end = this.#reading(arrays);
+    const recorded = this.#recorded;
     try {
-      return this.#results(arrays, await this.device.read(requests));
+      const words = await this.device.read(requests);
+      this.#prove(recorded);
+      return this.#results(arrays, words);
     } finally {
       end?.();
     }
@@ -324,7 +399,9 @@ export class Context {
     }
     const end = this.#reading(arrays);
     try {
-      return this.#results(arrays, this.device.readSync(requests));
+      const words = this.device.readSync(requests);
+      this.#prove(this.#recorded);
+      return this.#results(arrays, words);
     } finally {
       end?.();
     }
@@ -335,12 +412,12 @@ export class Context {
   }
 
   #requests(arrays: readonly DeviceArray[]): { buffer: GpuBuffer; offset: number; bytes: number }[] {
+    const parts = arrays.map(({ block, length }) => {
+      return { buffer: block.buffer, offset: 0, bytes: length * WORD_BYTES };
+    });
     this.checkOpen();
     this.flush();
-    return [
-      { buffer: this.faults, offset: 0, bytes: FAULT_BYTES },
-      ...arrays.map(({ block, length }) => ({ buffer: block.buffer, offset: 0, bytes: length * WORD_BYTES })),
-    ];
+    return [{ buffer: this.faults, offset: 0, bytes: FAULT_BYTES }, ...parts];
   }
 
   #results(arrays: readonly DeviceArray[], [faults, ...parts]: readonly Uint8Array[]): TypedArray[] {
@@ -362,6 +439,7 @@ export class Context {
     if (this.#isClosed) return;
     this.#pending.length = 0;
     this.#isClosed = true;
+    this.pool.forget();
     this.device.close();
   }
 }

@@ -101,7 +101,7 @@ function fits({ places }: Grid, extents: readonly Extent[]): boolean {
 const whole = ({ places }: Grid): Extent[] =>
   places.map(({ size }) => ({ first: 0, last: size - 1, apart: 1 }));
 
-/** Where an element of the result or of an operand is: the sum over the axes of what the chosen runs say. */
+/** How far an element is from element 0 of all axes. */
 function offsetOf(places: readonly Axis[], firsts: readonly number[]): number {
   return places.reduce((sum, { stride }, a) => sum + stride * firsts[a]!, 0);
 }
@@ -131,9 +131,9 @@ function imagePlan(result: "output" | "input", call: Call): Plan {
     runsOf(relation, places[a]!.size, weights.places[a]!.size),
   );
   const all = choices(runs);
-  const chosen = all.filter((some) => some.every(({ taps }) => taps > 0));
+  const met = all.filter((some) => some.every(({ taps }) => taps > 0));
   const reach = runs.map(reachOf);
-  if (summed === 0 || chosen.length === 0 || reach.includes(null)) return zerosOnly(call);
+  if (summed === 0 || met.length === 0 || reach.includes(null)) return zerosOnly(call);
 
   const extents = reach.map((ends): Extent => ({ first: ends![0], last: ends![1], apart: 1 }));
   const taps = sizeOf(sizesOf(weights.places));
@@ -148,7 +148,7 @@ function imagePlan(result: "output" | "input", call: Call): Plan {
     return {
       arrangements,
       zeros: all
-        .filter((some) => !chosen.includes(some))
+        .filter((some) => !met.includes(some))
         .map((some) => ({
           target: placesOf(some, true),
           count: count * groups * rows * some.reduce((n, run) => n * run.phases * run.count, 1),
@@ -157,7 +157,7 @@ function imagePlan(result: "output" | "input", call: Call): Plan {
       products(spaces) {
         const y = imagesLast === null ? images : arrangedGrid(arrangements[0]!, spaces[0]!);
         const x = isTurned ? arrangedGrid(arrangements.at(-1)!, spaces.at(-1)!) : weights;
-        return chosen.map((some) => product(x, y, some, read));
+        return met.map((some) => product(x, y, some, read));
       },
     };
   };
@@ -202,7 +202,7 @@ function imagePlan(result: "output" | "input", call: Call): Plan {
     };
     const [batch, group] = y.lead;
     const none = { size: count, stride: 0 };
-    const factorX: Source = {
+    const ofWeights: Source = {
       buffer: x.buffer,
       offset:
         x.offset +
@@ -221,7 +221,7 @@ function imagePlan(result: "output" | "input", call: Call): Plan {
         along(some, "taps", ({ element }, a) => element.tap * x.places[a]!.stride),
       ),
     };
-    const factorY: Source = {
+    const ofImages: Source = {
       buffer: y.buffer,
       offset:
         y.offset +
@@ -243,7 +243,7 @@ function imagePlan(result: "output" | "input", call: Call): Plan {
         along(some, "taps", ({ source }, a) => source.tap * y.places[a]!.stride),
       ),
     };
-    return productOf(factorX, factorY, placesOf(some, isApart), type);
+    return productOf(ofWeights, ofImages, placesOf(some, isApart), type);
   };
 
   if (!fits(images, extents)) return plan(isMany);

@@ -37,7 +37,7 @@ import { type Command, type Dispatch, encode, type Pipeline } from "./commands.t
 import type { Host, HostName } from "./host.ts";
 import { openHost } from "./hosts.ts";
 import { type Batch, batchesOf, copiesOf, type ReadRequest, resultsOf } from "./reads.ts";
-import { compileError, lostError, messageOf, refusal } from "./refusals.ts";
+import { compileError, isConsequence, lostError, messageOf, refusal } from "./refusals.ts";
 import { Staging } from "./staging.ts";
 
 export type { DeviceFeatures, DeviceLimits, SubgroupSize } from "./capabilities.ts";
@@ -171,6 +171,7 @@ export class Device {
   };
   #lostReason: string | null = null;
   #unfreedBytes = 0;
+  #refusals = 0;
 
   constructor(host: Host, adapter: GpuAdapter, gpu: GpuDevice, options: DeviceOptions) {
     this.#provider = host;
@@ -194,12 +195,25 @@ export class Device {
     this.lost = gpu.lost.then(({ reason, message }) => this.#lose(message || reason));
     gpu.onuncapturederror = (event) => {
       event.preventDefault?.(); // some providers print it as well
+      this.#refusals++;
+      // Of a reason that is thrown already, what follows is news: it was used again.
+      if (isConsequence(event.error) && (this.hasRefused || this.#verdicts.size > 0)) return;
       this.#onError(refusal(event.error, this.name));
     };
   }
 
   get isLost(): boolean {
     return this.#lostReason !== null;
+  }
+
+  /** How often anything was refused that was sent: which of the commands sent with it ran, nobody knows. */
+  get refusals(): number {
+    return this.#refusals;
+  }
+
+  /** Whether anything was refused since the last operation: the next one throws it. */
+  get hasRefused(): boolean {
+    return this.#errors.length > 0;
   }
 
   /**

@@ -53,7 +53,7 @@ interface HostAction {
 
 /** A buffer that some steps of a program need, one after the other for different values. */
 interface Room {
-  readonly bytes: number;
+  bytes: number;
   readonly place: number;
 }
 
@@ -74,8 +74,10 @@ export function compile(
   );
   const joined = withEpilogues(schedule, (call, loop) => {
     if (call.prim.kernel?.k !== "named" || !named.get(call.prim.kernel.name)!.takesEpilogue) return false;
-    const slots = new Set([...call.args, ...loop.loads, ...loop.stores].map(({ slot }) => slot));
-    return slots.add(call.outs[0]!).size <= gpu.limits.maxStorageBuffers;
+    // What both read is bound twice, and the result may be needed besides.
+    const operands = new Set(call.args.map(({ slot }) => slot));
+    const others = new Set([...loop.loads, ...loop.stores].map(({ slot }) => slot)).add(call.outs[0]!);
+    return operands.size + others.size <= gpu.limits.maxStorageBuffers;
   });
   return new WebgpuExecutable(program, joined, context, named, options);
 }
@@ -135,11 +137,12 @@ class Plan {
     }
     const free: Room[] = [];
     const take = (bytes: number): Room => {
-      const wanted = blockBytes(bytes);
-      const at = free.findIndex((room) => room.bytes === wanted);
-      if (at >= 0) return free.splice(at, 1)[0]!;
-      const room = { bytes: wanted, place: this.#placeCount++ };
-      this.rooms.push(room);
+      const at = free.findIndex((room) => blockBytes(room.bytes) === blockBytes(bytes));
+      const known = at >= 0 ? free.splice(at, 1)[0] : undefined;
+      const room = known ?? { bytes, place: this.#placeCount++ };
+      if (known === undefined) this.rooms.push(room);
+      // Not what its block has: that may be more than any buffer can have.
+      room.bytes = Math.max(room.bytes, bytes);
       return room;
     };
     const ends = new Map<number, Room[]>();
@@ -289,6 +292,7 @@ export class WebgpuExecutable implements Executable {
         if ("dispatch" in action) context.record([this.#command(action, table)]);
         else runOnHost(action, table, context);
       }
+      for (const array of made.values()) context.finish(array);
     } catch (error) {
       for (const array of made.values()) context.release(array);
       throw error;

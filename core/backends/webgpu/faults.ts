@@ -35,12 +35,13 @@ export function faultOf(words: Int32Array): Error | null {
 export function faultReporter(index: number, number: number): string {
   return `@group(0) @binding(${index}) var<storage, read_write> faults: array<atomic<u32>, 2>;
 fn claimFault() -> bool {
-  loop {
+  // An exchange may fail without a reason. Naga refuses a function that ends with a loop, even one without an end.
+  while (true) {
     let seen = atomicCompareExchangeWeak(&faults[0], 0u, ${number}u);
     if (seen.exchanged) { return true; }
-    // An exchange may fail without a reason.
-    if (seen.old_value != 0u) { return false; }
+    if (seen.old_value != 0u) { break; }
   }
+  return false;
 }
 fn fault(value: i32) { atomicStore(&faults[1], bitcast<u32>(value)); }`;
 }

@@ -25,9 +25,19 @@ export interface WebgpuOptions
 
 const GIB = 2 ** 30;
 let current: { readonly context: Context; readonly backend: Backend } | null = null;
+/** The openings asked for so far: each waits for those before it, since there is one device. */
+let opening: Promise<unknown> = Promise.resolve();
+let closings = 0;
 
 /** Opens the device; one that is open already stays, unless it was lost. */
-export async function openWebgpu(options: WebgpuOptions = {}): Promise<void> {
+export function openWebgpu(options: WebgpuOptions = {}): Promise<void> {
+  const before = closings;
+  const opened = opening.then(() => open(options, before));
+  opening = opened.catch(() => {});
+  return opened;
+}
+
+async function open(options: WebgpuOptions, before: number): Promise<void> {
   const { memoryBytes, tuning = true, ...rest } = options;
   if (memoryBytes !== undefined && !(memoryBytes > 0))
     throw new RangeError(`Cannot init webgpu: memoryBytes is ${memoryBytes}, a positive number is needed`);
@@ -42,6 +52,15 @@ export async function openWebgpu(options: WebgpuOptions = {}): Promise<void> {
   const device = await openDevice(rest);
   const choices = new ChoiceTable(device.identity, tuning ? tablePath(device.identity) : null);
   await loadTable(choices);
+  if (closings !== before) {
+    device.close();
+    throw new DeviceError(
+      "lost",
+      DEVICE_NAME,
+      `Cannot init webgpu: the device was closed while it opened, another init("webgpu") is needed`,
+    );
+  }
+  current?.context.close();
   const budget = (gpu: Capabilities): number => memoryBytes ?? (gpu.isSoftware ? GIB : 8 * GIB);
   const context = new Context(device, budget, choices);
   current = { context, backend: webgpuBackend(context) };
@@ -51,6 +70,7 @@ export async function openWebgpu(options: WebgpuOptions = {}): Promise<void> {
 
 /** Closes the device: its tensors are gone. */
 export function closeWebgpu(): void {
+  closings++;
   if (!current) return;
   removeDevice(DEVICE_NAME);
   current.context.close();

@@ -27,7 +27,7 @@ export function blockBytes(bytes: number): number {
 export interface PoolHooks {
   /** Sends what is recorded: before buffers are destroyed that it may use. */
   flush(): void;
-  /** Gives back the blocks of dead tensors, where the host can tell. */
+  /** Gives back the blocks of dead tensors, where the host can tell; not if little died since the last time, by so many bytes. */
   collect(bytes: number): void;
 }
 
@@ -41,6 +41,7 @@ export class Pool {
   #liveBytes = 0;
   #peakBytes = 0;
   #next = 1;
+  #isForgotten = false;
 
   constructor(device: Device, budgetBytes: number, hooks: PoolHooks) {
     this.#device = device;
@@ -68,9 +69,7 @@ export class Pool {
     const size = Math.min(wanted, limit - (limit % 4));
     let block = this.#free.get(size)?.pop();
     if (block === undefined && !this.#fits(size)) {
-      this.#hooks.collect(size);
-      block = this.#free.get(size)?.pop();
-      if (block === undefined) this.trim();
+      block = this.#found(size, size) ?? this.#found(size, Infinity);
       if (block === undefined && !this.#fits(size)) {
         throw new DeviceError(
           "memory",
@@ -88,12 +87,22 @@ export class Pool {
     return block;
   }
 
+  /** Looks for dead tensors, and then gives up the other blocks that are free: a block, or room for one, if there is any. */
+  #found(size: number, bytes: number): Block | undefined {
+    if (this.#fits(size)) return undefined;
+    this.#hooks.collect(bytes);
+    const block = this.#free.get(size)?.pop();
+    if (block === undefined) this.trim();
+    return block;
+  }
+
   #fits(bytes: number): boolean {
     return this.#liveBytes + this.#freeBytes + bytes <= this.budgetBytes;
   }
 
   /** Takes a block back. */
   give(block: Block): void {
+    if (this.#isForgotten) return;
     this.#liveBytes -= block.bytes;
     this.#freeBytes += block.bytes;
     const list = this.#free.get(block.bytes);
@@ -110,6 +119,14 @@ export class Pool {
     }
     this.#free.clear();
     this.#freeBytes = 0;
+  }
+
+  /** All blocks are gone with the device. */
+  forget(): void {
+    this.#free.clear();
+    this.#freeBytes = 0;
+    this.#liveBytes = 0;
+    this.#isForgotten = true;
   }
 
   report(): DeviceMemory {

@@ -1,5 +1,4 @@
 /** Random bits: threefry2x32 of one counter for each invocation. The bits are those of the reference. */
-
 import type { RandomBitsParams } from "../../prims/random.ts";
 import { sizeOf } from "../../shape.ts";
 import type { NamedKernel } from "./kernel.ts";

@@ -31,6 +31,11 @@ export function refusal(error: GpuError, device: string): DeviceError {
   );
 }
 
+/** Whether an error only says that something refused before is used: Dawn tells so, and has told the reason. */
+export function isConsequence({ message }: GpuError): boolean {
+  return /\bis invalid due to a previous error\b/.test(message);
+}
+
 export function lostError(doing: string, device: string, label: string, reason: string): DeviceError {
   return new DeviceError(
     "lost",

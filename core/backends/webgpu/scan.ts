@@ -3,7 +3,6 @@
  * are cumulated in the same way, and each chunk begins with the sum of those before it. So float32 loses about as much
  * as in a tree.
  */
-
 import { rowMajor } from "../../kernel.ts";
 import type { Slot } from "../../passes/fuse.ts";
 import type { CumsumParams } from "../../prims/reduce.ts";

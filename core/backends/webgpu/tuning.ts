@@ -18,10 +18,14 @@ import { WORD_BYTES } from "./wgsl.ts";
 /** One round of a variant takes about so long: by the clock of the device, or by ours, which sees the way there too. */
 const ROUND_MICROSECONDS = { device: 2000, host: 20_000 } as const;
 const MOST_RUNS = 256;
+const MOST_DISPATCHES = 2048;
 /** Rounds of each variant that is not much slower than the fastest; fewer where one run alone is a round. */
 const ROUNDS = 5;
 const FEW_ROUNDS = 3;
-/** After two runs, variants that are slower than the fastest by this factor are out. */
+/** Some hosts round times to 0.1 ms: shorter runs than this are timed several together. */
+const BRIEF_MICROSECONDS = 500;
+const BRIEF_RUNS = 16;
+/** After two tries, variants that are slower than the fastest by this factor are out, with the times they have. */
 const SLOWER = 1.5;
 /** What is expected to be the fastest stays unless another takes less than this share of its time. */
 const GAIN = 0.97;
@@ -37,7 +41,6 @@ interface Contender {
   readonly name: string;
   readonly pipelines: readonly Pipeline[];
   readonly commands: readonly Command[];
-  readonly spaces: readonly Block[];
   /** Microseconds of a run, one number for each round. */
   readonly times: number[];
 }
@@ -54,7 +57,10 @@ export function tuner(context: Context): Tuner {
         const choice = await answer(context, { key, variants });
         if (choice !== null) choices.set(key, choice);
       }
-      if (questions.length > 0) await saveTable(choices);
+      if (questions.length === 0) return;
+      await saveTable(choices);
+      // What has changed is compiled now: the next run need not wait.
+      await Promise.all([...programs].map((program) => program.prepare()));
     },
   };
 }
@@ -97,7 +103,7 @@ async function answer(context: Context, { key, variants }: Question): Promise<Tu
     });
     const usual = contenders.find(({ name }) => name === variants[0]!.name);
     if (usual === undefined) return null;
-    await compare(context, contenders, usual);
+    await compare(context, contenders);
     const fastest = contenders.reduce((best, one) => (timeOf(one) < timeOf(best) ? one : best));
     const winner = timeOf(fastest) < GAIN * timeOf(usual) ? fastest : usual;
     return {
@@ -107,28 +113,30 @@ async function answer(context: Context, { key, variants }: Question): Promise<Tu
       usualMicroseconds: timeOf(usual),
     };
   } finally {
-    for (const { commands, pipelines, spaces } of contenders) {
+    for (const { commands, pipelines } of contenders) {
       for (const command of commands)
         if ("dispatch" in command) context.device.releaseBindGroup(command.group);
       for (const pipeline of pipelines) context.device.releasePipeline(pipeline);
-      for (const space of spaces) context.pool.give(space);
     }
     buffers.release();
   }
 }
 
 /** By turns, so that whatever slows the device down meets all of them. */
-async function compare(context: Context, contenders: readonly Contender[], usual: Contender): Promise<void> {
+async function compare(context: Context, contenders: readonly Contender[]): Promise<void> {
   for (const one of contenders) {
     await microseconds(context, one, 1); // the first run of a shader may compile it
-    one.times.push(await microseconds(context, one, 1), await microseconds(context, one, 1));
+    const runs = (await microseconds(context, one, 1)) < BRIEF_MICROSECONDS ? BRIEF_RUNS : 1;
+    one.times.push(await microseconds(context, one, runs), await microseconds(context, one, runs));
   }
   const least = (one: Contender): number => Math.min(...one.times);
   const best = Math.min(...contenders.map(least));
-  const finalists = contenders.filter((one) => one === usual || least(one) <= SLOWER * best);
+  const finalists = contenders.filter((one) => least(one) <= SLOWER * best);
   if (finalists.length === 1) return;
   const round = ROUND_MICROSECONDS[context.device.features.timestamps ? "device" : "host"];
-  const runs = Math.max(1, Math.min(MOST_RUNS, Math.ceil(round / Math.max(1, best))));
+  const longest = Math.max(...finalists.map(({ commands }) => commands.length));
+  const most = Math.min(MOST_RUNS, Math.floor(MOST_DISPATCHES / longest));
+  const runs = Math.max(1, Math.min(most, Math.ceil(round / Math.max(1, best))));
   for (const one of finalists) one.times.length = 0;
   for (let i = 0; i < (runs === 1 ? FEW_ROUNDS : ROUNDS); i++) {
     for (const one of finalists) one.times.push(await microseconds(context, one, runs));
@@ -138,7 +146,7 @@ async function compare(context: Context, contenders: readonly Contender[], usual
 /** The median; what was not tried often enough has only its first runs, of which the faster counts. */
 function timeOf({ times }: Contender): number {
   const sorted = [...times].sort((a, b) => a - b);
-  return Math.max(1e-3, sorted[(sorted.length - 1) >> 1]!);
+  return Math.max(1, Math.round(1000 * sorted[(sorted.length - 1) >> 1]!)) / 1000;
 }
 
 /** How long a run takes, of several one after the other. */
@@ -160,30 +168,33 @@ async function contender(
   { name, dispatches }: Variant,
   buffers: Buffers,
 ): Promise<Contender | string> {
-  const { device, pool } = context;
+  const { device } = context;
   const list = dispatches();
-  const pipelines: Pipeline[] = [];
-  const spaces = new Map<Workspace, Block>();
+  const texts = [...new Map(list.map(({ code, label }) => [code, label]))];
+  const pipelines = new Map<string, Pipeline>();
   try {
     const made = await Promise.allSettled(
-      list.map(({ code, label }) => device.pipelineAsync(code, "main", label)),
+      texts.map(([code, label]) => device.pipelineAsync(code, "main", label)),
     );
-    for (const one of made) if (one.status === "fulfilled") pipelines.push(one.value);
+    made.forEach((one, i) => {
+      if (one.status === "fulfilled") pipelines.set(texts[i]![0], one.value);
+    });
     for (const one of made) if (one.status === "rejected") throw one.reason;
+    const spaces = new Map<Workspace, Block>();
     const bufferOf = (ref: BufferRef): GpuBuffer => {
       if (!(ref instanceof Workspace)) return buffers.of(ref);
-      const space = spaces.get(ref) ?? pool.acquire(ref.bytes, () => "parts of a product");
+      const space = spaces.get(ref) ?? buffers.space(ref.bytes, new Set(spaces.values()));
       spaces.set(ref, space);
       return space.buffer;
     };
-    const commands = list.map(({ buffers: refs, groups: [x, y, z] }, i): Command => {
-      const group = context.group(pipelines[i]!, refs.map(bufferOf));
-      return { dispatch: pipelines[i]!, group, x, y, z };
+    const commands = list.map(({ code, buffers: refs, groups: [x, y, z] }): Command => {
+      const pipeline = pipelines.get(code)!;
+      const group = context.group(pipeline, refs.map(bufferOf));
+      return { dispatch: pipeline, group, x, y, z };
     });
-    return { name, pipelines, commands, spaces: [...spaces.values()], times: [] };
+    return { name, pipelines: [...pipelines.values()], commands, times: [] };
   } catch (error) {
-    for (const pipeline of pipelines) device.releasePipeline(pipeline);
-    for (const space of spaces.values()) pool.give(space);
+    for (const pipeline of pipelines.values()) device.releasePipeline(pipeline);
     return messageOf(error);
   }
 }
@@ -195,6 +206,7 @@ const CHUNK_BYTES: number = 2 ** 20;
 class Buffers {
   readonly #context: Context;
   readonly #blocks = new Map<BufferRef, Block>();
+  readonly #spaces: Block[] = [];
   #faults: GpuBuffer | null = null;
 
   constructor(context: Context) {
@@ -229,8 +241,17 @@ class Buffers {
     return block.buffer;
   }
 
+  /** Room for so many bytes, which other variants use too. */
+  space(bytes: number, taken: ReadonlySet<Block>): Block {
+    const known = this.#spaces.find((block) => block.bytes >= bytes && !taken.has(block));
+    if (known) return known;
+    const made = this.#context.pool.acquire(bytes, () => "parts of a product");
+    this.#spaces.push(made);
+    return made;
+  }
+
   release(): void {
-    for (const block of this.#blocks.values()) this.#context.pool.give(block);
+    for (const block of [...this.#blocks.values(), ...this.#spaces]) this.#context.pool.give(block);
     if (this.#faults) this.#context.device.destroyBuffer(this.#faults);
   }
 }

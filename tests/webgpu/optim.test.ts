@@ -1,0 +1,200 @@
+/** Optimizers as jitted steps on the GPU: the parameters of the CPU after several steps, and no float64 on the way. */
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { hessianOperator } from "../../autodiff/operator.ts";
+import { valueAndGrad } from "../../autodiff/vjp.ts";
+import { tensor } from "../../core/create.ts";
+import { devicePut } from "../../core/devices.ts";
+import * as nn from "../../core/nn.ts";
+import { add, argmax, matmul } from "../../core/ops.ts";
+import * as random from "../../core/random.ts";
+import { leaves, map } from "../../core/tree.ts";
+import type { Value } from "../../core/value.ts";
+import { jit } from "../../mod.ts";
+import { adam, adamw } from "../../optim/adam.ts";
+import { clipByGlobalNorm, clipByValue } from "../../optim/clip.ts";
+import { type Fosi, type FosiState, fosi, installCurvature } from "../../optim/fosi.ts";
+import { momentum, nesterov, sgd } from "../../optim/momentum.ts";
+import {
+  cosineSchedule,
+  exponentialSchedule,
+  linearSchedule,
+  stepSchedule,
+  warmupSchedule,
+} from "../../optim/schedule.ts";
+import { applyUpdates, chain, type GradientTransformation } from "../../optim/transformation.ts";
+import { list, maxDifference, rowsOf } from "../optim/numbers.ts";
+import { countReads, hasGpu } from "./support.ts";
+
+setDefaultTimeout(60_000);
+const gpu = test.skipIf(!hasGpu);
+const reads = hasGpu ? countReads() : { count: 0 };
+
+const model = nn.mlp([5, 6, 3], { activation: "tanh" });
+type Params = ReturnType<typeof model.init>;
+const params = model.init(random.key(0));
+const x = random.normal(random.key(1), [30, 5]);
+const y = argmax(matmul(x, random.normal(random.key(2), [5, 3])), { axis: 1 });
+const loss = jit((p: Params, x: Value, y: Value): Value => nn.softmaxCrossEntropy(model.apply(p, x), y));
+
+/** All numbers of a tree, read at once. */
+async function numbersOf(tree: unknown): Promise<number[]> {
+  return leaves(await devicePut(tree, "cpu")).flatMap(list);
+}
+
+const schedules = {
+  linear: linearSchedule({ from: 0.1, to: 0.01, steps: 8 }),
+  cosine: cosineSchedule({ from: 0.1, steps: 8, floor: 0.01 }),
+  exponential: exponentialSchedule({ from: 0.1, decay: 0.5, steps: 4 }),
+  warmup: warmupSchedule({ steps: 3, after: stepSchedule({ from: 0.1, factor: 0.3, at: [2, 4] }) }),
+};
+
+const methods: readonly (readonly [string, GradientTransformation<never>])[] = (
+  [
+    ["sgd", sgd(0.1)],
+    ["momentum", momentum(0.05)],
+    ["nesterov", nesterov(0.05)],
+    ["adam", adam(0.01)],
+    ["adamw", adamw(0.01)],
+    ["clipping by norm, then adam", chain(clipByGlobalNorm(0.1), adam(0.01))],
+    ["clipping by value, then momentum", chain(clipByValue(0.05), momentum(0.1))],
+    ...Object.entries(schedules).map(([name, schedule]) => [`sgd, ${name} schedule`, sgd(schedule)] as const),
+  ] as const
+).map(([name, method]) => [name, method as unknown as GradientTransformation<never>]);
+
+for (const [name, method] of methods) {
+  gpu(`${name}: six steps on the GPU are six steps on the host`, async () => {
+    const step = jit((p: Params, state: never, x: Value, y: Value) => {
+      const [, slope] = valueAndGrad(loss)(p, x, y);
+      const [updates, next] = method.update(slope, state, p, {});
+      return [applyUpdates(p, updates), next] as const;
+    });
+    const results: number[][] = [];
+    for (const device of ["cpu", "webgpu"]) {
+      let [p, ...data] = await devicePut([params, x, y] as const, device);
+      let state = method.init(p);
+      const before = reads.count;
+      for (let i = 0; i < 6; i++) [p, state] = step(p, state, ...data);
+      expect(reads.count).toBe(before);
+      expect(new Set(leaves(p).map((leaf) => leaf.device))).toEqual(new Set([device]));
+      results.push(await numbersOf([p, state]));
+    }
+    const [host, far] = results as [number[], number[]];
+    expect(far.every(Number.isFinite)).toBe(true);
+    expect(maxDifference(far, host)).toBeLessThan(2e-5);
+  });
+}
+
+gpu("FOSI: the losses of the host, one read for each refresh and none between", async () => {
+  const optimizer = fosi(adam(0.01), { k: 3, l: 1, warmup: 2, period: 5, momentum: "average", clip: 1 });
+  const step = jit(
+    (p: Params, state: FosiState<never>, x: Value, y: Value) => {
+      const [value, slope] = valueAndGrad(loss)(p, x, y);
+      const [updates, next] = (optimizer as unknown as Fosi<never>).step(slope, state, p);
+      return [applyUpdates(p, updates), next, value] as const;
+    },
+    { donate: [0, 1] },
+  );
+  const curves: number[][] = [];
+  const spectra: number[][] = [];
+  for (const device of ["cpu", "webgpu", "later"]) {
+    const at = device === "cpu" ? "cpu" : "webgpu";
+    const data = await devicePut([x, y] as const, at);
+    // Parameters of its own, since a step takes their storage.
+    let p = map((leaf) => add(leaf, 0), await devicePut(params, at));
+    let state = optimizer.init(p) as unknown as FosiState<never>;
+    const values: Value[] = [];
+    for (let i = 0; i < 10; i++) {
+      if (optimizer.curvatureDue(i)) {
+        const H = hessianOperator(loss, p, ...data);
+        const key = random.foldIn(random.key(7), i);
+        const before = reads.count;
+        const own = optimizer as unknown as Fosi<never>;
+        state =
+          device === "later"
+            ? await own.refreshCurvatureAsync(state, H, key)
+            : own.refreshCurvature(state, H, key);
+        expect(reads.count - before).toBe(at === "cpu" ? 0 : 1);
+        expect(state.vectors.device).toBe(at);
+        spectra.push(list(state.values));
+      }
+      const before = reads.count;
+      const [nextP, nextState, value] = step(p, state, ...data);
+      expect(reads.count).toBe(before);
+      [p, state] = [nextP, nextState];
+      values.push(value);
+    }
+    expect(
+      new Set([p, state.base, state.velocity].flatMap((tree) => leaves(tree).map((v) => v.device))),
+    ).toEqual(new Set([at]));
+    curves.push(await numbersOf(values));
+  }
+  const [host, far, later] = curves as [number[], number[], number[]];
+  expect(host[0]! - host.at(-1)!).toBeGreaterThan(0.05);
+  expect(maxDifference(far, host)).toBeLessThan(1e-5);
+  expect(later).toEqual(far);
+  expect(spectra).toHaveLength(6);
+  expect(maxDifference(spectra[2]!, spectra[0]!)).toBeLessThan(1e-5);
+  expect(maxDifference(spectra[3]!, spectra[1]!)).toBeLessThan(1e-4);
+});
+
+gpu("update is the same loop in one call", async () => {
+  const optimizer = fosi(sgd(0.1), { k: 2, warmup: 1, period: 2 });
+  const ends: number[][] = [];
+  for (const device of ["cpu", "webgpu"]) {
+    let [p, ...data] = await devicePut([params, x, y] as const, device);
+    let state = optimizer.init(p);
+    for (let i = 0; i < 3; i++) {
+      const at = p;
+      const [, slope] = valueAndGrad(loss)(p, ...data);
+      const [updates, next] = optimizer.update(slope, state, p, {
+        hessian: () => hessianOperator(loss, at, ...data),
+      });
+      [p, state] = [applyUpdates(p, updates), next];
+    }
+    expect(optimizer.curvatureDue(state)).toBe(optimizer.curvatureDue(3));
+    ends.push(await numbersOf(p));
+  }
+  expect(maxDifference(ends[1]!, ends[0]!)).toBeLessThan(1e-4);
+});
+
+gpu(
+  "vectors take the rows of the state without being read, fewer pairs and negligible ones too",
+  async () => {
+    const optimizer = fosi(sgd(0.1), { k: 2, l: 2 });
+    const { options } = optimizer;
+    const start = tensor([1, 2, 3, 4, 5]);
+    const vectors = random.normal(random.key(4), [4, 5]);
+    const spectra = [
+      { values: [-2, 1, 5, 9], largest: 2 },
+      { values: [3, 4], largest: 2 },
+      { values: [2, 3, 4], largest: 2 },
+      { values: [1e-12, 3, 0, 4], largest: 2 },
+    ];
+    const far = await devicePut({ start, vectors }, "webgpu");
+    for (const { values, largest } of spectra) {
+      const found = { values: tensor(new Float64Array(values)), largest };
+      const rows = values.length;
+      const of = (v: Value): Value => v.slice([0, 0], [rows, 5]);
+      const host = installCurvature(optimizer.init(start), { ...found, vectors: of(vectors) }, options);
+      const mixed = installCurvature(optimizer.init(far.start), { ...found, vectors: of(vectors) }, options);
+      const before = reads.count;
+      const state = installCurvature(
+        optimizer.init(far.start),
+        { ...found, vectors: of(far.vectors) },
+        options,
+      );
+      expect(reads.count).toBe(before);
+      // The smallest from the top, the largest from the bottom, zeros for what is negligible.
+      const expected = Array.from({ length: 4 }, () => [0, 0, 0, 0, 0]);
+      rowsOf(of(vectors)).forEach((row, i) => {
+        if (Math.abs(values[i]!) > 1e-5) expected[i < rows - largest ? i : 4 - rows + i] = row;
+      });
+      expect(rowsOf(host.vectors)).toEqual(expected);
+      for (const one of [state, mixed]) {
+        expect(one.vectors.device).toBe("webgpu");
+        expect(rowsOf(one.vectors)).toEqual(expected);
+        expect(list(one.rates)).toEqual(list(host.rates));
+      }
+    }
+  },
+);
