@@ -256,6 +256,12 @@ export class Reclaimer<R> {
     this.#askedBytes += bytes;
     if (this.#collector === null) return false;
     if (this.#askedBytes < this.#full.slackBytes && !this.#full.isIdle(0)) return false;
+    return this.collectAll();
+  }
+
+  /** Collects all garbage, however little that may be: for the one who has to fail otherwise. Says whether it did. */
+  collectAll(): boolean {
+    if (this.#collector === null) return false;
     this.#collectAll(this.#collector, false);
     return true;
   }

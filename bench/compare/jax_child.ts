@@ -324,19 +324,11 @@ function stages(count = 100): Prepared {
   return work("jit", call, [start, y]);
 }
 
-/** One number is changed and read. */
+/** 64 numbers are added up and the sum is read. */
 function read(): Prepared {
-  let x = array(new Float32Array(1), [1]);
-  const run = async (): Promise<number> => {
-    x = x.mul(0.5).add(1);
-    return (await x.ref.data())[0]!;
-  };
-  const show = async (): Promise<number[]> => {
-    let last = 0;
-    for (let i = 0; i < 40; i++) last = await run();
-    return [last];
-  };
-  return { mode: "eager", run, show, isChained: true };
+  const x = array(uniform(1, 64), [64]);
+  const run = async (): Promise<number> => (await x.ref.sum().data())[0]!;
+  return { mode: "eager", run, show: async () => [await run()], isChained: true, release: () => x.dispose() };
 }
 
 const NO_HOST_TIME = "it sends what it queued only when a result is awaited";

@@ -87,6 +87,7 @@ export interface TfTensor {
 export interface Tf {
   setBackend(name: string): Promise<boolean>;
   backend(): unknown;
+  env(): { set(flag: string, value: boolean): void };
   ready(): Promise<void>;
   tidy<T>(f: () => T): T;
   keep(x: TfTensor): TfTensor;

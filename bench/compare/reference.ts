@@ -412,9 +412,8 @@ export function expected(work: string): number[] {
       return [lossUnderAdam(networks[name]!(size))];
     case "stages":
       return probe(afterStages(STAGE_CALLS * (size ?? 100)));
-    // x <- x / 2 + 1 ends at 2.
     case "read":
-      return [2];
+      return [uniform(1, 64).reduce((sum, x) => sum + x, 0)];
     case "gradient": {
       const { x, labels, params } = networkInputs(mlp);
       return [norm(curvature(mlp, x, labels, params).gradient)];

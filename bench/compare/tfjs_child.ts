@@ -38,6 +38,8 @@ for (const part of ["register_all_gradients.js", "public/chained_ops/register_al
   await loadPeer<unknown>(`@tensorflow/tfjs-core/dist/${part}`);
 if (isGpu) {
   await loadPeer<unknown>("@tensorflow/tfjs-backend-webgpu/dist/index.js");
+  // Otherwise it computes small arrays that came from the host there, and what follows from them.
+  tf.env().set("WEBGPU_CPU_FORWARD", false);
 } else {
   const { setWasmPaths } = await loadPeer<TfWasm>("@tensorflow/tfjs-backend-wasm");
   setWasmPaths(
@@ -268,21 +270,11 @@ function dispatch(count: number = DISPATCHES): Prepared {
   return work(call, [start, y]);
 }
 
-/** One number is changed and read. */
+/** 64 numbers are added up and the sum is read. */
 function read(): Prepared {
-  let x = tf.tensor(new Float32Array(1), [1]);
-  const run = async (): Promise<number> => {
-    const next = tf.tidy(() => x.mul(0.5).add(1));
-    x.dispose();
-    x = next;
-    return (await x.data())[0]!;
-  };
-  const show = async (): Promise<number[]> => {
-    let last = 0;
-    for (let i = 0; i < 40; i++) last = await run();
-    return [last];
-  };
-  return { mode: "eager", run, show, isChained: true, release: () => x.dispose() };
+  const x = tf.tensor(uniform(1, 64), [64]);
+  const run = async (): Promise<number> => (await results(() => [tf.sum(x)]))[0]![0]!;
+  return { mode: "eager", run, show: async () => [await run()], isChained: true, release: () => x.dispose() };
 }
 
 const NO_FILTER_GRADIENT = "its wasm backend has no gradient of a kernel (Conv2DBackpropFilter)";

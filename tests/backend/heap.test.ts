@@ -366,6 +366,10 @@ test("a budget that the living use up admits no more until some of them die", ()
   kept.length = 500;
   expect(reclaimer.admit(40_000)).toBe(true);
   expect(kept.length).toBe(500);
+  // Asked to, it looks again at once.
+  kept.length = 0;
+  expect(reclaimer.collectAll()).toBe(true);
+  expect(reclaimer.bytes).toBeLessThan(5000);
 });
 
 test("what the host collects of its own accord is released in a later turn", async () => {

@@ -141,7 +141,7 @@ export class Context {
     };
     this.pool = new Pool(device, memoryBytes(this.gpu), {
       flush: () => this.flush(),
-      collect: (bytes) => void this.#arrays.collect(bytes),
+      collect: () => void this.#arrays.collectAll(),
     });
     this.#arrays = new Reclaimer((block) => this.pool.give(block), {
       slackBytes: Math.min(SLACK_BYTES, this.pool.budgetBytes / 8),

@@ -28,7 +28,7 @@ export interface PoolHooks {
   /** Sends what is recorded: before buffers are destroyed that it may use. */
   flush(): void;
   /** Gives back the blocks of dead tensors, where the host can tell; not if little died since the last time, by so many bytes. */
-  collect(bytes: number): void;
+  collect(): void;
 }
 
 export class Pool {
@@ -69,7 +69,7 @@ export class Pool {
     const size = Math.min(wanted, limit - (limit % 4));
     let block = this.#free.get(size)?.pop();
     if (block === undefined && !this.#fits(size)) {
-      block = this.#found(size, size) ?? this.#found(size, Infinity);
+      block = this.#found(size);
       if (block === undefined && !this.#fits(size)) {
         throw new DeviceError(
           "memory",
@@ -88,9 +88,9 @@ export class Pool {
   }
 
   /** Looks for dead tensors, and then gives up the other blocks that are free: a block, or room for one, if there is any. */
-  #found(size: number, bytes: number): Block | undefined {
+  #found(size: number): Block | undefined {
     if (this.#fits(size)) return undefined;
-    this.#hooks.collect(bytes);
+    this.#hooks.collect();
     const block = this.#free.get(size)?.pop();
     if (block === undefined) this.trim();
     return block;
