@@ -85,7 +85,7 @@ const LAYERS: readonly Layer[] = [
   {
     from: "bench/",
     // The program itself is measured as a process.
-    may: ["core/", "autodiff/", "optim/", "dist/", "mod.ts", "cli/data/", "cli/main.ts"],
+    may: ["core/", "autodiff/", "optim/", "dist/", "mod.ts", "cli/data/", "cli/main.ts", "tools/vulkan.ts"],
     packages: SYSTEM,
   },
   { from: "examples/", may: ["mod.ts", "cli/data/"], packages: SYSTEM },
