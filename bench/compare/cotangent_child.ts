@@ -23,6 +23,7 @@ import {
   rowsInput,
   SMALL,
   STAGE_CALLS,
+  stageMatrix,
   type Turned,
   uniform,
 } from "./inputs.ts";
@@ -229,11 +230,11 @@ function dispatch(mode: "jit" | "eager", count: number = DISPATCHES): Prepared {
   });
 }
 
-/** `x <- x - mean(x) + y` so many times in one compiled function: every mean needs all of the one before. */
+/** `x <- x y` so many times in one compiled function, none of which can be fused: each is a dispatch. */
 function stages(count = 100): Prepared {
-  const [start, y] = [tensor(uniform(1, 64), [64]), tensor(uniform(2, 64), [64])];
+  const [start, y] = [tensor(uniform(1, 64), [8, 8]), tensor(stageMatrix(), [8, 8])];
   const f = ct.jit((x: ct.Value, y: ct.Value): ct.Value => {
-    for (let i = 0; i < count; i++) x = x.sub(x.mean()).add(y);
+    for (let i = 0; i < count; i++) x = x.matmul(y);
     return x;
   });
   return work("jit", () => {

@@ -138,7 +138,7 @@ export function gpuWorks(sizes: Sizes): GpuWork[] {
     rate(`cnn-adam/${images}`, `CNN of 3 convolutions, ${images} images 28²: Adam step`, 2e-3),
     time(`dispatch/${calls}`, `add of 64 elements, each of ${calls}`, calls),
     time(`dispatch/${calls}:host`, `the same, until the last call returns`, calls),
-    time(`stages/${stages}`, `compiled x-mean(x)+y of 64, each of ${calls}`, calls),
+    time(`stages/${stages}`, `compiled product 8², each of ${calls}`, calls),
     time(`stages/${stages}:host`, `the same, until the last call returns`, calls),
     time("read", "sum of 64 elements and its 4 bytes, awaited", 1),
     time("read:sync", "sum of 64 elements and its 4 bytes, at once", 1),

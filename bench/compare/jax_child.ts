@@ -23,6 +23,7 @@ import {
   rowsInput,
   SMALL,
   STAGE_CALLS,
+  stageMatrix,
   type Turned,
   uniform,
 } from "./inputs.ts";
@@ -306,14 +307,11 @@ function dispatch(mode: Mode, count: number = DISPATCHES): Prepared {
   return work(mode, call, [start, y]);
 }
 
-/** `x <- x - mean(x) + y` so many times in one compiled function. */
+/** `x <- x y` so many times in one compiled function. */
 function stages(count = 100): Prepared {
-  const [start, y] = [array(uniform(1, 64), [64]), array(uniform(2, 64), [64])];
+  const [start, y] = [array(uniform(1, 64), [8, 8]), array(stageMatrix(), [8, 8])];
   const f = jax.jit((x: JaxArray, y: JaxArray): JaxArray => {
-    for (let i = 0; i < count; i++) {
-      const mean = np.mean(x.ref, -1, { keepdims: true });
-      x = x.sub(mean).add(i === count - 1 ? y : y.ref);
-    }
+    for (let i = 0; i < count; i++) x = np.matmul(x, i === count - 1 ? y : y.ref);
     return x;
   });
   const call = (): JaxArray[] => {

@@ -20,6 +20,7 @@ import {
   rowsInput,
   SMALL,
   STAGE_CALLS,
+  stageMatrix,
   TURNS,
   type Turned,
   uniform,
@@ -338,14 +339,11 @@ function batchedProduct(count: number): Float64Array {
   return y;
 }
 
-/** `x <- x - mean(x) + y`. */
+/** `x <- x y`. */
 function afterStages(count: number): Float64Array {
   let x = new Float64Array(uniform(1, 64));
-  const y = uniform(2, 64);
-  for (let i = 0; i < count; i++) {
-    const m = mean(x);
-    x = x.map((v, j) => v - m + y[j]!);
-  }
+  const y = stageMatrix();
+  for (let i = 0; i < count; i++) x = new Float64Array(multiply(x, y, 8, 8, 8));
   return x;
 }
 

@@ -244,7 +244,8 @@ export function logsumexp(x: Value, options: AxisOptions = {}): Value {
 export function softmax(x: Value, { axis = -1 }: AxesOption = {}): Value {
   const axes = normalizeAxes(axis, x.ndim, "softmax");
   const powers = exp(sub(x, shift(x, axes)));
-  return div(powers, sum(powers, { axis: axes, keepDims: true }));
+  // The sum is at least 1, or it is 0 or not finite and so are the results either way; one division for all of them.
+  return mul(powers, div(1, sum(powers, { axis: axes, keepDims: true })));
 }
 
 /**

@@ -122,6 +122,13 @@ const MOST_OPERANDS = 14;
 const MOST_VALUES = 64;
 /** How many steps back an equation may join a loop that it does not depend on. */
 const HORIZON = 12;
+/** Up to so many operations for each element are done again rather than their results written and read, */
+const CHEAP = 8;
+/** if no more than so many buffers as large are read for it that would not be read otherwise. */
+const MOST_READ_AGAIN = 2;
+
+/** Whether an equation can be computed in a loop, which is that step. */
+type Fits = (loop: Loop, step: number) => boolean;
 
 /** A value under some layout: the elements are those of `base`, which is row-major. */
 interface Source {
@@ -136,6 +143,14 @@ interface Pending {
   readonly expr: (args: readonly Expr[]) => Expr;
   /** The last step that its operands come from, as far as that was known. */
   readonly first: number;
+}
+
+/** How a loop can compute a value of another one again. */
+interface Again {
+  /** What is computed, operands first. */
+  readonly order: readonly Var[];
+  /** What it is computed of: in memory, or small. */
+  readonly leaves: readonly Source[];
 }
 
 /** A pending equation that waits for its operands. */
@@ -241,7 +256,7 @@ export function fused(
   prepare: Prepare,
   limits: LoopLimits = { loads: MOST_OPERANDS },
 ): Schedule {
-  return new Fusion(prepare, limits).run(program);
+  return new Fusion(program, prepare, limits).run(program);
 }
 
 class Fusion {
@@ -254,8 +269,13 @@ class Fusion {
   readonly #producer = new Map<Var, number>();
   /** Placed when a value is needed: late, so that it joins the loop of the one who needs it. */
   readonly #pending = new Map<Var, Pending>();
+  /** The same equations, also after they were placed. */
+  readonly #equations = new Map<Var, Pending>();
+  /** Values that only reductions read. */
+  readonly #summands: Set<Var>;
 
-  constructor(prepare: Prepare, limits: LoopLimits) {
+  constructor(program: Program, prepare: Prepare, limits: LoopLimits) {
+    this.#summands = summandsOf(program);
     this.#prepare = prepare;
     this.#limits = limits;
   }
@@ -285,7 +305,9 @@ class Fusion {
     if (kernel?.k === "map" && this.#isComputed(kernel, atoms, params, out.aval)) {
       const first = Math.max(-1, ...args.map((source) => this.#firstOf(source)));
       const expr: Pending["expr"] = (exprs) => kernel.expr(exprs, params, out.aval);
-      this.#pending.set(out, { name: prim.name, args, expr, first });
+      const pending = { name: prim.name, args, expr, first };
+      this.#pending.set(out, pending);
+      this.#equations.set(out, pending);
       this.#sources.set(out, { base: out, layout: rowMajor(out.aval.shape) });
     } else if (kernel?.k === "view") {
       const layout = kernel.view(args[0]!.layout, params, out.aval);
@@ -428,30 +450,37 @@ class Fusion {
   }
 
   /** The step that an equation over `shape` joins: its last producer, a later loop with a common operand, or a new one. */
-  #home(
-    args: readonly Source[],
-    shape: Shape,
-    hint: number,
-    fits: (loop: Loop, step: number) => boolean,
-  ): number {
+  #home(args: readonly Source[], shape: Shape, hint: number, fits: Fits): number {
+    const found = this.#find(args, shape, hint, fits);
+    return found >= 0 ? found : this.#steps.push(new Loop(shape)) - 1;
+  }
+
+  /** The same, and -1 where there is none. */
+  #find(args: readonly Source[], shape: Shape, hint: number, fits: Fits): number {
     const first = Math.max(-1, ...args.map((source) => this.#producerOf(source)));
     const last = this.#steps.length - 1;
     const joins = (step: number): boolean => {
-      const loop = this.#steps[step];
-      if (!(loop instanceof Loop) || loop.closed || loop.values.size >= MOST_VALUES) return false;
-      if (loop.loads.length + loop.stores.length + args.length > MOST_OPERANDS) return false;
-      if (loop.loads.length + args.length > this.#limits.loads) return false;
-      const related =
-        step === first ||
-        step === hint ||
-        sizeOf(shape) <= 1 ||
-        args.some(({ base }) => loop.loads.some((load) => load.slot === this.#slots.get(base)));
-      return related && fits(loop, step);
+      const loop = this.#openLoop(step, args);
+      if (loop === null) return false;
+      const isRelated = step === first || step === hint || sizeOf(shape) <= 1 || this.#readsOneOf(args, loop);
+      return isRelated && fits(loop, step);
     };
     if (first >= 0 && joins(first)) return first;
     if (hint > first && joins(hint)) return hint;
     for (let step = Math.max(first + 1, last - HORIZON); step <= last; step++) if (joins(step)) return step;
-    return this.#steps.push(new Loop(shape)) - 1;
+    return -1;
+  }
+
+  /** The loop that is a step, if an equation with these operands may still join it. */
+  #openLoop(step: number, args: readonly Source[]): Loop | null {
+    const loop = this.#steps[step];
+    if (!(loop instanceof Loop) || loop.closed || loop.values.size >= MOST_VALUES) return null;
+    if (loop.loads.length + loop.stores.length + args.length > MOST_OPERANDS) return null;
+    return loop.loads.length + args.length > this.#limits.loads ? null : loop;
+  }
+
+  #readsOneOf(args: readonly Source[], loop: Loop): boolean {
+    return args.some(({ base }) => loop.loads.some((load) => load.slot === this.#slots.get(base)));
   }
 
   #readable(args: readonly Source[], loop: Loop, step: number, level: Level): boolean {
@@ -488,19 +517,13 @@ class Fusion {
   // --- reductions ------------------------------------------------------------------------------------------------
 
   #reduce(name: string, out: Var, arg: Source, join: Join, axes: readonly number[]): void {
-    const { shape } = arg.layout;
     const reduced = [...axes].sort((a, b) => a - b);
     this.#demand(arg, -1);
-    const at = this.#home([arg], shape, -1, (loop, step) => {
-      if (!sameShape(loop.shape, shape)) return false;
-      if (loop.reductions.length > 0 && !sameShape(loop.reduced, reduced)) return false;
-      if (!this.#readable([arg], loop, step, "full")) return false;
-      const value = arg.base instanceof Var ? loop.values.get(arg.base) : undefined;
-      return loop.reductions.length === 0 || value === undefined || value.phase === 0 || loop.canFollow;
-    });
+    const { at, again } = this.#reductionHome(arg, reduced);
     const loop = this.#steps[at] as Loop;
     loop.reduced = reduced;
-    const expr = this.#read(arg, loop, at, "full");
+    for (const v of again?.order ?? []) this.#computeAgain(v, loop, at);
+    const expr = again ? loop.values.get(again.order.at(-1)!)!.expr : this.#read(arg, loop, at, "full");
     const result = loop.input(out.aval.dtype);
     const phase = phaseOf(expr, loop) + 1;
     loop.reductions.push({ join, arg: expr, result });
@@ -508,6 +531,126 @@ class Fusion {
     loop.values.set(out, { expr: result, level: "row", phase, from: [expr] });
     loop.names.push(name);
     this.#own(out, at);
+  }
+
+  /** The step that a reduction joins, and how its argument is computed there if it is not read or computed anyway. */
+  #reductionHome(
+    arg: Source,
+    reduced: readonly number[],
+  ): { readonly at: number; readonly again: Again | null } {
+    const { shape } = arg.layout;
+    const fitsWith =
+      (args: readonly Source[]): Fits =>
+      (loop, step) => {
+        if (!sameShape(loop.shape, shape)) return false;
+        if (loop.reductions.length > 0 && !sameShape(loop.reduced, reduced)) return false;
+        if (!this.#readable(args, loop, step, "full")) return false;
+        const value = arg.base instanceof Var ? loop.values.get(arg.base) : undefined;
+        return loop.reductions.length === 0 || value === undefined || value.phase === 0 || loop.canFollow;
+      };
+    const own = this.#producerOf(arg);
+    const ownLoop = this.#openLoop(own, [arg]);
+    const joinsOwn = ownLoop !== null && fitsWith([arg])(ownLoop, own);
+    const again = this.#again(arg);
+    if (again !== null && !(joinsOwn && ownLoop.stores.length + ownLoop.reductions.length > 0)) {
+      const { leaves } = again;
+      const fits = fitsWith(leaves);
+      const later = joinsOwn
+        ? -1
+        : this.#find(leaves, shape, -1, (loop, step) => step !== own && fits(loop, step));
+      const earlier = later < 0 ? this.#earlier(leaves, reduced, fits) : -1;
+      const isNew = later < 0 && earlier < 0;
+      if (!(isNew && joinsOwn) && this.#readAgain(again, Math.max(later, earlier)) <= MOST_READ_AGAIN) {
+        if (isNew) return { at: this.#steps.push(new Loop(shape)) - 1, again };
+        return { at: later >= 0 ? later : this.#toEnd(earlier), again };
+      }
+    }
+    return { at: joinsOwn ? own : this.#home([arg], shape, -1, fitsWith([arg])), again: null };
+  }
+
+  /** How a value that only reductions read can be computed again; null where that takes long, or more than is in memory. */
+  #again({ base, layout }: Source): Again | null {
+    const { size } = base.aval;
+    if (!(base instanceof Var) || !this.#summands.has(base) || !isWhole(layout, size)) return null;
+    const order = new Set<Var>();
+    const leaves: Source[] = [];
+    let work = 0;
+    const visit = (source: Source): boolean => {
+      const { base, layout } = source;
+      if (order.has(base as Var)) return isWhole(layout, size);
+      const isLeaf = !(base instanceof Var) || this.#slots.has(base) || base.aval.size < size;
+      if (isLeaf) leaves.push(source);
+      if (isLeaf) return true;
+      const equation = this.#equations.get(base);
+      if (equation === undefined || !isWhole(layout, size)) return false;
+      work += workOf(equation);
+      if (work > CHEAP || !equation.args.every(visit)) return false;
+      order.add(base);
+      return true;
+    };
+    const isPossible =
+      visit({ base, layout }) &&
+      order.size > 0 &&
+      leaves.length <= Math.min(this.#limits.loads, MOST_OPERANDS - 1);
+    return isPossible ? { order: [...order], leaves } : null;
+  }
+
+  /** How many large buffers would be read for a value that is computed again, beside those that the loop reads anyway. */
+  #readAgain({ order, leaves }: Again, at: number): number {
+    const { size } = order.at(-1)!.aval;
+    const step = this.#steps[at];
+    const read = step instanceof Loop ? step.loads.map(({ slot }) => slot) : [];
+    const large = new Set(leaves.map(({ base }) => base).filter(({ aval }) => aval.size >= size));
+    return [...large].filter((base) => !read.includes(this.#slots.get(base)!)).length;
+  }
+
+  #computeAgain(v: Var, loop: Loop, at: number): void {
+    if (loop.values.has(v)) return;
+    const { name, args, expr } = this.#equations.get(v)!;
+    const from = args.map((source) => {
+      const known = source.base instanceof Var ? loop.values.get(source.base) : undefined;
+      return known?.level === "full" ? known.expr : this.#read(source, loop, at, "full");
+    });
+    const phase = Math.max(0, ...from.map((e) => phaseOf(e, loop)));
+    loop.values.set(v, { expr: expr(from), level: "full", phase, from });
+    loop.names.push(name);
+  }
+
+  /**
+   * A loop with the same reduced axes that reads the same elements, but runs before the operands are there: -1 where there
+   * is none that can as well run after all the other steps.
+   */
+  #earlier(args: readonly Source[], reduced: readonly number[], fits: Fits): number {
+    const last = this.#steps.length - 1;
+    for (let step = last; step >= Math.max(0, last - HORIZON); step--) {
+      const loop = this.#openLoop(step, args);
+      if (loop === null || loop.reductions.length === 0 || !sameShape(loop.reduced, reduced)) continue;
+      const size = sizeOf(loop.shape);
+      const large = args.filter(({ base }) => base.aval.size >= size);
+      if (!this.#readsOneOf(large, loop) || args.some((source) => this.#producerOf(source) === step))
+        continue;
+      if (fits(loop, last + 1) && !this.#isRead(loop, step + 1)) return step;
+    }
+    return -1;
+  }
+
+  /** Whether a step from this one on reads what the loop stores. */
+  #isRead({ stores }: Loop, from: number): boolean {
+    const written = new Set(stores.map(({ slot }) => slot));
+    return this.#steps
+      .slice(from)
+      .some((step) => (step instanceof Loop ? step.loads : step.args).some(({ slot }) => written.has(slot)));
+  }
+
+  /** Has a loop run after all other steps. */
+  #toEnd(step: number): number {
+    const loop = this.#steps[step] as Loop;
+    const end = this.#steps.push(loop) - 1;
+    const none = new Loop([]);
+    none.closed = true;
+    this.#steps[step] = none;
+    for (const v of loop.values.keys()) if (this.#producer.get(v) === step) this.#producer.set(v, end);
+    return end;
   }
 
   // --- everything else -------------------------------------------------------------------------------------------
@@ -554,6 +697,35 @@ class Fusion {
     const k = needs ? "named" : "host";
     this.#steps.push({ k, prim, params, args: operands, outs: slots, epilogue: null });
   }
+}
+
+/** The values that only reductions read. */
+function summandsOf({ eqns, outs }: Program): Set<Var> {
+  const others = new Set<Atom | null>(outs);
+  const summands = new Set<Var>();
+  for (const { prim, ins, outs } of eqns.toReversed()) {
+    for (const v of outs) if (!others.has(v)) summands.add(v);
+    const k = prim.kernel?.k;
+    if (k === "reduce" || (k === "view" && summands.has(outs[0]!))) continue;
+    for (const atom of ins) others.add(atom);
+  }
+  return summands;
+}
+
+/** What an equation costs for each element, in additions. */
+function workOf({ args, expr }: Pending): number {
+  const operands = args.map(({ base }, i) => input(i, exprType(base.aval.dtype)));
+  const seen = new Set<Expr>(operands);
+  let work = 0;
+  const visit = (e: Expr): void => {
+    if (seen.has(e)) return;
+    seen.add(e);
+    if (e.op === "call") work = Number.POSITIVE_INFINITY;
+    else if (e.op !== "const") work += e.op === "div" || e.op === "sqrt" ? 4 : 1;
+    e.args.forEach(visit);
+  };
+  visit(expr(operands));
+  return work;
 }
 
 /** After how many reductions of its loop a reduction's result is known. */

@@ -12,7 +12,7 @@ import { openDevice } from "../../core/trace.ts";
 
 let reason: string | null = null;
 try {
-  await init("webgpu");
+  await init("webgpu", { tuning: false });
   console.log(`webgpu: ${webgpuContext()!.device.name}, through ${webgpuContext()!.device.host}`);
 } catch (error) {
   reason = error instanceof Error ? error.message : String(error);

@@ -3,7 +3,7 @@ import type { Expr, ExprType } from "../../expr.ts";
 import * as expr from "../../expr.ts";
 import type { Join, Reduction } from "../../passes/fuse.ts";
 import type { FunctionBuilder } from "./assembler.ts";
-import { FLOAT64_STEPS, isFar, nearer, type Scaled, unscaled } from "./nest_product.ts";
+import { isFar, nearer, type Scaled, unscaled } from "./nest_product.ts";
 import type { Vec, VectorEmitter } from "./vector.ts";
 
 /** The type in which values are joined: products of float32 are float64 all along. */
@@ -71,7 +71,7 @@ export class Arithmetic {
     const factor = from === "f64" ? this.#emitter.newVec("f64") : all;
     if (from === "f64") {
       this.set(factor, all);
-      this.approach({ product: factor, scale }, FLOAT64_STEPS);
+      this.approach({ product: factor, scale });
     }
     this.set(product, this.join("prod", "f64", product, factor));
     this.approach({ product, scale });
@@ -87,11 +87,10 @@ export class Arithmetic {
   }
 
   /** Scales what is not near 1, where it is. That is seldom so: a branch goes around it. */
-  approach({ product, scale }: Scaled<Vec>, steps = 1): void {
+  approach({ product, scale }: Scaled<Vec>): void {
     const far = { product: this.#value(product, "f64"), scale: this.#value(scale, "f64") };
     this.#emitter.when(this.#emitter.emit(isFar(far.product)), () => {
-      let near = far;
-      for (let step = 0; step < steps; step++) near = nearer(near);
+      const near = nearer(far);
       const [nearProduct, nearScale] = [this.#emitter.emit(near.product), this.#emitter.emit(near.scale)];
       this.set(product, nearProduct);
       this.set(scale, nearScale);

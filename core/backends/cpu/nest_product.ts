@@ -12,15 +12,12 @@ export interface Scaled<T> {
 }
 
 /**
- * A product of magnitude from 2^-384 to 2^384 is near 1. That of two is within float64, and near 1 if scaled once; so is
- * one that is near 1 times four float32 numbers, which have magnitudes from 2^-149 to 2^128 if they are not 0:
- * 2^(-384 - 4 149) = 2^-980 and 2^(384 + 4 128) = 2^896.
+ * A product of magnitude from 2^-384 to 2^384 is near 1. One that is near 1 is within float64, and near 1 if scaled once,
+ * after it is multiplied with another, or with four float32 numbers, which are from 2^-149 to 2^128 if they are not 0:
+ * 2^(-384 - 4 149) = 2^-980 and 2^(384 + 4 128) = 2^896; or with any float64 that was scaled once, as 2^-1074 is 2^-434.
  */
 const NEAR = 2 ** 384;
 const STEP = 2 ** 640;
-
-/** Steps that bring any float64 near 1: the extremes are 2^-1074 and 2^1024. */
-export const FLOAT64_STEPS = 2;
 
 /** So many float32 factors may be multiplied with a product before it is scaled again. */
 export const FLOAT32_FACTORS = 4;
