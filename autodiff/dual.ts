@@ -17,6 +17,9 @@ class DualTracer extends Tracer {
   get aval(): Value["aval"] {
     return this.primal.aval;
   }
+  override get behind(): Value {
+    return this.primal;
+  }
 }
 
 /**

@@ -96,8 +96,8 @@ interface Entry {
   readonly donated: readonly number[];
   readonly constants: readonly Tensor[];
   simplified: Program | null;
-  /** By backend. */
-  readonly prepared: Map<Backend, Prepared>;
+  /** By backend; what a closed device had goes with it. */
+  readonly prepared: WeakMap<Backend, Prepared>;
 }
 
 const made = new WeakSet<object>();
@@ -200,7 +200,7 @@ function record(
     donated,
     constants: [...constants],
     simplified: null,
-    prepared: new Map(),
+    prepared: new WeakMap(),
   };
 }
 

@@ -127,8 +127,8 @@ interface CompiledGradient {
   readonly product: Executable | null;
 }
 
-/** For each compiled function, its gradients by the kind of arguments and the backend. */
-const compiledGradients = new WeakMap<object, Map<string, CompiledGradient>>();
+/** For each compiled function and backend, its gradients by the kind of arguments; a device opened again is another. */
+const compiledGradients = new WeakMap<object, WeakMap<Backend, Map<string, CompiledGradient>>>();
 /** More kinds than this are forgotten together. */
 const MOST_KINDS = 64;
 
@@ -139,9 +139,11 @@ function compiledProduct<P, A extends readonly unknown[]>(f: Objective<P, A>, pa
   const tensors = leaves.filter((x) => x instanceof Tensor);
   if (tensors.length < leaves.length) return plainProduct(f, params, rest);
   const backend = backendFor(tensors);
-  const kind = `${backend.name} ${signatureName(signature)}`;
-  const known = compiledGradients.get(f) ?? new Map<string, CompiledGradient>();
-  compiledGradients.set(f, known);
+  const kind = signatureName(signature);
+  const backends = compiledGradients.get(f) ?? new WeakMap<Backend, Map<string, CompiledGradient>>();
+  compiledGradients.set(f, backends);
+  const known = backends.get(backend) ?? new Map<string, CompiledGradient>();
+  backends.set(backend, known);
   if (known.size >= MOST_KINDS) known.clear();
   const gradient = known.get(kind) ?? compileGradient(f, signature, leaves, backend);
   known.set(kind, gradient);

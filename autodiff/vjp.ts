@@ -2,7 +2,7 @@
 import { isFloat } from "../core/dtype.ts";
 import { DTypeError, ShapeError, TreeError } from "../core/errors.ts";
 import { zeros } from "../core/prims/movement.ts";
-import { checkSynchronous, scalar } from "../core/trace.ts";
+import { beside, checkSynchronous, scalar } from "../core/trace.ts";
 import { checkSameStructure, flatten, type IsTree, map, paths, unflatten } from "../core/tree.ts";
 import { Value } from "../core/value.ts";
 import { checkSameAvals, onLeaves } from "./leaves.ts";
@@ -198,7 +198,7 @@ function differentiate(f: AnyFunction, options: unknown): (args: readonly unknow
       return [loss];
     }, xs);
     const value = outs[0]!;
-    const cts = transposeProgram(program, [scalar(1, value.dtype)]);
+    const cts = transposeProgram(program, [beside(value, scalar(1, value.dtype))]);
     const gradients = unflatten<unknown[]>(def, withIntegerZeros(xs, cts));
     return {
       value,

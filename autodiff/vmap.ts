@@ -22,6 +22,9 @@ class BatchTracer extends Tracer {
     this.dim = dim;
     this.aval = new Aval(value.shape.toSpliced(dim, 1), value.dtype);
   }
+  override get behind(): Value {
+    return this.value;
+  }
 }
 
 class BatchTrace implements Trace {

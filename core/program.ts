@@ -79,6 +79,7 @@ export class StageTracer extends Tracer {
  */
 export class Recorder implements Trace {
   readonly name: string;
+  readonly defers: boolean;
   readonly eqns: Eqn[] = [];
   readonly #parent: Trace;
   readonly #linearOnly: boolean;
@@ -87,6 +88,7 @@ export class Recorder implements Trace {
     this.name = name;
     this.#parent = options.parent;
     this.#linearOnly = options.linearOnly;
+    this.defers = !options.linearOnly;
   }
 
   input(aval: Aval): StageTracer {

@@ -10,11 +10,13 @@ import { type DType, makeArray, type TypedArray } from "./dtype.ts";
 import { DeviceError, TraceError } from "./errors.ts";
 import type { AnyPrimitive, Primitive } from "./primitive.ts";
 import { sizeOf } from "./shape.ts";
-import { remoteOf, Tensor, Tracer, type Value } from "./value.ts";
+import { type Remote, remoteOf, Tensor, Tracer, type Value } from "./value.ts";
 
 /** Interprets primitives. `process` is called with this trace no longer current: it chooses where rules run. */
 export interface Trace {
   readonly name: string;
+  /** Operations are recorded to run later: what they are given as constants goes where the program will run. */
+  readonly defers?: boolean;
   process(primitive: AnyPrimitive, args: readonly Value[], params: unknown): Value[];
 }
 
@@ -34,8 +36,9 @@ export function setBackend(next: Backend): Backend {
   return previous;
 }
 
-/** Adds the backend of a device, or replaces it. */
+/** Adds the backend of a device, or replaces it, also where new tensors are made. */
 export function addDevice(name: string, device: Backend): void {
+  if (home !== null && home === devices.get(name)) home = device;
   devices.set(name, device);
 }
 
@@ -75,14 +78,25 @@ export function openDevice(name: string): Backend | null {
 export function placed(x: Tensor, device?: string): Tensor {
   const target = device === undefined ? home : openDevice(device);
   // What a function being recorded makes is a constant: it goes where the program runs.
-  if (!target?.transfers || !isEager()) return x;
+  if (!target?.transfers || isDeferred()) return x;
   return device === undefined && x.dtype === "float64" ? x : target.transfers.put(x);
 }
 
 /** A tensor on the device of another value: what is computed of both is computed there. */
 export function beside(x: Value, y: Tensor): Tensor {
-  const remote = devices.size > 0 && isEager() && x instanceof Tensor ? remoteOf(x) : null;
+  const remote = devices.size > 0 && !isDeferred() ? remoteBehind(x) : null;
   return remote === null ? y : devices.get(remote.device)!.transfers!.put(y);
+}
+
+/** Where a value is, or what a tracer stands for while its operations run at once. */
+function remoteBehind(x: Value): Remote | null {
+  let behind: Value | null = x;
+  while (behind instanceof Tracer) behind = behind.behind;
+  return behind instanceof Tensor ? remoteOf(behind) : null;
+}
+
+function isDeferred(): boolean {
+  return running.some(({ defers }) => defers === true);
 }
 
 /** What computes with these values: the backend of the device that holds one of them, else the current one. */

@@ -325,6 +325,10 @@ export function isShared(data: Elements): boolean {
 /** A value that a transform follows. Its elements are not known while the function is traced. */
 export abstract class Tracer extends Value {
   abstract readonly trace: { readonly name: string };
+  /** The value of the enclosing transform that it stands for; null where there is none yet. */
+  get behind(): Value | null {
+    return null;
+  }
 
   get device(): string {
     return "traced";

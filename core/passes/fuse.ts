@@ -1,7 +1,8 @@
 /**
  * Fusion: a program as steps. Equations that compute element by element join one loop with the reductions they feed
  * and are fed by; equations that only move elements become layouts of what is read. What remains are kernels written by
- * hand and equations that the host runs.
+ * hand and equations that the host runs. A value is computed in one loop and stored where another reads it, except for a
+ * cheap one that only a reduction along other axes reads: it is computed there again.
  */
 import type { Aval } from "../aval.ts";
 import { invariant } from "../errors.ts";

@@ -615,8 +615,8 @@ export const maximumP: Primitive<null> = elementwise({
   kernel: e.max,
   scalar: (x, y) => (x > y || Number.isNaN(x) ? x : y),
   terms: [
-    (dx, [x, y]) => mul(dx, share(less(y!, x!), equal(x!, y!), dx)),
-    (dy, [x, y]) => mul(dy, share(less(x!, y!), equal(x!, y!), dy)),
+    (dx, [x, y]) => mul(dx, share(less(y!, x!), equal(x!, y!), x!)),
+    (dy, [x, y]) => mul(dy, share(less(x!, y!), equal(x!, y!), x!)),
   ],
   traits: { commutative: true },
   draw: [{ range: [-2, 0], avoid: [0] }, { range: [-1, 2] }],
@@ -630,8 +630,8 @@ export const minimumP: Primitive<null> = elementwise({
   kernel: e.min,
   scalar: (x, y) => (x < y || Number.isNaN(x) ? x : y),
   terms: [
-    (dx, [x, y]) => mul(dx, share(less(x!, y!), equal(x!, y!), dx)),
-    (dy, [x, y]) => mul(dy, share(less(y!, x!), equal(x!, y!), dy)),
+    (dx, [x, y]) => mul(dx, share(less(x!, y!), equal(x!, y!), x!)),
+    (dy, [x, y]) => mul(dy, share(less(y!, x!), equal(x!, y!), x!)),
   ],
   traits: { commutative: true },
   draw: [{ range: [-2, 0], avoid: [0] }, { range: [-1, 2] }],

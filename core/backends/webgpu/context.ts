@@ -172,7 +172,7 @@ export class Context {
   }
 
   /**
-   * After a refusal nobody knows which commands ran: what they were for must not be taken for numbers.
+   * After a refusal or a fault nobody knows which commands it was: what they were for must not be taken for numbers.
    *
    * @throws {DeviceError} if the array of this number is one of those
    */
@@ -183,13 +183,18 @@ export class Context {
     throw new DeviceError(
       "lost",
       "elements",
-      `Cannot use ${length} elements on webgpu: the device refused commands that may have computed them, computed ones are needed; compute them again`,
+      `Cannot use ${length} elements on webgpu: the device refused commands, or found a fault in elements, that they may come from, computed ones are needed; compute them again`,
     );
   }
 
   #judge(): void {
     if (this.device.refusals === this.#refusals) return;
     this.#refusals = this.device.refusals;
+    this.#lose();
+  }
+
+  /** Says that nobody knows what the arrays hold that were recorded since the last good read. */
+  #lose(): void {
     if (this.#recorded > this.#proven) this.#lost.push([this.#proven + 1, this.#recorded]);
     this.#proven = this.#recorded;
   }
@@ -376,8 +381,7 @@ export class Context {
     const recorded = this.#recorded;
     try {
       const words = await this.device.read(requests);
-      this.#prove(recorded);
-      return this.#results(arrays, words);
+      return this.#results(arrays, words, recorded);
     } finally {
       end?.();
     }
@@ -400,8 +404,7 @@ export class Context {
     const end = this.#reading(arrays);
     try {
       const words = this.device.readSync(requests);
-      this.#prove(this.#recorded);
-      return this.#results(arrays, words);
+      return this.#results(arrays, words, this.#recorded);
     } finally {
       end?.();
     }
@@ -420,12 +423,20 @@ export class Context {
     return [{ buffer: this.faults, offset: 0, bytes: FAULT_BYTES }, ...parts];
   }
 
-  #results(arrays: readonly DeviceArray[], [faults, ...parts]: readonly Uint8Array[]): TypedArray[] {
+  /** The elements that a read gave of arrays recorded up to a number. */
+  #results(
+    arrays: readonly DeviceArray[],
+    [faults, ...parts]: readonly Uint8Array[],
+    recorded: number,
+  ): TypedArray[] {
     const error = faultOf(new Int32Array(faults!.buffer, faults!.byteOffset, 2));
     if (error) {
+      // Only the first fault is noted: whatever was recorded since the last good read may have had one.
+      this.#lose();
       this.device.write(this.faults, 0, new Uint32Array(FAULT_BYTES / 4));
       throw error;
     }
+    this.#prove(recorded);
     return arrays.map(({ dtype, length }, i) => {
       const words = parts[i]!;
       const data = makeArray(dtype, length);
