@@ -96,7 +96,7 @@ async function start(engines: readonly Engine[]): Promise<Started> {
       missing.push(`${engine.label}: not measured, ${why}`);
       child.stop();
     } else children.push(child);
-    say(`${engine.label}: ${isOther || device === undefined ? missing.at(-1) : device}`);
+    say(isOther || device === undefined ? missing.at(-1)! : `${engine.label}: ${device}`);
   }
   if (adapter === undefined) throw new Error(`Cannot measure a GPU: no engine starts; ${missing.join("; ")}`);
   return { children, adapter, missing };
@@ -173,11 +173,16 @@ async function runAll(): Promise<GpuRun> {
   return result();
 }
 
-const run: GpuRun = options.table
-  ? (JSON.parse(readFileSync(options.table, "utf8")) as GpuRun)
-  : await runAll();
-console.log(gpuMarkdown(run));
-const isWrong = run.cells.some(
-  ({ engine, why }) => engine.startsWith("cotangent") && why?.startsWith("WRONG"),
-);
-if (isWrong || run.noMemory !== undefined) process.exitCode = 1;
+try {
+  const run: GpuRun = options.table
+    ? (JSON.parse(readFileSync(options.table, "utf8")) as GpuRun)
+    : await runAll();
+  console.log(gpuMarkdown(run));
+  const isWrong = run.cells.some(
+    ({ engine, why }) => engine.startsWith("cotangent") && why?.startsWith("WRONG"),
+  );
+  if (isWrong || run.noMemory !== undefined) process.exitCode = 1;
+} catch (error) {
+  say(error instanceof Error ? error.message : String(error));
+  process.exitCode = 1;
+}

@@ -195,7 +195,7 @@ async function lastError(stream: AsyncIterable<Uint8Array>): Promise<string> {
   let tail = "";
   for await (const bytes of stream) tail = (tail + decoder.decode(bytes, { stream: true })).slice(-4096);
   const line = tail.split("\n").findLast((one) => /error/i.test(one));
-  return line === undefined ? "" : `: ${line.trim().slice(0, 200)}`;
+  return line === undefined ? "" : `: ${line.trim().slice(0, 400)}`;
 }
 
 /** Kinds of processor for which OpenBLAS may be faster than for the one it finds. */

@@ -85,10 +85,12 @@ export function gpuMarkdown(run: GpuRun): string {
       ...run.engines.map(({ label }) => label),
       "share of the device",
       "times the best peer",
+      "on the same Dawn",
     ]),
   ];
   for (const work of present) {
     const ours = figuresOf(work).find(isOurs);
+    const beside = figuresOf(work).find(({ engine }) => engine === "cotangent-dawn");
     lines.push(
       row([
         work.title,
@@ -96,6 +98,7 @@ export function gpuMarkdown(run: GpuRun): string {
         ...run.engines.map(({ id }) => shown(work, id)),
         shareOf(work, ours),
         ratioOf(work, ours),
+        ratioOf(work, beside),
       ]),
     );
   }
@@ -109,7 +112,7 @@ export function gpuMarkdown(run: GpuRun): string {
       return g && h ? `**${(g.value / h.value).toPrecision(3)}**` : "";
     });
     if (ratios.some((ratio) => ratio !== "")) {
-      lines.push(row(["Hessian-vector product", "gradients", ...ratios, "", ""]));
+      lines.push(row(["Hessian-vector product", "gradients", ...ratios, "", "", ""]));
     }
   }
   const { memory, noMemory } = run;
@@ -120,7 +123,7 @@ export function gpuMarkdown(run: GpuRun): string {
     const pair = (of: (usage: MemoryResult["atEnd"]) => number): string =>
       `${mega(of(atTenth))} → ${mega(of(atEnd))}`;
     const line = (title: string, text: string): void => {
-      lines.push(row([title, "MB", ...own(text), "", ""]));
+      lines.push(row([title, "MB", ...own(text), "", "", ""]));
     };
     const title = `${steps} training steps in ${seconds.toFixed(0)} s, at 10% → 100%`;
     line(
@@ -142,7 +145,7 @@ export function gpuMarkdown(run: GpuRun): string {
       );
     }
   } else if (noMemory !== undefined) {
-    lines.push(row(["training steps: memory", "MB", ...own(`– ${noteOf(noMemory)}`), "", ""]));
+    lines.push(row(["training steps: memory", "MB", ...own(`– ${noteOf(noMemory)}`), "", "", ""]));
   }
 
   lines.push("", "`~`: others used the processor during every sample. `e`: eager, not compiled.");
