@@ -2,7 +2,6 @@
  * Epilogues: a loop that follows a matrix product or a convolution element by element (a bias and an activation, a mask,
  * an update of parameters) becomes part of the call, so that the elements need not be read again from memory.
  */
-import type { Expr, Op } from "../expr.ts";
 import { isRowMajor, reshaped } from "../kernel.ts";
 import { sizeOf } from "../shape.ts";
 import type { CallStep, Load, LoopStep, Schedule, Slot, Step, Store } from "./fuse.ts";
@@ -80,15 +79,4 @@ function overResult(loop: LoopStep, result: Slot): LoopStep | null {
   const [loads, stores] = [all(loop.loads), all(loop.stores)];
   if (loads.length < loop.loads.length || stores.length < loop.stores.length) return null;
   return { ...loop, shape, loads, stores };
-}
-
-/** Whether a loop computes with an operation. */
-export function usesOp({ stores }: LoopStep, op: Op): boolean {
-  const seen = new Set<Expr>();
-  const uses = (e: Expr): boolean => {
-    if (seen.has(e)) return false;
-    seen.add(e);
-    return e.op === op || e.args.some(uses);
-  };
-  return stores.some(({ expr }) => uses(expr));
 }

@@ -51,17 +51,7 @@ export function lifetimes({ ins, steps, outs }: Schedule): Map<Slot, Lifetime> {
 
 /** Whether a step reads all of a slot element by element in the order in which it writes the other one. */
 export function mayOverwrite(step: Step, read: Slot, written: Slot): boolean {
-  if (step.k !== "loop") {
-    // Of a call, other parts still read the operands when an epilogue writes: only what it alone reads may go.
-    const isOperand = step.args.some(({ slot }) => slot === read);
-    return (
-      step.epilogue !== null &&
-      !isOperand &&
-      !step.outs.includes(written) &&
-      mayOverwrite(step.epilogue.loop, read, written)
-    );
-  }
-  if (step.reductions.length > 0 || step.reduced.length > 0) return false;
+  if (step.k !== "loop" || step.reductions.length > 0 || step.reduced.length > 0) return false;
   if (bytesPerElement(read.aval.dtype) !== bytesPerElement(written.aval.dtype)) return false;
   const size = sizeOf(step.shape);
   const isAligned = ({

@@ -17,9 +17,8 @@ import {
 import type { Engine } from "./engine.ts";
 import { argumentsOf, isFused, libraryFor, loadOnce, PARALLEL_FROM, productSettings } from "./gemm.ts";
 import { type GemmType, isGemmType, lanesOf } from "./gemm_kernels.ts";
-import type { Bands, NamedCall, NamedKernel, NamedPlan } from "./named.ts";
+import type { NamedCall, NamedKernel, NamedPlan } from "./named.ts";
 import { PRODUCT_WORDS, type ProductWord } from "./product_words.ts";
-import type { Follower } from "./threads.ts";
 
 /** Sizes of a call, with channels per group; a line is an image of height 1. */
 interface Sizes {
@@ -212,34 +211,22 @@ function planConv(role: ConvRole, call: NamedCall, engine: Engine, dtype: GemmTy
   const pieces = { output: images * bands, input: images * parts, kernel: shares * parts }[role];
   const work = images * groups * outs * outHeight * outWidth * channels * kernelHeight * kernelWidth;
   const words = [...operandsOf[role], role].map((operand) => at / 4 + CONV_WORDS.indexOf(operand));
-  const run = (pointers: readonly number[], follower?: Follower): void => {
+  const run = (...pointers: readonly number[]): void => {
     words.forEach((word, i) => {
       heap.u32[word] = pointers[i]!;
     });
-    engine.run(kernel, pieces * groups, 1, at, work >= PARALLEL_FROM, follower);
+    engine.run(kernel, pieces * groups, 1, at, work >= PARALLEL_FROM);
   };
   if (role !== "kernel" || shares === 1)
-    return { workspaceBytes: 0, run: ([a, b], [out], _, follower) => run([a!, b!, out!], follower) };
+    return { workspaceBytes: 0, run: ([a, b], [out]) => run(a!, b!, out!) };
   const sum = planSum(engine, dtype, outSize, shares);
   return {
     workspaceBytes: shares * outSize * bytes,
     run([a, b], [out], workspace) {
-      run([a!, b!, workspace]);
+      run(a!, b!, workspace);
       sum(workspace, out!);
     },
   };
-}
-
-/** A unit is an image and group, or a part of its channels; kernels are sums of parts. */
-function bandsOf(role: ConvRole, call: NamedCall): Bands | null {
-  const sizes = sizesOf(role, call);
-  const cut = cutOf(role, sizes, bytesPerElement(call.args[0]!.dtype));
-  if (role === "kernel" || cut === null || call.outs[0]!.size === 0) return null;
-  if (call.args.some(({ layout }) => sizeOf(layout.shape) === 0)) return null;
-  const { images, groups, outs, channels, height, width, outHeight, outWidth } = sizes;
-  const batches = images * groups;
-  if (role === "input") return { batches, rows: channels, columns: height * width, tall: cut.part };
-  return cut.band < outHeight ? null : { batches, rows: outs, columns: outHeight * outWidth, tall: outs };
 }
 
 /** to[i] = sum over p of from[p size + i], for `count` parts. */
@@ -273,7 +260,6 @@ function member(role: ConvRole): NamedKernel {
     },
     // `prepare` gave null for other types.
     plan: (call, engine) => planConv(role, call, engine, call.args[0]!.dtype as GemmType),
-    bands: (call) => bandsOf(role, call),
   };
 }
 

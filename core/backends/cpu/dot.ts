@@ -5,7 +5,7 @@ import { type Layout, rowMajor } from "../../kernel.ts";
 import { type Axis, productAxes } from "../../passes/product.ts";
 import type { DotParams } from "../../prims/contract.ts";
 import { range, sizeOf } from "../../shape.ts";
-import { bandsOf, type GemmShape, isNative, libraryFor, nativeStrides, planGemm } from "./gemm.ts";
+import { type GemmShape, isNative, libraryFor, nativeStrides, planGemm } from "./gemm.ts";
 import { type GemmType, isGemmType } from "./gemm_kernels.ts";
 import type { NamedCall, NamedKernel } from "./named.ts";
 
@@ -115,10 +115,7 @@ export const dotKernel: NamedKernel = {
     const first = planGemm(engine, shape, library);
     const { heap } = engine;
     if (loops.length + sums.length === 0)
-      return {
-        workspaceBytes: 0,
-        run: ([x, y], [out], _, follower) => first.run(x!, y!, out!, follower),
-      };
+      return { workspaceBytes: 0, run: ([x, y], [out]) => first.run(x!, y!, out!) };
     if (call.args.some(({ layout }) => sizeOf(layout.shape) === 0))
       return { workspaceBytes: 0, run: (_, [out]) => void heap.u8.fill(0, out!, out! + outBytes) };
     const rest = planGemm(engine, { ...shape, accumulates: true }, library);
@@ -135,11 +132,5 @@ export const dotKernel: NamedKernel = {
         }
       },
     };
-  },
-  bands(call, engine) {
-    const nest = nestOfCall(call, [false, false]);
-    if (nest === null || nest.loops.length + nest.sums.length > 0) return null;
-    const { shape } = nest;
-    return bandsOf(engine, shape, libraryFor(engine, shape.dtype, multiplications(shape)));
   },
 };

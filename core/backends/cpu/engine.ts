@@ -3,15 +3,7 @@ import { reportMemory } from "../../memory.ts";
 import { FunctionBuilder, ModuleBuilder } from "./assembler.ts";
 import { bindBlas, type NativeLibrary } from "./blas.ts";
 import { Heap } from "./heap.ts";
-import {
-  checkThreads,
-  type Delivery,
-  defaultThreads,
-  type Follower,
-  runRange,
-  SCRATCH_BYTES,
-  Threads,
-} from "./threads.ts";
+import { checkThreads, type Delivery, defaultThreads, SCRATCH_BYTES, Threads } from "./threads.ts";
 
 export { SCRATCH_BYTES };
 
@@ -103,24 +95,15 @@ export class Engine {
   /**
    * Computes units [0, total) of the kernel's work, in ranges that begin at multiples of `grain`. `parallel` promises
    * that there are 50 microseconds of work or more: a thread that is awake costs one, waking it costs about fifty.
-   * A follower runs on each range as soon as its thread has computed it.
    *
    * @throws {Error} with the kernel's name if the kernel traps, on any thread
    */
-  run(
-    kernel: LoadedKernel,
-    total: number,
-    grain: number,
-    args: number,
-    parallel: boolean,
-    follower: Follower | null = null,
-  ): void {
-    const work = { total, grain, args, scratch: this.scratch, follower };
-    const isParallel = parallel || follower?.isParallel === true;
+  run(kernel: LoadedKernel, total: number, grain: number, args: number, parallel: boolean): void {
+    const { scratch } = this;
     try {
-      if (isParallel && kernel.threaded && total > grain && this.threads > 1)
-        this.pool.run(kernel, work, this.#threads);
-      else if (total > 0) runRange(kernel, 0, total, work);
+      if (parallel && kernel.threaded && total > grain && this.threads > 1)
+        this.pool.run(kernel, { total, grain, args, scratch }, this.#threads);
+      else if (total > 0) kernel.run(0, total, args, scratch);
     } catch (error) {
       // JavaScriptCore adds the expression of our own source.
       const message = `${error instanceof Error ? error.message : error}`.replace(/ \(evaluating .*\)$/s, "");

@@ -8,7 +8,6 @@ import { type CompileOptions, type Executable, hostResults, reference, sharing }
 import { bytesPerElement, type DType, makeArray, type TypedArray } from "../../dtype.ts";
 import { invariant } from "../../errors.ts";
 import type { ScalarFunction } from "../../expr.ts";
-import { usesOp, withEpilogues } from "../../passes/epilogue.ts";
 import { type CallStep, fused, type LoopStep, Slot, type Step } from "../../passes/fuse.ts";
 import { arena, bytesOf, type Lifetime, lifetimes, mayOverwrite, slotsOf } from "../../passes/plan.ts";
 import type { HostArray } from "../../primitive.ts";
@@ -17,18 +16,14 @@ import { isShared, markShared, moveStorage, storage, Tensor } from "../../value.
 import { type FunctionBuilder, ModuleBuilder } from "./assembler.ts";
 import { type Engine, type LoadedKernel, SCRATCH_BYTES } from "./engine.ts";
 import type { Heap } from "./heap.ts";
-import type { NamedCall, NamedKernel } from "./named.ts";
+import type { NamedKernel } from "./named.ts";
 import { type NestCall, nestOf, type Word } from "./nest.ts";
 import { buffersOf, keyOf } from "./nest_key.ts";
-import { shapesOf } from "./nest_shapes.ts";
-import type { Follower, Pace } from "./threads.ts";
 
 /** Up to this many bytes an array is cheaper to copy in and out of the heap than to track there. */
 export const SMALL_BYTES = 16384;
 /** Element operations from which on a loop is worth more than one thread. */
 const PARALLEL_WORK = 1 << 17;
-/** Of more elements than this, a loop by itself is for more threads than a product of few units. */
-const FEW_ELEMENTS = 1 << 14;
 /** Beyond this many different loops all are forgotten; programs keep their own. */
 const MOST_KERNELS = 4096;
 /** Nor are the texts of loops longer than this together. */
@@ -185,7 +180,7 @@ export interface StepWork {
 
 function workOf(step: Step): StepWork {
   const { reads, writes } = slotsOf(step);
-  const names = step.k === "loop" ? step.names : [step.prim.name, ...(step.epilogue?.loop.names ?? [])];
+  const names = step.k === "loop" ? step.names : [step.prim.name];
   return {
     label: names.join("+"),
     result: String(writes[0]!.aval),
@@ -198,37 +193,6 @@ interface Patch {
   readonly word: number;
   readonly slot: number;
   readonly byteOffset: number;
-}
-
-function namedCall({ args, outs, params }: CallStep): NamedCall {
-  return {
-    args: args.map(({ slot, layout }) => ({ dtype: slot.aval.dtype, layout })),
-    outs: outs.map((slot) => slot.aval),
-    params,
-  };
-}
-
-/**
- * How the epilogue of a call keeps pace with its kernel, or null where the loop runs by itself after it: where a unit of
- * the kernel is no band of whole rows. The loop follows in ranges of bands, which saves waiting for all threads; block by
- * block it would find elements in the nearest cache, and yet is slower (Zen 4, one thread: `relu(x w + b)` of 256 x 256
- * by 4 %, as its rows are short there; a convolution, image by image, by 1 to 25 %).
- */
-function paceOf(call: CallStep, loop: LoopStep, { engine, named }: Compiler): Pace | null {
-  const { kernel } = call.prim;
-  if (kernel?.k !== "named") return null;
-  const bands = named.get(kernel.name)?.bands?.(namedCall(call), engine);
-  // Functions of the host run on one thread.
-  if (!bands || usesOp(loop, "call")) return null;
-  const { batches, rows, columns, tall } = bands;
-  const panels = Math.ceil(rows / tall);
-  if (batches * panels < engine.threads && batches * rows * columns > FEW_ELEMENTS) return null;
-  const { outer, inner } = shapesOf(loop);
-  // A unit of the loop is an element or a row of its own; bands begin where one does.
-  const length = outer.length === 0 ? 1 : inner.size;
-  const batch = (rows * columns) / length;
-  const band = panels === 1 ? batch : (tall * columns) / length;
-  return Number.isInteger(batch) && Number.isInteger(band) ? { panels, band, batch } : null;
 }
 
 /** Compiles a program whose equations are already simplified. */
@@ -295,10 +259,6 @@ class Compilation {
   /** Every buffer has a number: its place in the table of addresses. */
   readonly #numbers = new Map<Slot, number>();
   readonly #patches: Patch[] = [];
-  /** Results that are computed where an epilogue stores another buffer over them. */
-  readonly #places = new Map<Slot, Slot>();
-  /** By the loops of epilogues. */
-  readonly #paces = new Map<LoopStep, Pace>();
   /** The argument block and those that plans of kernels written by hand keep; 0 where the heap was full. */
   readonly #blocks: number[] = [];
 
@@ -310,22 +270,16 @@ class Compilation {
       const operands = args.map(({ aval, layout }) => ({ dtype: aval.dtype, layout }));
       return kernel?.prepare({ args: operands, outs, params }) ?? null;
     });
-    const whole = withEpilogues(schedule, (call, loop) => {
-      const pace = paceOf(call, loop, compiler);
-      if (pace !== null) this.#paces.set(loop, pace);
-      return pace !== null;
-    });
-    this.#steps = whole.steps;
-    this.#ins = whole.ins;
-    this.#outs = whole.outs;
-    this.#lives = lifetimes(whole);
+    this.#steps = schedule.steps;
+    this.#ins = schedule.ins;
+    this.#outs = schedule.outs;
+    this.#lives = lifetimes(schedule);
     this.#donated = options.donated ?? [];
   }
 
   #number(slot: Slot): number {
-    const place = this.#places.get(slot) ?? slot;
-    const known = this.#numbers.get(place) ?? this.#numbers.size;
-    this.#numbers.set(place, known);
+    const known = this.#numbers.get(slot) ?? this.#numbers.size;
+    this.#numbers.set(slot, known);
     return known;
   }
 
@@ -344,12 +298,7 @@ class Compilation {
   #compiled(): Executable {
     const { engine } = this.#compiler;
     const { heap } = engine;
-    const loops = this.#compiler.load(
-      this.#steps.flatMap((step): LoopStep[] => {
-        if (step.k === "loop") return [step];
-        return step.epilogue === null ? [] : [step.epilogue.loop];
-      }),
-    );
+    const loops = this.#compiler.load(this.#steps.filter((step) => step.k === "loop"));
     const lives = new Map(this.#lives);
     const inArena = new Set<Slot>();
     const workspace = (bytes: number, at: number): Slot => {
@@ -364,20 +313,7 @@ class Compilation {
     let next = 0;
     const runners = this.#steps.map((step, at): Runner => {
       if (step.k === "loop") return this.#loop(step, loops[next++]!, words, (bytes) => workspace(bytes, at));
-      if (step.k === "host") return this.#host(step);
-      if (step.epilogue === null) return this.#named(step, (bytes) => workspace(bytes, at));
-      const result = step.outs[0]!;
-      if (!step.epilogue.keepsResult) {
-        // Not over a large output, which is in no cache yet: `relu(conv(x, w) + b)` took 1.4 of the time.
-        const over = this.#overwriting(step, result, (slot) => isSmall(slot) || !outSlots.has(slot));
-        if (over !== null) this.#places.set(result, over);
-        else {
-          lives.set(result, { from: at, to: at });
-          inArena.add(result);
-        }
-      }
-      const follower = this.#follower(loops[next++]!, step.epilogue.loop, words);
-      return this.#named(step, (bytes) => workspace(bytes, at), follower);
+      return step.k === "named" ? this.#named(step, (bytes) => workspace(bytes, at)) : this.#host(step);
     });
 
     // Which buffers are where: small inputs and all that is computed, except for large outputs, in the arena.
@@ -512,47 +448,28 @@ class Compilation {
     return at;
   }
 
-  /** What an epilogue stores over the call's result: nothing that may itself be stored over something it reads. */
-  #overwriting(step: CallStep, result: Slot, mayBe: (slot: Slot) => boolean): Slot | null {
-    const { reads, writes } = slotsOf(step);
-    const isFree = (slot: Slot): boolean =>
-      bytesOf(slot) === bytesOf(result) && !reads.some((read) => mayOverwrite(step, read, slot));
-    return writes.find((slot) => mayBe(slot) && isFree(slot)) ?? null;
-  }
-
-  /** The epilogue of a call, for the address of the program's argument block. */
-  #follower({ call, kernel }: LoadedNest, loop: LoopStep, words: Word[]): (block: number) => Follower {
-    const at = this.#place(loop, call, words, null);
-    const pace = this.#paces.get(loop)!;
-    const isParallel = call.work >= PARALLEL_WORK;
-    return (block) => ({ kernel, args: block + 4 * at, pace, isParallel });
-  }
-
-  #named(step: CallStep, workspace: (bytes: number) => Slot, follower?: (block: number) => Follower): Runner {
+  #named({ prim, params, args, outs }: CallStep, workspace: (bytes: number) => Slot): Runner {
     const { engine, named } = this.#compiler;
-    const { prim, args, outs } = step;
     const { kernel } = prim;
     invariant(kernel?.k === "named", "a named step has a named kernel");
-    const plan = engine.heap.recording(this.#blocks, () =>
-      named.get(kernel.name)!.plan(namedCall(step), engine),
-    );
+    const call = {
+      args: args.map(({ slot, layout }) => ({ dtype: slot.aval.dtype, layout })),
+      outs: outs.map((slot) => slot.aval),
+      params,
+    };
+    const plan = engine.heap.recording(this.#blocks, () => named.get(kernel.name)!.plan(call, engine));
     const operands = args.map(({ slot, layout }) => ({
       slot: this.#number(slot),
       byteOffset: layout.offset * bytesPerElement(slot.aval.dtype),
     }));
     const results = outs.map((slot) => this.#number(slot));
     const space = plan.workspaceBytes > 0 ? this.#number(workspace(plan.workspaceBytes)) : -1;
-    let following: Follower | undefined;
-    const runner: Runner = (addresses) => {
-      following ??= follower?.(bases.get(runner)!);
+    return (addresses) =>
       plan.run(
         operands.map(({ slot, byteOffset }) => addresses[slot]! + byteOffset),
         results.map((slot) => addresses[slot]!),
         space < 0 ? 0 : addresses[space]!,
-        following,
       );
-    };
-    return runner;
   }
 
   #host({ prim, params, args, outs }: CallStep): Runner {
@@ -574,17 +491,14 @@ class Compilation {
 
   #text(arenaBytes: number): string {
     const name = (slot: Slot): string => `%${this.#number(slot)}: ${slot.aval}`;
-    const loopText = ({ shape, reduced, names, loads }: LoopStep, result: Slot | null): string => {
-      const axes = reduced.length > 0 ? ` reducing [${reduced}]` : "";
-      const reads = loads.map(({ slot }) => (slot === result ? "it" : `%${this.#number(slot)}`));
-      return `loop [${shape}]${axes} ${names.join(" ")} of ${[...new Set(reads)].join(" ")}`;
-    };
     const lines = this.#steps.map((step) => {
-      const written = slotsOf(step).writes.map(name).join(", ");
-      if (step.k === "loop") return `${written} = ${loopText(step, null)}`;
-      const { k, prim, args, outs, epilogue } = step;
-      const call = `${k} ${prim.name} ${args.map(({ slot }) => `%${this.#number(slot)}`).join(" ")}`;
-      return `${written} = ${call}${epilogue === null ? "" : `, then ${loopText(epilogue.loop, outs[0]!)}`}`;
+      const { reads, writes } = slotsOf(step);
+      const operands = reads.map((slot) => `%${this.#number(slot)}`);
+      const written = writes.map(name).join(", ");
+      if (step.k !== "loop") return `${written} = ${step.k} ${step.prim.name} ${operands.join(" ")}`;
+      const { shape, reduced, names } = step;
+      const axes = reduced.length > 0 ? ` reducing [${reduced}]` : "";
+      return `${written} = loop [${shape}]${axes} ${names.join(" ")} of ${[...new Set(operands)].join(" ")}`;
     });
     return [
       `${this.#steps.length} steps, arena of ${arenaBytes} bytes, inputs ${this.#ins.map(name).join(", ")}`,

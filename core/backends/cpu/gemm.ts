@@ -6,9 +6,7 @@ import { findBlas, type NativeLibrary, type NativeProductName } from "./blas.ts"
 import type { Engine, LoadedKernel } from "./engine.ts";
 import { addProduct, DEEP, type GemmType, lanesOf, PACKED_B_BYTES, ROWS, VECTORS } from "./gemm_kernels.ts";
 import { columnProduct, MATVEC_WORDS, type MatvecWord, rowProduct, UNIT_VECTORS } from "./matvec_kernels.ts";
-import type { Bands } from "./named.ts";
 import { PRODUCT_WORDS, type ProductWord } from "./product_words.ts";
-import type { Follower } from "./threads.ts";
 
 /** Elements from one row, column and matrix to the next; 0 repeats, negative goes back. */
 export interface Strides {
@@ -34,7 +32,7 @@ export interface GemmShape {
 
 /** A product with everything decided but where the matrices are: byte pointers to their first elements. */
 export interface Gemm {
-  run(a: number, b: number, c: number, follower?: Follower): void;
+  run(a: number, b: number, c: number): void;
 }
 
 /** Up to this many vectors of columns, A is read where it is: packing it costs as much as it saves. */
@@ -128,7 +126,7 @@ export function planGemm(engine: Engine, shape: GemmShape, library: NativeLibrar
     if (m === 1 && b.column === 1) return planColumns(engine, shape);
     if (n === 1 && a.row === 1) return flipped(planColumns, engine, shape);
   }
-  return (library && planNative(engine, shape, library)) || planProduct(engine, shape);
+  return (library && k > 0 && planNative(engine, shape, library)) || planProduct(engine, shape);
 }
 
 /** Whether C is written from its first byte to its last. */
@@ -183,11 +181,11 @@ function runner(
   parallel: boolean,
 ): Gemm["run"] {
   const { u32 } = engine.heap;
-  return (a, b, c, follower) => {
+  return (a, b, c) => {
     u32[at / 4] = a;
     u32[at / 4 + 1] = b;
     u32[at / 4 + 2] = c;
-    engine.run(kernel, total, 1, at, parallel, follower);
+    engine.run(kernel, total, 1, at, parallel);
   };
 }
 
@@ -242,35 +240,16 @@ function addNative(module: ModuleBuilder, name: NativeProductName): void {
   );
 }
 
-/** The operands of a product as a BLAS takes them; null = it cannot. */
-function nativeOperands(shape: GemmShape): Pick<GemmShape, "a" | "b"> | null {
-  const { dtype, m, n, k } = shape;
-  const a = nativeStrides(shape.a, m, k);
-  const b = nativeStrides(shape.b, k, n);
-  return k > 0 && isFloat(dtype) && a !== null && b !== null ? { a, b } : null;
-}
-
-/**
- * How the plan of a product computes its result, for what follows: null where its units are no bands of whole rows, or
- * where they are those of a product with a vector, after which there is little to do.
- */
-export function bandsOf(engine: Engine, shape: GemmShape, library: NativeLibrary | null): Bands | null {
-  const { batches, m, n } = shape;
-  if (batches === 0 || m <= 1 || n <= 1 || !isPlain(shape)) return null;
-  const isNative = library !== null && nativeOperands(shape) !== null;
-  const { tall, wide } = isNative ? blockOf(shape) : panelOf(engine, shape);
-  return wide < n ? null : { batches, rows: m, columns: n, tall };
-}
-
 function planNative(engine: Engine, shape: GemmShape, library: NativeLibrary): Gemm | null {
   const { dtype, batches, m, n, k } = shape;
-  const operands = nativeOperands(shape);
-  if (operands === null) return null;
+  const a = nativeStrides(shape.a, m, k);
+  const b = nativeStrides(shape.b, k, n);
+  if (a === null || b === null || !isFloat(dtype)) return null;
   const { tall, wide } = blockOf(shape);
   const panels = Math.ceil(m / tall);
   const units = panels * Math.ceil(n / wide);
   const { at, set } = argumentsOf<ProductWord>(engine, PRODUCT_WORDS);
-  describe(set, shape, operands.a, operands.b);
+  describe(set, shape, a, b);
   set("tall", tall);
   set("wide", wide);
   set("panels", panels);
@@ -303,11 +282,8 @@ export function productSettings(
   };
 }
 
-/** What a unit of the kernels computes: some rows within a block of columns. */
-function panelOf(
-  engine: Engine,
-  { dtype, batches, m, n, k, b }: GemmShape,
-): { readonly tall: number; readonly wide: number } {
+function planProduct(engine: Engine, shape: GemmShape): Gemm {
+  const { dtype, batches, m, n, k, a, b } = shape;
   const width = VECTORS * lanesOf[dtype].lanes;
   const settings = productSettings(dtype, { m, n, k, bColumn: b.column });
   const panels = Math.ceil(m / settings.tall);
@@ -315,14 +291,7 @@ function panelOf(
   const wanted = batches * m * n * k >= PARALLEL_FROM ? (4 * engine.threads) / (panels * batches) : 1;
   const enough = Math.min(wanted, n / (4 * width));
   const blocks = Math.max(1, Math.ceil(n / settings.wide), Math.ceil(enough));
-  return { tall: settings.tall, wide: Math.ceil(n / blocks / width) * width };
-}
-
-function planProduct(engine: Engine, shape: GemmShape): Gemm {
-  const { dtype, batches, m, n, k, a, b } = shape;
-  const settings = productSettings(dtype, { m, n, k, bColumn: b.column });
-  const { tall, wide } = panelOf(engine, shape);
-  const panels = Math.ceil(m / tall);
+  const wide = Math.ceil(n / blocks / width) * width;
   const units = panels * Math.ceil(n / wide);
   const { at, set } = argumentsOf<ProductWord>(engine, PRODUCT_WORDS);
   describe(set, shape, a, b);

@@ -4,30 +4,25 @@ import { bindBlas } from "./blas.ts";
 import {
   ARGS,
   type Assignment,
-  BAND,
-  BATCH,
   BEGIN,
   type Delivery,
   DONE,
   END,
   FAILED,
-  FOLLOWER,
-  FOLLOWER_ARGS,
   GRAIN,
   KERNEL,
   OFFER,
-  PANELS,
   PIECES,
   pieceStart,
   READY,
   RUN,
-  type Run,
-  runBoth,
   SLEEPING,
 } from "./threads.ts";
 
 /** How long it watches for the next offer before it sleeps, in milliseconds: about what waking it costs. */
 const WATCH = 0.1;
+
+type Run = (begin: number, end: number, args: number, scratch: number) => void;
 
 const { memory, slot, scratch, port }: Assignment = workerData;
 const words = new Int32Array(memory.buffer, slot, 32);
@@ -63,22 +58,10 @@ function wait(seen: number): void {
   Atomics.store(words, SLEEPING, 0);
 }
 
-/** The kernel of the offer, and what follows it, as one; undefined = a module has not arrived. */
-function offered(): Run | undefined {
-  const run = find(load(KERNEL));
-  const id = load(FOLLOWER);
-  if (run === undefined || id < 0) return run;
-  const follower = find(id);
-  if (follower === undefined) return undefined;
-  const pace = { panels: load(PANELS), band: load(BAND), batch: load(BATCH) };
-  const second = { run: follower, args: load(FOLLOWER_ARGS), pace };
-  return (begin, end, args, scratch) => runBoth({ run, args }, second, begin, end, scratch);
-}
-
 Atomics.store(words, READY, 1);
 for (;;) {
   const offer = load(OFFER);
-  const run = offer % RUN > 0 ? offered() : undefined;
+  const run = offer % RUN > 0 ? find(load(KERNEL)) : undefined;
   if (run === undefined) {
     wait(offer);
     continue;

@@ -22,12 +22,6 @@ export const BEGIN = 3;
 export const END = 4;
 export const GRAIN = 5;
 export const PIECES = 6;
-/** The kernel that follows, or -1; its arguments; its pace. */
-export const FOLLOWER = 7;
-export const FOLLOWER_ARGS = 8;
-export const PANELS = 9;
-export const BAND = 10;
-export const BATCH = 11;
 export const READY = 16; // 1 = the worker runs
 export const SLEEPING = 17; // 1 = it wants to be notified when OFFER changes
 export const DONE = 18; // pieces that it has ended in this run
@@ -45,38 +39,6 @@ export function pieceStart(
   piece: number,
 ): number {
   return Math.min(end, begin + Math.floor((Math.ceil((end - begin) / grain) * piece) / pieces) * grain);
-}
-
-/**
- * How a loop keeps pace with the kernel that it follows: a unit of the kernel is `band` units of the loop; of `panels` of
- * them, which are `batch` units, the last may be fewer.
- */
-export interface Pace {
-  readonly panels: number;
-  readonly band: number;
-  readonly batch: number;
-}
-
-/** The loop's unit that begins where one of the kernel does. */
-function followingUnit({ panels, band, batch }: Pace, unit: number): number {
-  const before = Math.floor(unit / panels);
-  return before * batch + (unit - before * panels) * band;
-}
-
-/** Units [begin, end) of a kernel. */
-export type Run = (begin: number, end: number, args: number, scratch: number) => void;
-
-/** Runs units [begin, end) of a kernel, and then the loop that follows on what they have computed. */
-export function runBoth(
-  kernel: { readonly run: Run; readonly args: number },
-  follower: { readonly run: Run; readonly args: number; readonly pace: Pace },
-  begin: number,
-  end: number,
-  scratch: number,
-): void {
-  kernel.run(begin, end, kernel.args, scratch);
-  const { run, args, pace } = follower;
-  run(followingUnit(pace, begin), followingUnit(pace, end), args, scratch);
 }
 
 /** More than this is a mistake: each has its scratch buffer and its wake-up. */
@@ -134,22 +96,12 @@ interface Range {
   readonly pieces: number;
 }
 
-/** A loop that runs on what each range of a kernel has computed, on the same thread. */
-export interface Follower {
-  readonly kernel: LoadedKernel;
-  readonly args: number;
-  readonly pace: Pace;
-  /** Whether its work is enough for several threads. */
-  readonly isParallel: boolean;
-}
-
 /** Units [0, total) of a kernel, in ranges that begin at multiples of `grain`. */
 export interface Work {
   readonly total: number;
   readonly grain: number;
   readonly args: number;
   readonly scratch: number;
-  readonly follower: Follower | null;
 }
 
 const PATIENCE = 5000;
@@ -200,7 +152,7 @@ export class Threads {
     const helpers = this.#helpers(threads - 1);
     // After what may start workers: their slots may be in memory that grew.
     const words = this.#heap.i32;
-    const { total, grain, args, follower } = work;
+    const { total, grain, args, scratch } = work;
     const whole = {
       begin: 0,
       end: total,
@@ -214,14 +166,14 @@ export class Threads {
       const end = pieceStart(whole, i + 1);
       const pieces = Math.min(MOST_PIECES, Math.ceil((end - begin) / grain));
       const range = { helper: helpers[i - 1]!, begin, end, grain, pieces };
-      this.#offer(kernel, args, range, follower);
+      this.#offer(kernel, args, range);
       ranges.push(range);
     }
 
     const errors: unknown[] = [];
     const attempt = (begin: number, end: number): void => {
       try {
-        runRange(kernel, begin, end, work);
+        kernel.run(begin, end, args, scratch);
       } catch (error) {
         errors.push(error);
       }
@@ -250,28 +202,13 @@ export class Threads {
     if (errors.length > 0) throw errors[0];
   }
 
-  #offer(
-    kernel: LoadedKernel,
-    args: number,
-    { helper, begin, end, grain, pieces }: Range,
-    follower: Follower | null,
-  ): void {
+  #offer(kernel: LoadedKernel, args: number, { helper, begin, end, grain, pieces }: Range): void {
     const { at, port, delivered } = helper;
     const words = this.#heap.i32;
-    const deliver = ({ source }: LoadedKernel): void => {
-      if (delivered.has(source.first)) return;
-      port.postMessage(source);
-      delivered.add(source.first);
-    };
-    deliver(kernel);
-    if (follower !== null) {
-      deliver(follower.kernel);
-      Atomics.store(words, at + FOLLOWER_ARGS, follower.args);
-      Atomics.store(words, at + PANELS, follower.pace.panels);
-      Atomics.store(words, at + BAND, follower.pace.band);
-      Atomics.store(words, at + BATCH, follower.pace.batch);
+    if (!delivered.has(kernel.source.first)) {
+      port.postMessage(kernel.source);
+      delivered.add(kernel.source.first);
     }
-    Atomics.store(words, at + FOLLOWER, follower === null ? -1 : follower.kernel.id);
     Atomics.store(words, at + KERNEL, kernel.id);
     Atomics.store(words, at + ARGS, args);
     Atomics.store(words, at + BEGIN, begin);
@@ -347,17 +284,6 @@ export class Threads {
     this.#failure = why;
     for (const { worker } of this.#slots) void worker.terminate();
   }
-}
-
-/** Units [begin, end) of a kernel and what follows it, on this thread. */
-export function runRange(
-  { run }: LoadedKernel,
-  begin: number,
-  end: number,
-  { args, scratch, follower }: Pick<Work, "args" | "scratch" | "follower">,
-): void {
-  if (follower === null) run(begin, end, args, scratch);
-  else runBoth({ run, args }, { ...follower, run: follower.kernel.run }, begin, end, scratch);
 }
 
 /** What a worker has said since the last time. */
