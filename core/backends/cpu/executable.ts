@@ -403,7 +403,15 @@ class Compilation {
     const { heap } = engine;
     const { units, grain, pieces } = call;
     const partials = pieces ? workspace(8 * units * pieces.results.length) : null;
-    const at = this.#place(step, call, words, partials);
+    const at = words.length;
+    const buffers = buffersOf(step);
+    call.words.forEach((word, i) => {
+      words.push(word);
+      if (typeof word === "number") return;
+      const slot = word === "workspace" ? partials! : buffers[word.buffer]!;
+      const byteOffset = word === "workspace" ? 0 : word.byteOffset;
+      this.#patches.push({ word: at + i, slot: this.#number(slot), byteOffset });
+    });
     const isParallel = kernel.threaded && units > grain && call.work >= PARALLEL_WORK;
     let args = 0;
     const runner: Runner = (addresses) => {
@@ -432,20 +440,6 @@ class Compilation {
       });
     };
     return runner;
-  }
-
-  /** Adds the words of a loop to the argument block; returns where they begin. */
-  #place(step: LoopStep, call: NestCall, words: Word[], partials: Slot | null): number {
-    const at = words.length;
-    const buffers = buffersOf(step);
-    call.words.forEach((word, i) => {
-      words.push(word);
-      if (typeof word === "number") return;
-      const slot = word === "workspace" ? partials! : buffers[word.buffer]!;
-      const byteOffset = word === "workspace" ? 0 : word.byteOffset;
-      this.#patches.push({ word: at + i, slot: this.#number(slot), byteOffset });
-    });
-    return at;
   }
 
   #named({ prim, params, args, outs }: CallStep, workspace: (bytes: number) => Slot): Runner {

@@ -626,42 +626,6 @@ export function storeOne(
   else f.simdLaneMemory(dtype === "float64" ? "v128.store64_lane" : "v128.store32_lane", 0);
 }
 
-/** Loads four elements that are `strideBytes` apart, from the address in a local on. */
-export function loadLanes(
-  f: FunctionBuilder,
-  dtype: DType,
-  dst: Vec,
-  address: Local,
-  strideBytes: number,
-): void {
-  // Offsets of instructions are not negative: going backwards, the address moves instead.
-  const element = (i: number, load: (offset: number) => void): void => {
-    f.get(address);
-    if (strideBytes < 0 && i > 0) f.i32(i * strideBytes).op("i32.add");
-    load(strideBytes < 0 ? 0 : i * strideBytes);
-  };
-  const one = dtype === "float64" ? "v128.load64_zero" : "v128.load32_zero";
-  const lane = dtype === "float64" ? "v128.load64_lane" : "v128.load32_lane";
-  if (dtype === "bool") {
-    element(0, (offset) => f.memory("i32.load8_u", offset).simd("i32x4.splat").set(dst[0]!));
-    for (let i = 1; i < 4; i++)
-      element(i, (offset) =>
-        f
-          .get(dst[0]!)
-          .simdLaneMemory("v128.load8_lane", 4 * i, offset)
-          .set(dst[0]!),
-      );
-    maskOfNumbers(f.get(dst[0]!)).set(dst[0]!);
-    return;
-  }
-  const each = dtype === "float64" ? 2 : 4;
-  dst.forEach((local, half) => {
-    element(half * each, (offset) => f.simdMemory(one, offset).set(local));
-    for (let i = 1; i < each; i++)
-      element(half * each + i, (offset) => f.get(local).simdLaneMemory(lane, i, offset).set(local));
-  });
-}
-
 /** A mask of the lanes that are not 0. */
 function maskOfNumbers(f: FunctionBuilder): FunctionBuilder {
   return f.v128(new Uint8Array(16)).simd("i32x4.ne");
