@@ -4,6 +4,7 @@ import { TreeError } from "../core/errors.ts";
 import { deadCodeEliminated } from "../core/passes/dce.ts";
 import { simplified } from "../core/passes/simplify.ts";
 import { type Atom, evalProgram, type Program, show, stage, Var } from "../core/program.ts";
+import { observing } from "../core/observe.ts";
 import { backendFor, checkSynchronous, isEager } from "../core/trace.ts";
 import { flatten, type TreeDef, unflatten } from "../core/tree.ts";
 import { donate, elementsOf, markShared, Tensor, Tracer, type Value } from "../core/value.ts";
@@ -183,7 +184,8 @@ function record(
 ): Entry {
   let outDef: TreeDef | undefined;
   const traced = (...xs: Value[]): readonly Value[] => {
-    const out = f(...(filledIn(signature, xs) as readonly unknown[]));
+    // An observer of the caller would be recorded for callers that have none.
+    const out = observing({}, () => f(...(filledIn(signature, xs) as readonly unknown[])));
     checkSynchronous(out, "jit");
     const [outs, def] = flatten(out);
     outDef = def;
