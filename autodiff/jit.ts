@@ -1,10 +1,10 @@
 /** Compilation: a function is recorded once for each kind of arguments, simplified, compiled, and then only run. */
 import type { Backend, Executable } from "../core/backend.ts";
 import { TreeError } from "../core/errors.ts";
+import { observing } from "../core/observe.ts";
 import { deadCodeEliminated } from "../core/passes/dce.ts";
 import { simplified } from "../core/passes/simplify.ts";
 import { type Atom, evalProgram, type Program, show, stage, Var } from "../core/program.ts";
-import { observing } from "../core/observe.ts";
 import { backendFor, checkSynchronous, isEager } from "../core/trace.ts";
 import { flatten, type TreeDef, unflatten } from "../core/tree.ts";
 import { donate, elementsOf, markShared, Tensor, Tracer, type Value } from "../core/value.ts";
