@@ -2,6 +2,9 @@
 import "../core/backends/select.ts";
 import { DeviceError, PlanError } from "../core/errors.ts";
 /** The command-line program. */
+import { compare } from "./compare/command.ts";
+import { compareFlags, methodLines as compareMethodLines, taskLines } from "./compare/config.ts";
+import { contender } from "./compare/contender.ts";
 import { trainFlags, UsageError } from "./config.ts";
 import { DataError } from "./data/dataset.ts";
 import { methodLines } from "./plan.ts";
@@ -57,10 +60,38 @@ Examples:
     help: reportHelp,
     run: reportCommand,
   },
+  compare: {
+    summary: "the same task with several methods: time to a target, with its spread over seeds",
+    help: `Usage: cotangent compare [flags]
+
+Trains a task with several methods. Each method gets its learning rate from a search, by runs with a seed that is not
+compared, and then runs with every seed, in a process of its own. Leaves a directory with config.json, runs.jsonl (every
+run with its curve), results.json and report.html. Ctrl-C keeps the runs that are done; --resume goes on.
+
+${flagLines(compareFlags)}
+
+Tasks:
+${taskLines()}
+
+Methods, with what can be set and its default:
+${compareMethodLines()}
+
+Examples:
+  cotangent compare
+  cotangent compare --task quadratic-b --optimizers momentum,fosi-momentum --budget steps:500
+  cotangent compare --task mlp --optimizers adam,fosi-adam:k=16,shampoo --seeds 3 --budget wall:20
+  cotangent compare --resume runs/compare-mlp --seeds 10`,
+    run: compare,
+  },
   worker: {
     summary: "run one worker (started by train)",
     help: "Usage: cotangent worker --run DIR --rank N\n\nStarted by train, which tells it by environment where the hub is.",
     run: worker,
+  },
+  contender: {
+    summary: "make one run of a comparison (started by compare)",
+    help: "Usage: cotangent contender JSON\n\nStarted by compare, which tells it what to run.",
+    run: contender,
   },
 };
 

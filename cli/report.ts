@@ -1,9 +1,7 @@
 /** report.html: a page that needs nothing else, with the loss curves of one or more runs and their eigenvalues. */
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
 import { writeWhole } from "../core/io.ts";
 import { showBytes } from "../dist/plan_cost.ts";
+import { align, escapeHtml, type Plot, type Point, plotsPage } from "./plots.ts";
 import { secondsText } from "./progress_line.ts";
 import { type Metric, readMetrics, readSummary, type Summary } from "./run_directory.ts";
 
@@ -11,16 +9,6 @@ interface Run {
   readonly name: string;
   readonly summary: Summary;
   readonly metrics: readonly Metric[];
-}
-
-/** One plot: a list of x and, for every curve, its name and its values at those x, null where it has none. */
-interface Plot {
-  readonly title: string;
-  readonly xLabel: string;
-  readonly yLabel: string;
-  readonly logarithmic: boolean;
-  readonly x: readonly number[];
-  readonly curves: readonly { readonly name: string; readonly y: readonly (number | null)[] }[];
 }
 
 /**
@@ -36,7 +24,15 @@ export async function writeReport(path: string, directories: readonly string[]):
       metrics: readMetrics(directory),
     }),
   );
-  await writeWhole(path, page(runs, plotsOf(runs)));
+  const title = runs.map((run) => run.name).join(", ");
+  const heading = runs.length === 1 ? runs[0]!.name : `${runs.length} runs`;
+  await writeWhole(
+    path,
+    plotsPage(title, [
+      { html: `<h1>${escapeHtml(heading)}</h1>${table(runs)}` },
+      ...plotsOf(runs).map((plot) => ({ plot })),
+    ]),
+  );
 }
 
 function plotsOf(runs: readonly Run[]): Plot[] {
@@ -87,8 +83,6 @@ function plotsOf(runs: readonly Run[]): Plot[] {
   return plots.filter((plot) => plot.x.length > 0);
 }
 
-type Point = readonly [x: number, y: number];
-
 /** At most about 500 points: means over equal stretches, so that a curve of many steps stays readable and small. */
 function smooth(points: readonly Point[]): readonly Point[] {
   const width = Math.ceil(points.length / 500);
@@ -97,71 +91,6 @@ function smooth(points: readonly Point[]): readonly Point[] {
     const part = points.slice(i * width, (i + 1) * width);
     return [part.at(-1)![0], part.reduce((sum, [, y]) => sum + y, 0) / part.length] as const;
   });
-}
-
-/** Puts curves with their own x on one common list of x. */
-function align(
-  frame: Omit<Plot, "x" | "curves">,
-  series: readonly { readonly name: string; readonly points: readonly Point[] }[],
-): Plot {
-  const x = [...new Set(series.flatMap(({ points }) => points.map(([at]) => at)))].sort((a, b) => a - b);
-  const curves = series.map(({ name, points }) => {
-    const values = new Map(points);
-    return { name, y: x.map((at) => values.get(at) ?? null) };
-  });
-  return { ...frame, x, curves };
-}
-
-/** A file of the plotting library, uPlot. */
-function libraryFile(name: string): string {
-  const main = createRequire(import.meta.url).resolve("uplot");
-  return readFileSync(join(dirname(main), name), "utf8");
-}
-
-const escapeHtml = (text: string): string => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
-
-function page(runs: readonly Run[], plots: readonly Plot[]): string {
-  const data = JSON.stringify(plots).replaceAll("<", "\\u003c");
-  return `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escapeHtml(runs.map((run) => run.name).join(", "))}</title>
-<style>
-${libraryFile("uPlot.min.css")}
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem; }
-table { border-collapse: collapse; } th, td { text-align: left; padding: .15rem 1rem .15rem 0; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums; }
-.overflow { overflow-x: auto; }
-</style>
-<h1>${escapeHtml(runs.length === 1 ? runs[0]!.name : `${runs.length} runs`)}</h1>
-<div class="overflow">${table(runs)}</div>
-<div id="plots"></div>
-<script>${libraryFile("uPlot.iife.min.js")}</script>
-<script>
-const plots = ${data};
-const colours = ["#1f6fb4", "#d1495b", "#2e8b57", "#8a5fb0", "#b8860b", "#3a9ea5", "#7f7f7f", "#c7588f"];
-const host = document.getElementById("plots");
-for (const plot of plots) {
-  const heading = document.createElement("h2");
-  heading.textContent = plot.title;
-  const box = document.createElement("div");
-  host.append(heading, box);
-  const series = plot.curves.map((curve, i) => ({
-    label: curve.name, stroke: colours[i % colours.length], width: 1.5, spanGaps: true,
-    points: { show: plot.x.length < 40 },
-    value: (_, v) => v == null ? "" : Number(v).toPrecision(5),
-  }));
-  new uPlot({
-    width: Math.min(920, document.body.clientWidth), height: 320,
-    scales: { x: { time: false }, y: plot.logarithmic ? { distr: 3 } : {} },
-    axes: [{ label: plot.xLabel }, { label: plot.yLabel, size: 70 }],
-    series: [{ label: plot.xLabel }, ...series],
-  }, [plot.x, ...plot.curves.map((curve) => curve.y)], box);
-}
-</script>
-</html>
-`;
 }
 
 function table(runs: readonly Run[]): string {
@@ -187,5 +116,5 @@ function table(runs: readonly Run[]): string {
     ([name, text]) =>
       `<tr><th>${name}</th>${runs.map((run) => `<td>${escapeHtml(text(run.summary))}</td>`).join("")}</tr>`,
   );
-  return `<table>${head}${body.join("")}</table>`;
+  return `<div class="overflow"><table>${head}${body.join("")}</table></div>`;
 }

@@ -78,12 +78,12 @@ export function checkOut(out: string): void {
 }
 
 /**
- * A new directory for a run: the wanted one, which must be empty, or the first free numbered one.
+ * A new directory for a run: the wanted one, which must be empty, or the first free one of the name, numbered.
  *
  * @throws {UsageError} if it cannot be made
  */
-export function createRunDirectory(out: string | undefined, config: TrainConfig): string {
-  const base = out ?? join("runs", `${config.data}-${config.model}-${config.optimizer}`);
+export function createRunDirectory(out: string | undefined, name: string): string {
+  const base = out ?? join("runs", name);
   try {
     if (out !== undefined) {
       checkOut(out);
@@ -192,7 +192,8 @@ export function readSummary(directory: string): Summary {
   );
 }
 
-function readJson(path: string, verb: string): unknown {
+/** What a file of a run says; the verb begins the error. */
+export function readJson(path: string, verb: string): unknown {
   try {
     return JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {

@@ -58,7 +58,7 @@ export async function train(args: readonly string[]): Promise<number> {
   const config: TrainConfig = { ...wanted, localSteps: plan.localSteps };
   const isResumed = resumed !== undefined;
   // From here on it can be expected to go well, so something may be left behind.
-  const directory = resumed ?? createRunDirectory(out, config);
+  const directory = resumed ?? createRunDirectory(out, `${config.data}-${config.model}-${config.optimizer}`);
   const unlock = lockRun(directory);
   process.on("exit", unlock);
   const store = fileStore(join(directory, fileNames.state));

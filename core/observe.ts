@@ -51,6 +51,8 @@ let current: Observer = {};
  * Runs a function under an observer. What is compiled with `jit` inside the function is recorded for itself and does not
  * report: observe within the function that is compiled.
  *
+ * Shapes: whatever the function takes and gives.
+ *
  * @returns what the function returns
  * @throws whatever the function throws
  * @example Which layers a model has

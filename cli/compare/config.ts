@@ -1,0 +1,196 @@
+/** What a comparison is, checked: from flags, or from the file that it left behind. */
+import { z } from "zod";
+import { readFlags, UsageError } from "../config.ts";
+import { type Method, methods, type Settings } from "./methods.ts";
+import type { Budget } from "./run.ts";
+import { tasks } from "./tasks.ts";
+
+/** A comparison; plain data, kept as config.json beside its results. */
+export interface CompareConfig {
+  readonly tasks: readonly string[];
+  readonly optimizers: readonly string[];
+  readonly seeds: number;
+  readonly budget: Budget;
+  /** Learning rates to try for each method; 1 takes the default. */
+  readonly grid: number;
+  /** Part of the budget of a run that looks for the rate. */
+  readonly gridShare: number;
+  /** Evaluations in a run. */
+  readonly evaluations: number;
+  readonly stop: "target" | "budget";
+  readonly dataDir?: string | undefined;
+}
+
+const whole = (least: number): z.ZodType =>
+  z.coerce
+    .number({ error: "a whole number is needed" })
+    .int("a whole number is needed")
+    .min(least, `a whole number of at least ${least} is needed`);
+const list = z
+  .string()
+  .transform((text) => [...new Set(text.split(",").map((word) => word.trim()))])
+  .refine((words) => words.every((word) => word !== ""), "names with commas between them are needed");
+
+/** The flags of `compare`, in the order of the help text. */
+export const compareFlags: Readonly<
+  Record<string, { readonly value: string; readonly help: string; readonly schema: z.ZodType }>
+> = {
+  task: { value: "NAME[,NAME...]", help: "what is trained (default mlp); see below", schema: list },
+  optimizers: {
+    value: "NAME[,NAME...]",
+    help: "methods, each with settings if wanted: fosi-adam:k=16:period=100 (default adam,fosi-adam)",
+    schema: list,
+  },
+  seeds: { value: "N", help: "runs of each method that are compared (default 5)", schema: whole(1) },
+  budget: {
+    value: "UNIT:AMOUNT",
+    help: "of each run: wall:60 (seconds), gradients:2000 or steps:2000 (default wall:30)",
+    schema: z
+      .string()
+      .regex(/^(wall|gradients|steps):\d+(\.\d+)?$/, "wall:60, gradients:2000 or steps:2000 is needed")
+      .transform((text): Budget => {
+        const [unit, amount] = text.split(":");
+        return { unit: unit as Budget["unit"], amount: Number(amount) };
+      })
+      .refine(({ amount }) => amount > 0, "an amount above 0 is needed"),
+  },
+  grid: {
+    value: "N",
+    help: "learning rates to try for each method, more if the best is at an end (default 5; 1: the default rate)",
+    schema: whole(1),
+  },
+  "grid-share": {
+    value: "X",
+    help: "part of the budget of a run that looks for the rate (default 0.5)",
+    schema: z.coerce
+      .number({ error: "a number in (0, 1] is needed" })
+      .positive("a number in (0, 1] is needed")
+      .max(1, "a number in (0, 1] is needed"),
+  },
+  evaluations: {
+    value: "N",
+    help: "evaluations in a run, at equal distances (default 50)",
+    schema: whole(1),
+  },
+  stop: {
+    value: "target|budget",
+    help: "when a run ends (default budget)",
+    schema: z.enum(["target", "budget"], { error: "target or budget is needed" }),
+  },
+  "data-dir": {
+    value: "DIR",
+    help: "where the published data are; without it tasks draw their own",
+    schema: z.string().min(1, "a directory is needed"),
+  },
+  out: {
+    value: "DIR",
+    help: "where results go (default runs/compare-<tasks>, numbered)",
+    schema: z.string().min(1, "a directory is needed"),
+  },
+  resume: {
+    value: "DIR",
+    help: "continue the comparison in DIR: runs that are done stay",
+    schema: z.string().min(1, "a directory is needed"),
+  },
+};
+
+const defaults: CompareConfig = {
+  tasks: ["mlp"],
+  optimizers: ["adam", "fosi-adam"],
+  seeds: 5,
+  budget: { unit: "wall", amount: 30 },
+  grid: 5,
+  gridShare: 0.5,
+  evaluations: 50,
+  stop: "budget",
+};
+
+/**
+ * Reads the flags of `compare`.
+ *
+ * @throws {UsageError} naming the flag, the value and what is allowed
+ */
+export function parseCompareFlags(args: readonly string[]): {
+  readonly config: CompareConfig;
+  readonly out: string | undefined;
+  readonly resume: string | undefined;
+  readonly given: readonly string[];
+} {
+  const raw = readFlags(args, compareFlags);
+  const values: Record<string, unknown> = {};
+  const problems: string[] = [];
+  for (const [name, value] of Object.entries(raw)) {
+    const result = compareFlags[name]!.schema.safeParse(value);
+    if (result.success) values[name] = result.data;
+    else problems.push(`Cannot use --${name} ${value}: ${result.error.issues[0]!.message}`);
+  }
+  for (const task of (values["task"] as string[] | undefined) ?? [])
+    if (!Object.hasOwn(tasks, task))
+      problems.push(
+        `Cannot use --task ${task}: it is not known, one of ${Object.keys(tasks).join(", ")} is needed`,
+      );
+  for (const word of (values["optimizers"] as string[] | undefined) ?? []) {
+    const problem = methodProblem(word);
+    if (problem !== null) problems.push(`Cannot use --optimizers ${word}: ${problem}`);
+  }
+  if (problems.length > 0) throw new UsageError(problems.join("\n"));
+  const { task, "grid-share": gridShare, "data-dir": dataDir, out, resume, ...rest } = values;
+  return {
+    config: {
+      ...defaults,
+      ...rest,
+      ...(task !== undefined && { tasks: task as string[] }),
+      ...(gridShare !== undefined && { gridShare: gridShare as number }),
+      ...(dataDir !== undefined && { dataDir: dataDir as string }),
+    },
+    out: out as string | undefined,
+    resume: resume as string | undefined,
+    given: Object.keys(raw),
+  };
+}
+
+/** What is wrong with a method and its settings; null if nothing is. */
+function methodProblem(word: string): string | null {
+  const [name, ...parts] = word.split(":");
+  const method = Object.hasOwn(methods, name!) ? methods[name!] : undefined;
+  if (!method) return `it is not known, one of ${Object.keys(methods).join(", ")} is needed`;
+  const known = Object.keys(method.settings);
+  for (const part of parts) {
+    const [setting, value] = part.split("=");
+    if (!known.includes(setting!))
+      return `${name} has no setting "${setting}", ${known.length > 0 ? `one of ${known.join(", ")}` : "none"} is needed`;
+    if (value === undefined || value === "" || !Number.isFinite(Number(value)))
+      return `its ${setting} is "${value ?? ""}", a number is needed`;
+  }
+  return null;
+}
+
+/** A method of the command line with its settings. */
+export function methodOf(word: string): { readonly method: Method; readonly settings: Settings } {
+  const [name, ...parts] = word.split(":");
+  const method = methods[name!]!;
+  const given = Object.fromEntries(
+    parts.map((part) => {
+      const [setting, value] = part.split("=");
+      return [setting!, Number(value)];
+    }),
+  );
+  return { method, settings: { ...method.settings, ...given } };
+}
+
+/** The tasks, one line each: for the help text. */
+export function taskLines(): string {
+  return Object.values(tasks)
+    .map(({ name, summary }) => `  ${name.padEnd(16)}${summary}`)
+    .join("\n");
+}
+
+/** The methods with their settings, one line each: for the help text. */
+export function methodLines(): string {
+  return Object.entries(methods)
+    .map(([name, { summary, settings }]) => {
+      const values = Object.entries(settings).map(([key, value]) => `${key}=${value}`);
+      return `  ${name.padEnd(16)}${summary}${values.length > 0 ? ` (${values.join(", ")})` : ""}`;
+    })
+    .join("\n");
+}
