@@ -17,9 +17,9 @@ export interface CheckGradsOptions {
   readonly order?: number;
   /** Which transforms. Default both. */
   readonly modes?: readonly ("forward" | "reverse")[];
-  /** Relative tolerance. Default 1e-5 for float64, 2e-2 for float32. */
+  /** Relative tolerance. Default 1e-5 for float64, 2e-2 for float32, 0.1 for float16. */
   readonly tolerance?: number;
-  /** Step of the central differences, relative to unit directions. Default 1e-5 for float64, 1e-2 for float32. */
+  /** Step of the central differences, relative to unit directions. Default 1e-5 for float64, 1e-2 for float32, 1/16 for float16. */
   readonly step?: number;
   /** Seed of the random directions. */
   readonly seed?: number;
@@ -52,9 +52,8 @@ export function checkGrads<A extends readonly unknown[]>(
 ): void {
   const { order = 2, modes = ["forward", "reverse"], seed = 0 } = options;
   const [xs] = flatten(args);
-  const precise = xs.every((x) => x.dtype !== "float32");
-  const step = options.step ?? (precise ? 1e-5 : 1e-2);
-  const tolerance = options.tolerance ?? (precise ? 1e-5 : 2e-2);
+  const defaults = defaultsOf(xs);
+  const { step = defaults.step, tolerance = defaults.tolerance } = options;
   const random = generator(seed + 0x9e3779b9);
   const direction = randomLike(args, random);
 
@@ -83,6 +82,13 @@ export function checkGrads<A extends readonly unknown[]>(
     if (modes.includes("reverse"))
       checkGrads((...inner: A) => floatsOnly(vjp(f, ...inner)[1](cotangent)), args, next);
   }
+}
+
+/** Steps at which differences lose about as many digits to rounding as to curvature. */
+function defaultsOf(xs: readonly Value[]): { readonly step: number; readonly tolerance: number } {
+  if (xs.some(({ dtype }) => dtype === "float16")) return { step: 2 ** -4, tolerance: 0.1 };
+  if (xs.some(({ dtype }) => dtype === "float32")) return { step: 1e-2, tolerance: 2e-2 };
+  return { step: 1e-5, tolerance: 1e-5 };
 }
 
 function compare(transform: string, actual: number, expected: number, tolerance: number): void {

@@ -1,6 +1,6 @@
 /** Forward mode: every value carries its tangent. */
 import { isFloat } from "../core/dtype.ts";
-import { zeros } from "../core/prims/movement.ts";
+import { like } from "../core/prims/elementwise.ts";
 import { currentTrace, withTrace } from "../core/trace.ts";
 import { checkSameStructure, flatten } from "../core/tree.ts";
 import type { Value } from "../core/value.ts";
@@ -55,5 +55,5 @@ export function jvp<A extends readonly unknown[], R>(
     xs,
     xs.map((x, i) => (isFloat(x.dtype) ? dxs[i]! : null)),
   );
-  return [leafwise.rebuild(ys), leafwise.rebuild(dys.map((dy, i) => dy ?? zeros(ys[i]!.aval)))];
+  return [leafwise.rebuild(ys), leafwise.rebuild(dys.map((dy, i) => dy ?? like(ys[i]!, 0)))];
 }

@@ -3,7 +3,7 @@
  * what touches a tangent is staged as a linear program, the rest runs now under the parent trace.
  */
 import { isFloat } from "../core/dtype.ts";
-import { zeros } from "../core/prims/movement.ts";
+import { like } from "../core/prims/elementwise.ts";
 import { deadCodeEliminated, evalProgram, type Program, Recorder } from "../core/program.ts";
 import { currentTrace, withTrace } from "../core/trace.ts";
 import { checkSameStructure, flatten } from "../core/tree.ts";
@@ -71,7 +71,7 @@ export function linearize<A extends readonly unknown[], R>(
       program,
       dxs.filter((_, i) => isFloat(xs[i]!.dtype)),
     );
-    return leafwise.rebuild(outs.map((dy, i) => dy ?? zeros(linearized.outs[i]!.aval)));
+    return leafwise.rebuild(outs.map((dy, i) => dy ?? like(linearized.outs[i]!, 0)));
   };
   return [leafwise.rebuild(linearized.outs), push];
 }

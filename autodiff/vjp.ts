@@ -1,7 +1,7 @@
 /** Reverse mode: linearize, then transpose. */
 import { isFloat } from "../core/dtype.ts";
 import { DTypeError, ShapeError, TreeError } from "../core/errors.ts";
-import { zeros } from "../core/prims/movement.ts";
+import { like } from "../core/prims/elementwise.ts";
 import { beside, checkSynchronous, scalar } from "../core/trace.ts";
 import { checkSameStructure, flatten, type IsTree, map, paths, unflatten } from "../core/tree.ts";
 import { Value } from "../core/value.ts";
@@ -41,15 +41,15 @@ export function vjp<A extends readonly unknown[], R>(
     const [cts, ctDef] = flatten(ct);
     checkSameStructure(leafwise.outDef(), ctDef, "pull back this cotangent");
     checkSameAvals("pull back", "the cotangent", ct, outs, cts);
-    return unflatten<A>(def, withIntegerZeros(xs, transposeProgram(program, cts)));
+    return unflatten<A>(def, completed(xs, transposeProgram(program, cts)));
   };
   return [leafwise.rebuild(outs), pullback];
 }
 
-/** Cotangents of the float leaves, in order, completed to cotangents of all leaves. */
-function withIntegerZeros(xs: readonly Value[], cts: readonly (Value | null)[]): Value[] {
+/** Cotangents of the float leaves, in order, completed to cotangents of all leaves; zeros are beside their leaf. */
+function completed(xs: readonly Value[], cts: readonly (Value | null)[]): Value[] {
   let next = 0;
-  return xs.map((x) => (isFloat(x.dtype) ? cts[next++] : null) ?? zeros(x.aval));
+  return xs.map((x) => (isFloat(x.dtype) ? cts[next++] : null) ?? like(x, 0));
 }
 
 /** Which arguments to differentiate: one position gives a tree, a list of positions a list of trees. */
@@ -199,7 +199,7 @@ function differentiate(f: AnyFunction, options: unknown): (args: readonly unknow
     }, xs);
     const value = outs[0]!;
     const cts = transposeProgram(program, [beside(value, scalar(1, value.dtype))]);
-    const gradients = unflatten<unknown[]>(def, withIntegerZeros(xs, cts));
+    const gradients = unflatten<unknown[]>(def, completed(xs, cts));
     return {
       value,
       aux: hasAux ? [map((x) => result(x), rest)] : null,

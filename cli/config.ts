@@ -16,6 +16,7 @@ export const optimizerNames = [
   "dho2",
 ] as const;
 export const admmForms = ["consensus", "published", "off"] as const;
+export const layoutNames = ["replicated", "rows", "columns"] as const;
 export const runtimeNames = ["sockets", "local"] as const;
 export const deviceNames = ["cpu", "webgpu"] as const;
 
@@ -44,6 +45,13 @@ const dho2: Need = { text: "--optimizer dho2", holds: ({ optimizer }) => optimiz
 const penalized: Need = {
   text: "--optimizer dho2 with --admm consensus or published",
   holds: ({ optimizer, admm }) => optimizer === "dho2" && admm !== "off",
+};
+// The workers of a consensus step on their own, and rows are rows of eigenvectors.
+const agreeing: Need = {
+  text: "a method whose workers agree at every step (dho2 with --admm published or off), for rows one with curvature",
+  holds: (config) =>
+    (config.optimizer !== "dho2" || config.admm !== "consensus") &&
+    (config.layout !== "rows" || isCurved(config)),
 };
 const mlp: Need = { text: "--model mlp", holds: ({ model }) => model === "mlp" };
 const files: Need = { text: "another --data than glyphs", holds: ({ data }) => data !== "glyphs" };
@@ -171,6 +179,12 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
       .number({ error: "a number of at least 0 is needed" })
       .min(0, "a number of at least 0 is needed"),
   },
+  layout: {
+    needs: agreeing,
+    value: layoutNames.join("|"),
+    help: "where eigenvectors and the method's state are: whole at every worker, rows of the eigenvectors, or columns of all (default replicated)",
+    schema: oneOf(layoutNames),
+  },
   "local-steps": {
     value: "N",
     help: "steps per round: between agreements, saves and chances to stop (default 10)",
@@ -259,6 +273,7 @@ export interface TrainConfig {
   readonly curvatureBatch: number;
   readonly admm: (typeof admmForms)[number];
   readonly sigma?: number | undefined;
+  readonly layout?: (typeof layoutNames)[number] | undefined;
   readonly localSteps: number;
   readonly workers: number;
   readonly steps?: number | undefined;

@@ -65,13 +65,18 @@ export function planOf(config: TrainConfig, trainCount: number, parameters: numb
     rounds,
     localSteps,
     seed: config.seed,
-    update: { name: method.base, learningRate: config.lr ?? method.lr } as PlanInput["update"],
+    update: {
+      name: method.base,
+      learningRate: config.lr ?? method.lr,
+      shard: !method.curvature && config.layout === "columns",
+    } as PlanInput["update"],
     curvature: method.curvature
       ? {
           ...method.curvature,
           ...(config.alpha !== undefined && { alpha: config.alpha }),
           ...(config.clip !== undefined && { clip: config.clip }),
           k: Math.min(config.k, parameters),
+          layout: config.layout ?? "replicated",
           period,
           warmup:
             config.curvatureWarmup === undefined

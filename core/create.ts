@@ -1,6 +1,6 @@
 /** Making tensors from numbers. */
 import { Aval } from "./aval.ts";
-import { type DType, dtypeOf, isDType, makeArray, type TypedArray } from "./dtype.ts";
+import { type DType, dtypeOf, dtypes, isDType, isFloat, makeArray, type TypedArray } from "./dtype.ts";
 import { DTypeError, ShapeError } from "./errors.ts";
 import { like } from "./prims/elementwise.ts";
 import { broadcast } from "./prims/movement.ts";
@@ -76,7 +76,7 @@ function make(source: ArrayLike<number>, shape: Shape, dtype: DType, device?: st
   for (let i = 0; i < source.length; i++) {
     const x = source[i]!;
     data[i] = x;
-    if (dtype !== "float32" && dtype !== "float64" && data[i] !== x) {
+    if (!isFloat(dtype) && data[i] !== x) {
       if (dtype === "bool" && x !== 0) data[i] = 1;
       else
         throw new DTypeError(
@@ -133,7 +133,7 @@ function checkDType(dtype: unknown): DType {
   if (!isDType(dtype))
     throw new DTypeError(
       "tensor",
-      `Cannot make a tensor: the element type is ${JSON.stringify(dtype)}, one of float32, float64, int32, uint32, bool is needed`,
+      `Cannot make a tensor: the element type is ${JSON.stringify(dtype)}, one of ${dtypes.join(", ")} is needed`,
     );
   return dtype;
 }

@@ -2,18 +2,20 @@
 import { DTypeError } from "./errors.ts";
 
 /**
- * The element type of a tensor. Programs print the short names f32, f64, i32, u32, bool.
+ * The element type of a tensor. Programs print the short names f32, f64, i32, u32, bool, f16.
+ *
+ * float16 is for storage: every operation computes in float32 and rounds its result once.
  *
  * @since 0.1.0
  */
-export type DType = "float32" | "float64" | "int32" | "uint32" | "bool";
+export type DType = "float32" | "float64" | "int32" | "uint32" | "bool" | "float16";
 
 /**
  * Host storage of any tensor; `bool` is one byte per element, 0 or 1.
  *
  * @since 0.1.0
  */
-export type TypedArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint8Array;
+export type TypedArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint8Array | Float16Array;
 
 interface DTypeInfo {
   readonly short: string;
@@ -28,7 +30,19 @@ const table: Readonly<Record<DType, DTypeInfo>> = {
   int32: { short: "i32", bytes: 4, float: false, make: (size) => new Int32Array(size) },
   uint32: { short: "u32", bytes: 4, float: false, make: (size) => new Uint32Array(size) },
   bool: { short: "bool", bytes: 1, float: false, make: (size) => new Uint8Array(size) },
+  float16: { short: "f16", bytes: 2, float: true, make: makeHalves },
 };
+
+/** Engines before 2025 have no such arrays. */
+const hasHalves: boolean = typeof Float16Array !== "undefined";
+
+function makeHalves(size: number): TypedArray {
+  if (hasHalves) return new Float16Array(size);
+  throw new DTypeError(
+    "float16",
+    "Cannot make float16 elements: this host has no Float16Array, a newer one is needed; use float32",
+  );
+}
 
 /**
  * Every element type, in the order of the documentation.
@@ -77,9 +91,10 @@ export function dtypeOf(data: TypedArray): DType {
   if (data instanceof Int32Array) return "int32";
   if (data instanceof Uint32Array) return "uint32";
   if (data instanceof Uint8Array) return "bool";
+  if (hasHalves && data instanceof Float16Array) return "float16";
   const { name } = (data as object).constructor;
   throw new DTypeError(
     "dtypeOf",
-    `Cannot store elements in ${name}: it belongs to no element type, a Float32Array, Float64Array, Int32Array, Uint32Array or Uint8Array is needed`,
+    `Cannot store elements in ${name}: it belongs to no element type, a Float32Array, Float64Array, Int32Array, Uint32Array, Uint8Array or Float16Array is needed`,
   );
 }

@@ -76,9 +76,10 @@ const types: Readonly<Record<DType, ExprType>> = {
   int32: "i32",
   uint32: "u32",
   bool: "bool",
+  float16: "f32",
 };
 
-/** The type that elements of a tensor have inside kernels. */
+/** The type that elements of a tensor have inside kernels; those of float16 are the float32 of the same value. */
 export function exprType(dtype: DType): ExprType {
   return types[dtype];
 }

@@ -13,6 +13,14 @@ export {
 } from "./ops/image.ts";
 export { argsort, gather, type OneHotOptions, oneHot, scatterAdd, sort, take } from "./ops/indexing.ts";
 export {
+  cholesky,
+  eigh,
+  qr,
+  solve,
+  type TriangularSolveOptions,
+  triangularSolve,
+} from "./ops/linalg.ts";
+export {
   abs,
   acos,
   add,

@@ -52,6 +52,8 @@ export interface ArgSpec {
   readonly distinct?: boolean;
   /** Elements keep at least 0.1 from these points, where the function has a kink or a pole. */
   readonly avoid?: readonly number[];
+  /** Of the last two axes, where they are a matrix: distinct elements from here, whatever the others are. */
+  readonly diagonal?: readonly [lo: number, hi: number];
 }
 
 /**

@@ -9,7 +9,7 @@
 import { type DType, isFloat } from "./dtype.ts";
 import { DTypeError, ShapeError } from "./errors.ts";
 import { broadcastTo } from "./ops/shape.ts";
-import { add, cast, div, less, like, log, maximum, mul, neg } from "./prims/elementwise.ts";
+import { add, cast, div, floor, less, like, log, maximum, mul, neg } from "./prims/elementwise.ts";
 import { gather, iota } from "./prims/indexing.ts";
 import { reshape, sliceAxis } from "./prims/movement.ts";
 import { erfInv, foldIn as foldInBits, randomBits } from "./prims/random.ts";
@@ -113,7 +113,7 @@ export function bits(key: Value, shape: Shape = []): Value {
  * @since 0.1.0
  */
 export interface FloatOptions {
-  /** float32 (default) or float64. */
+  /** float32 (default), float64 or float16. */
   readonly dtype?: DType;
 }
 
@@ -132,7 +132,8 @@ export interface UniformOptions extends FloatOptions {
 /**
  * Uniform random numbers in [min, max). Draw once from a key.
  *
- * Equally spaced: 2^23 values for float32, 2^52 for float64.
+ * Equally spaced: 2^23 values for float32, 2^52 for float64. In float16 those of float32 are rounded, in [0, 1) down to one
+ * of 2^11 values.
  *
  * Shapes: `key`: u32[2]; the result has `shape`.
  * Units: those of `min` and `max`.
@@ -146,7 +147,13 @@ export interface UniformOptions extends FloatOptions {
  */
 export function uniform(key: Value, shape: Shape = [], options: UniformOptions = {}): Value {
   const { min = 0, max = 1, dtype = "float32" } = options;
-  const unit = unitInterval(key, shape, checkFloat("uniform", dtype));
+  if (checkFloat("uniform", dtype) === "float16") {
+    if (min === 0 && max === 1)
+      return cast(multiplesBelow(unitInterval(key, shape, "float32"), 2 ** 11), dtype);
+    const [low, high] = [Math.f16round(min), Math.f16round(max)];
+    return cast(uniform(key, shape, { min: low, max: high }), dtype);
+  }
+  const unit = unitInterval(key, shape, dtype);
   if (min === 0 && max === 1) return unit;
   const [low, high] = dtype === "float32" ? [Math.fround(min), Math.fround(max)] : [min, max];
   return maximum(add(mul(unit, like(unit, high - low)), like(unit, low)), like(unit, low));
@@ -168,9 +175,14 @@ function unitInterval(key: Value, shape: Shape, dtype: DType): Value {
   return add(mul(high, like(high, 2 ** -32)), mul(low, like(low, 2 ** -52)));
 }
 
+/** The next multiple of `1 / count` downwards: rounding to the nearest would give 1. */
+function multiplesBelow(x: Value, count: number): Value {
+  return mul(floor(mul(x, like(x, count))), like(x, 1 / count));
+}
+
 function checkFloat(op: string, dtype: DType): DType {
   if (!isFloat(dtype)) {
-    throw new DTypeError(op, `Cannot draw ${op} numbers of ${dtype}: float32 or float64 is needed`);
+    throw new DTypeError(op, `Cannot draw ${op} numbers of ${dtype}: float32, float64 or float16 is needed`);
   }
   return dtype;
 }
@@ -192,6 +204,7 @@ function checkFloat(op: string, dtype: DType): DType {
  */
 export function normal(key: Value, shape: Shape = [], options: FloatOptions = {}): Value {
   const dtype = checkFloat("normal", options.dtype ?? "float32");
+  if (dtype === "float16") return cast(normal(key, shape), dtype);
   const min = -1 + 2 ** (dtype === "float32" ? -24 : -53); // the number after -1
   const u = uniform(key, shape, { min, max: 1, dtype });
   return mul(like(u, Math.SQRT2), erfInv(u));
@@ -217,7 +230,8 @@ export function bernoulli(key: Value, p: Operand = 0.5, shape?: Shape): Value {
     return less(u, like(u, p));
   }
   const target = shape ?? p.shape;
-  return less(uniform(key, target, { dtype: p.dtype }), broadcastTo(p, target));
+  const q = p.dtype === "float16" ? cast(p, "float32") : p;
+  return less(uniform(key, target, { dtype: q.dtype }), broadcastTo(q, target));
 }
 
 /**
@@ -249,6 +263,7 @@ export interface CategoricalOptions {
  * @since 0.1.0
  */
 export function categorical(key: Value, logits: Value, options: CategoricalOptions = {}): Value {
+  if (logits.dtype === "float16") return categorical(key, cast(logits, "float32"), options);
   const axis = normalizeAxis(options.axis ?? -1, logits.ndim, "categorical");
   const others = withoutAxes(logits.shape, [axis]);
   const shape = options.shape ?? others;

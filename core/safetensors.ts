@@ -15,6 +15,7 @@ const toFormat: Readonly<Record<DType, string>> = {
   int32: "I32",
   uint32: "U32",
   bool: "BOOL",
+  float16: "F16",
 };
 const fromFormat: ReadonlyMap<unknown, DType> = new Map(
   Object.entries(toFormat).map(([dtype, name]) => [name, dtype as DType]),

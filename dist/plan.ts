@@ -5,15 +5,12 @@
 import { z } from "zod";
 import { PlanError } from "../core/errors.ts";
 import type { FosiMomentum } from "../optim/fosi.ts";
+import { defaultTrust } from "../optim/fosi_state.ts";
 import { lanczosOrder } from "../optim/lanczos.ts";
 import { type Config, protocolDefaults } from "./protocol/types.ts";
 
-/**
- * The method of a local step.
- *
- * @since 0.1.0
- */
-export type UpdatePlan =
+/** The method of a local step, with its constants. */
+export type UpdateMethod =
   | { readonly name: "sgd"; readonly learningRate: number }
   | { readonly name: "momentum" | "nesterov"; readonly learningRate: number; readonly beta: number }
   | {
@@ -33,6 +30,26 @@ export type UpdatePlan =
     };
 
 /**
+ * The method of a local step, and where its state is: whole at every worker, or with `shard` each worker's own columns of
+ * it (for plans without curvature; a curvature says by its layout where everything is).
+ *
+ * @since 0.1.0
+ */
+export type UpdatePlan = UpdateMethod & { readonly shard: boolean };
+
+/**
+ * Where the eigenvectors V [k + l, n] are, and with them the state of the method. The mathematics is the same.
+ *
+ * - `replicated`: V, parameters and state whole at every worker; one reduction of n numbers per step.
+ * - `rows`: each worker has some of the rows of V, the rest whole; three reductions of n numbers per step.
+ * - `columns`: each worker has its columns of V, as Lanczos leaves them, and of all state; the parameters come from the
+ *   hub. A step is a reduction of n numbers, a gather of n, and two reductions of k + l and 2 (k + l).
+ *
+ * @since 0.2.0
+ */
+export type Layout = "replicated" | "rows" | "columns";
+
+/**
  * FOSI over the local method, its curvature by sharded Lanczos. Periods are counted in rounds.
  *
  * @since 0.1.0
@@ -49,6 +66,9 @@ export interface CurvaturePlan {
   readonly momentum: FosiMomentum;
   readonly clip: number;
   readonly damping: number;
+  /** Pairs with a residual above `trust (|lambda| + damping)` are left to the local method; null keeps all. */
+  readonly trust: number | null;
+  readonly layout: Layout;
   /** Whose Hessian: the mean over all workers' batches, or worker 0's alone as in the published program. */
   readonly reduce: "mean" | "rank0";
 }
@@ -58,6 +78,8 @@ export interface CurvaturePlan {
  *
  * - `gradient`: all-reduce of gradients at every step; replicas stay bit-identical.
  * - `published`: the same, and every `period` rounds the published ADMM extrapolation.
+ * - `momentum`: the same with its two factors free, and without its penalty: every `period` rounds the displacement is
+ *   added to `mu` times the push, and `gamma` times the push to the parameters. With gamma 0 it is `gradient`.
  * - `consensus`: local steps, one all-reduce of parameters per round. `sigma` is in units of the largest eigenvalue of
  *   the last curvature if `relative`; with sigma 0 it is plain averaging.
  *
@@ -66,6 +88,7 @@ export interface CurvaturePlan {
 export type SyncPlan =
   | { readonly k: "gradient" }
   | { readonly k: "published"; readonly sigma: number; readonly period: number }
+  | { readonly k: "momentum"; readonly mu: number; readonly gamma: number; readonly period: number }
   | { readonly k: "consensus"; readonly sigma: number; readonly relative: boolean };
 
 /**
@@ -112,8 +135,9 @@ export type PlanInput = Optional<Omit<Plan, "update" | "curvature" | "sync" | "l
 const count = (least: number) => z.int().min(least);
 const positive = z.number().positive();
 const fraction = z.number().min(0).lt(1);
+const updateFields = { learningRate: positive, shard: z.boolean().default(false) };
 const adamFields = {
-  learningRate: positive,
+  ...updateFields,
   beta1: fraction.default(0.9),
   beta2: fraction.default(0.999),
   epsilon: positive.default(1e-8),
@@ -129,10 +153,10 @@ const planSchema: z.ZodType<Plan, unknown> = z
     localSteps: count(1),
     seed: count(0),
     update: z.discriminatedUnion("name", [
-      z.strictObject({ name: z.literal("sgd"), learningRate: positive }),
+      z.strictObject({ name: z.literal("sgd"), ...updateFields }),
       z.strictObject({
         name: z.enum(["momentum", "nesterov"]),
-        learningRate: positive,
+        ...updateFields,
         beta: fraction.default(0.9),
       }),
       z.strictObject({ name: z.literal("adam"), ...adamFields }),
@@ -154,6 +178,8 @@ const planSchema: z.ZodType<Plan, unknown> = z
         momentum: z.enum(["none", "heavyBall", "nesterov", "average"]).default("average"),
         clip: z.number().min(1).default(1),
         damping: z.number().min(0).default(0),
+        trust: z.number().min(0).nullable().default(defaultTrust),
+        layout: z.enum(["replicated", "rows", "columns"]).default("replicated"),
         reduce: z.enum(["mean", "rank0"]).default("mean"),
       })
       .nullable()
@@ -163,6 +189,12 @@ const planSchema: z.ZodType<Plan, unknown> = z
       z.strictObject({
         k: z.literal("published"),
         sigma: positive.default(5e-9),
+        period: count(1).default(20),
+      }),
+      z.strictObject({
+        k: z.literal("momentum"),
+        mu: z.number().min(0).max(1).default(0.9),
+        gamma: z.number().min(0).default(0.7),
         period: count(1).default(20),
       }),
       z.strictObject({
@@ -181,7 +213,7 @@ const planSchema: z.ZodType<Plan, unknown> = z
       })
       .prefault({}),
   })
-  .superRefine(({ curvature, sync, parameters }, context) => {
+  .superRefine(({ curvature, sync, update, parameters }, context) => {
     const issue = (path: string[], message: string): void =>
       context.addIssue({ code: "custom", path, message });
     const pairs = curvature ? curvature.k + curvature.l : 1;
@@ -198,6 +230,24 @@ const planSchema: z.ZodType<Plan, unknown> = z
       issue(
         ["sync", "relative"],
         "sigma is in units of an eigenvalue, a curvature is needed; set relative to false",
+      );
+    }
+    if (curvature && update.name === "adamw") {
+      issue(
+        ["update", "name"],
+        "adamw decays weights beside the loss, a base whose loss is the one whose curvature is measured is needed; use adam with the penalty in the loss",
+      );
+    }
+    if (curvature && curvature.layout !== "columns" && update.shard) {
+      issue(
+        ["update", "shard"],
+        `the state of the base is cut by columns, the layout is ${curvature.layout}; use layout columns`,
+      );
+    }
+    if (sync.k === "consensus" && layoutOf({ curvature, update }) !== "replicated") {
+      issue(
+        curvature ? ["curvature", "layout"] : ["update", "shard"],
+        "workers of a consensus step on their own, one that has all of its state is needed; use sync gradient, published or momentum",
       );
     }
   });
@@ -244,9 +294,15 @@ export function curvatureDueAt({ curvature }: Plan, round: number): boolean {
   );
 }
 
-/** Whether a round ends with the published extrapolation. */
+/** Where the state of the workers is; without a curvature it is cut only by columns. */
+export function layoutOf({ curvature, update }: Pick<Plan, "curvature" | "update">): Layout {
+  if (curvature) return curvature.layout;
+  return update.shard ? "columns" : "replicated";
+}
+
+/** Whether a round ends with an extrapolation. */
 export function extrapolatesAfter({ sync }: Plan, round: number): boolean {
-  return sync.k === "published" && (round + 1) % sync.period === 0;
+  return (sync.k === "published" || sync.k === "momentum") && (round + 1) % sync.period === 0;
 }
 
 /** Whether the hub evaluates after a round. */
@@ -254,11 +310,23 @@ export function evaluatesAfter(plan: Plan, round: number): boolean {
   return round + 1 === plan.rounds || (plan.evaluateEvery > 0 && (round + 1) % plan.evaluateEvery === 0);
 }
 
-/** The columns of the Lanczos basis that one worker keeps: ceil(n / P) each, the last ones fewer or none. */
+/** The columns of one worker: ceil(n / P) each, the last ones fewer or none. */
 export function columnsOf(
   { parameters, workers }: Pick<Plan, "parameters" | "workers">,
   rank: number,
 ): readonly [start: number, end: number] {
-  const width = Math.ceil(parameters / workers);
-  return [Math.min(parameters, rank * width), Math.min(parameters, (rank + 1) * width)];
+  return shareOf(parameters, workers, rank);
+}
+
+/** The rows of V that one worker has in the layout of rows: ceil((k + l) / P) each, the last ones fewer or none. */
+export function vectorRowsOf(
+  { curvature, workers }: Pick<Plan, "curvature" | "workers">,
+  rank: number,
+): readonly [start: number, end: number] {
+  return shareOf(curvature ? curvature.k + curvature.l : 0, workers, rank);
+}
+
+function shareOf(total: number, workers: number, rank: number): readonly [start: number, end: number] {
+  const width = Math.ceil(total / workers);
+  return [Math.min(total, rank * width), Math.min(total, (rank + 1) * width)];
 }

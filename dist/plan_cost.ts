@@ -1,6 +1,16 @@
 /** What a plan costs, phase by phase, and a plan as text: both derived from the script that every peer runs. */
 import { bytesPerElement, type DType } from "../core/dtype.ts";
-import { columnsOf, curvatureDueAt, evaluatesAfter, extrapolatesAfter, orderOf, type Plan } from "./plan.ts";
+import {
+  columnsOf,
+  curvatureDueAt,
+  evaluatesAfter,
+  extrapolatesAfter,
+  layoutOf,
+  orderOf,
+  type Plan,
+  type UpdateMethod,
+  vectorRowsOf,
+} from "./plan.ts";
 import { isHubOnly, type Phase, receiveNames, slots } from "./protocol/script.ts";
 import { roundScript } from "./script.ts";
 
@@ -20,6 +30,26 @@ export interface PhaseCost {
 }
 
 /**
+ * What one worker holds of the training, in bytes of tensor elements. Counters and eigenvalues come on top.
+ *
+ * @since 0.2.0
+ */
+export interface WorkerMemory {
+  /** Parameters and gradient; of a step alone where the layout is columns. */
+  readonly parameters: number;
+  /** State of the local method. */
+  readonly base: number;
+  /** Accumulated gradient inside the space of the curvature. */
+  readonly velocity: number;
+  /** Eigenvectors. */
+  readonly vectors: number;
+  /** Anchor and push, or dual and last local parameters. */
+  readonly agreement: number;
+  /** The Lanczos basis, while curvature is measured. */
+  readonly basis: number;
+}
+
+/**
  * The phases in order of appearance, and the sums over the whole run.
  *
  * @since 0.1.0
@@ -31,6 +61,8 @@ export interface PlanCost {
   readonly bytesToHub: number;
   /** The largest shard of the Lanczos basis at any worker, in bytes. */
   readonly basisBytes: number;
+  /** By rank; worker 0 has the most. */
+  readonly memory: readonly WorkerMemory[];
   /** Hessian-vector products that each worker computes, or worker 0 alone where the plan says so. */
   readonly products: number;
 }
@@ -54,7 +86,8 @@ export interface PlanCost {
  * @since 0.1.0
  */
 export function planCost(plan: Plan, options: { readonly dtype?: DType } = {}): PlanCost {
-  const sizeOf = registerSizes(plan, bytesPerElement(options.dtype ?? "float32"));
+  const elementBytes = bytesPerElement(options.dtype ?? "float32");
+  const sizeOf = registerSizes(plan, elementBytes);
   const kinds = new Map<string, readonly PhaseCost[]>();
   const phases = new Map<string, PhaseCost>();
   let refreshes = 0;
@@ -70,14 +103,39 @@ export function planCost(plan: Plan, options: { readonly dtype?: DType } = {}): 
   const all = [...phases.values()];
   const total = (of: (cost: PhaseCost) => number): number =>
     all.reduce((sum, cost) => sum + cost.rounds * of(cost), 0);
-  const order = orderOf(plan);
+  const memory = Array.from({ length: plan.workers }, (_, rank) => memoryOf(plan, rank, elementBytes));
   return {
     phases: all,
     questions: total((cost) => cost.questions),
     bytesToWorkers: total((cost) => cost.bytesToWorkers),
     bytesToHub: total((cost) => cost.bytesToHub),
-    basisBytes: 8 * order * widthOf(plan, 0),
-    products: refreshes * order,
+    basisBytes: memory[0]!.basis,
+    memory,
+    products: refreshes * orderOf(plan),
+  };
+}
+
+/** Vectors like the parameters in the state of each method. */
+const baseVectors: Readonly<Record<UpdateMethod["name"], number>> = {
+  sgd: 0,
+  momentum: 1,
+  nesterov: 1,
+  adam: 2,
+  adamw: 2,
+};
+
+function memoryOf(plan: Plan, rank: number, elementBytes: number): WorkerMemory {
+  const n = plan.parameters;
+  const layout = layoutOf(plan);
+  const own = layout === "columns" ? widthOf(plan, rank) : n;
+  const rows = layout === "rows" ? heightOf(plan, rank) : pairsOf(plan);
+  return {
+    parameters: 2 * n * elementBytes,
+    base: baseVectors[plan.update.name] * own * elementBytes,
+    velocity: plan.curvature ? own * elementBytes : 0,
+    vectors: rows * own * elementBytes,
+    agreement: plan.sync.k === "gradient" ? 0 : 2 * own * elementBytes,
+    basis: 8 * orderOf(plan) * widthOf(plan, rank),
   };
 }
 
@@ -85,18 +143,22 @@ type SizeOf = (register: string, rank: number, iteration: number) => number;
 
 function roundCosts(plan: Plan, round: number, sizeOf: SizeOf): readonly PhaseCost[] {
   const flat = slots(roundScript(plan, round));
-  return flat.map(({ phase, repeat }, index) => {
+  const costs = new Map<string, PhaseCost>();
+  flat.forEach(({ phase, repeat }, index) => {
     // The hub asks the workers to save with the last phase of a round, even when it alone has work in it.
     const isAsked = !isHubOnly(phase) || index === flat.length - 1;
     const sum = (names: readonly string[]): number => phaseBytes(plan, names, repeat, sizeOf);
-    return {
+    // A phase may be in the loop over steps and again in the last of them.
+    const before = costs.get(phase.name);
+    costs.set(phase.name, {
       name: phase.name,
       rounds: 0,
-      questions: isAsked ? repeat : 0,
-      bytesToWorkers: sum(receiveNames(phase)),
-      bytesToHub: sum(repliesOf(phase)),
-    };
+      questions: (before?.questions ?? 0) + (isAsked ? repeat : 0),
+      bytesToWorkers: (before?.bytesToWorkers ?? 0) + sum(receiveNames(phase)),
+      bytesToHub: (before?.bytesToHub ?? 0) + sum(repliesOf(phase)),
+    });
   });
+  return [...costs.values()];
 }
 
 const repliesOf = (phase: Phase): readonly string[] => phase.reply ?? [];
@@ -113,12 +175,15 @@ function phaseBytes(plan: Plan, names: readonly string[], repeat: number, sizeOf
 function registerSizes(plan: Plan, elementBytes: number): SizeOf {
   const n = plan.parameters;
   const order = orderOf(plan);
-  const pairs = plan.curvature ? plan.curvature.k + plan.curvature.l : 0;
+  const pairs = pairsOf(plan);
+  const isCutByColumns = layoutOf(plan) === "columns";
   const whole = n * elementBytes;
+  // Values, residuals and one count.
+  const pairBytes = 8 * pairs + 8 * pairs + 4;
   const sizes: Readonly<Record<string, (rank: number, iteration: number) => number>> = {
     theta: () => whole,
     gradient: () => whole,
-    mean: () => whole,
+    mean: (rank) => (isCutByColumns ? widthOf(plan, rank) * elementBytes : whole),
     candidate: () => whole,
     report: (rank) => (rank === 0 ? whole : 0),
     v: () => 8 * n,
@@ -129,9 +194,14 @@ function registerSizes(plan: Plan, elementBytes: number): SizeOf {
     part: (_rank, iteration) => 8 * (iteration + 1),
     h: (_rank, iteration) => 8 * (iteration + 1),
     rows: () => 8 * pairs * order,
+    pairs: () => pairBytes,
     columns: (rank) => pairs * widthOf(plan, rank) * elementBytes,
-    // Values, vectors and one count.
-    curvature: () => 8 * pairs + pairs * whole + 4,
+    curvature: () => pairBytes + pairs * whole,
+    // Values, residuals, one factor, and the worker's rates and rows.
+    space: (rank) => 16 * pairs + elementBytes + heightOf(plan, rank) * (elementBytes + whole),
+    inside: () => (isCutByColumns ? pairs * elementBytes : whole),
+    correction: () => (isCutByColumns ? 2 * pairs * elementBytes : whole),
+    own: (rank) => widthOf(plan, rank) * elementBytes,
   };
   return (register, rank, iteration) => {
     const size = sizes[register];
@@ -143,8 +213,17 @@ function registerSizes(plan: Plan, elementBytes: number): SizeOf {
   };
 }
 
+function pairsOf({ curvature }: Plan): number {
+  return curvature ? curvature.k + curvature.l : 0;
+}
+
 function widthOf(plan: Plan, rank: number): number {
   const [start, end] = columnsOf(plan, rank);
+  return end - start;
+}
+
+function heightOf(plan: Plan, rank: number): number {
+  const [start, end] = vectorRowsOf(plan, rank);
   return end - start;
 }
 
@@ -189,22 +268,33 @@ export function showPlan(plan: Plan, options: { readonly dtype?: DType } = {}): 
   return [
     `${counted(plan.workers, "worker")}, ${counted(plan.parameters, "parameter")}, ${counted(plan.rounds, "round")} of ${counted(plan.localSteps, "step")}, seed ${plan.seed}`,
     `update      ${showFields(plan.update)}`,
-    `curvature   ${showCurvature(plan, cost)}`,
+    `curvature   ${showCurvature(plan)}`,
     `agreement   ${showSync(plan)}`,
     `evaluation  ${plan.evaluateEvery > 0 ? `every ${counted(plan.evaluateEvery, "round")} and at the end` : "at the end"}`,
     `limits      ${showFields(plan.limits)}`,
+    `memory      ${showMemory(cost)}`,
     "",
     `${options.dtype ?? "float32"} payload of all workers together, in each round that has the phase`,
     ...alignColumns(table),
   ].join("\n");
 }
 
-function showCurvature(plan: Plan, { basisBytes }: PlanCost): string {
+function showCurvature(plan: Plan): string {
   const { curvature } = plan;
   if (!curvature) return "none";
   const { period, warmup, order: _order, ...rest } = curvature;
   const when = `every ${counted(period, "round")} from round ${warmup}`;
-  return `${when}, ${counted(orderOf(plan), "product")}, ${showFields(rest)}, basis at most ${showBytes(basisBytes)} per worker`;
+  return `${when}, ${counted(orderOf(plan), "product")}, ${showFields(rest)}`;
+}
+
+/** Of worker 0, which has the most. */
+function showMemory({ memory }: PlanCost): string {
+  const [{ basis, ...lasting }] = memory as readonly [WorkerMemory];
+  const parts = Object.entries(lasting).filter(([, bytes]) => bytes > 0);
+  const total = parts.reduce((sum, [, bytes]) => sum + bytes, 0);
+  const list = parts.map(([name, bytes]) => `${name} ${showBytes(bytes)}`).join(", ");
+  const transient = basis > 0 ? `; and a basis of ${showBytes(basis)} during a refresh` : "";
+  return `at most ${showBytes(total)} per worker: ${list}${transient}`;
 }
 
 function showSync({ sync }: Plan): string {
@@ -213,6 +303,8 @@ function showSync({ sync }: Plan): string {
       return "mean gradient at every step";
     case "published":
       return `mean gradient at every step, extrapolation every ${counted(sync.period, "round")} with sigma ${sync.sigma}`;
+    case "momentum":
+      return `mean gradient at every step, extrapolation every ${counted(sync.period, "round")} with mu ${sync.mu} and gamma ${sync.gamma}`;
     case "consensus":
       if (sync.sigma === 0) return "mean of parameters after every round";
       return `consensus after every round, sigma ${sync.sigma}${sync.relative ? " of the largest eigenvalue" : ""}`;

@@ -2,21 +2,21 @@
  * The script of a training round, derived from the plan: sharded Lanczos when the curvature is due, then the steps in
  * one of the three forms of agreement, then an evaluation when that is due. What the functions compute is in jobs.ts.
  */
-import { curvatureDueAt, evaluatesAfter, extrapolatesAfter, orderOf, type Plan } from "./plan.ts";
-import type { Loop, Phase, Script } from "./protocol/script.ts";
+import { curvatureDueAt, evaluatesAfter, extrapolatesAfter, layoutOf, orderOf, type Plan } from "./plan.ts";
+import type { Loop, Phase, Script, Work } from "./protocol/script.ts";
 import type { Config } from "./protocol/types.ts";
 
-/** Whether workers hold the parameters, identical everywhere, or get them from the hub every round. */
-function isReplicated(plan: Plan): boolean {
-  return plan.sync.k !== "consensus";
+/** The registers of a worker that outlive a round. */
+function durableOf(plan: Plan): readonly string[] {
+  if (plan.sync.k === "consensus") return ["optimizer", "dual", "local", "used", "sigma"];
+  const own = layoutOf(plan) === "columns" ? ["optimizer"] : ["theta", "optimizer"];
+  return plan.sync.k === "gradient" ? own : [...own, "anchor", "push"];
 }
 
-/** The registers of a worker that outlive a round, by form of agreement. */
-const durableOf: Readonly<Record<Plan["sync"]["k"], readonly string[]>> = {
-  gradient: ["theta", "optimizer"],
-  published: ["theta", "optimizer", "anchor", "push"],
-  consensus: ["optimizer", "dual", "local", "used", "sigma"],
-};
+/** Whether workers hold the parameters, identical everywhere, or get them from the hub. */
+function isReplicated(plan: Plan): boolean {
+  return plan.sync.k !== "consensus" && layoutOf(plan) !== "columns";
+}
 
 /**
  * The protocol's configuration for a plan.
@@ -38,7 +38,7 @@ export function configOf(plan: Plan): Config {
     script: (round) => roundScript(plan, round),
     durable: {
       hub: ["theta"],
-      worker: durableOf[plan.sync.k],
+      worker: durableOf(plan),
     },
     ...plan.limits,
   };
@@ -59,8 +59,8 @@ export function configOf(plan: Plan): Config {
  */
 export function roundScript(plan: Plan, round: number): Script {
   return [
-    ...(curvatureDueAt(plan, round) ? curvaturePhases(plan) : []),
-    ...(isReplicated(plan) ? gradientPhases(plan, round) : consensusPhases()),
+    ...(curvatureDueAt(plan, round) ? [...searchPhases(plan), ...adoptionPhases(plan)] : []),
+    ...trainingPhases(plan, round),
     ...(evaluatesAfter(plan, round) ? [{ name: "evaluate", hub: { fn: "evaluate", ins: ["theta"] } }] : []),
   ];
 }
@@ -69,7 +69,7 @@ export function roundScript(plan: Plan, round: number): Script {
  * Lanczos with the basis sharded by parameter columns: vectors go round whole, the basis never leaves its worker, and
  * orthogonalization exchanges one coefficient per basis vector and worker, twice.
  */
-function curvaturePhases(plan: Plan): Script {
+function searchPhases(plan: Plan): Script {
   const open: Phase = {
     name: "open",
     ...(isReplicated(plan) ? {} : { send: ["theta"] }),
@@ -114,67 +114,190 @@ function curvaturePhases(plan: Plan): Script {
     open,
     iteration,
     { name: "ritz", hub: { fn: "ritz", ins: ["tridiagonal"], outs: ["rows", "pairs"] } },
+  ];
+}
+
+/** From the eigenvectors of T to those of the Hessian, where the layout wants them. */
+function adoptionPhases(plan: Plan): Script {
+  const released = ["optimizer", "operator", "basis"];
+  const vectors: Phase = {
+    name: "vectors",
+    send: ["rows"],
+    worker: { fn: "vectors", ins: ["basis", "rows"], outs: ["columns"] },
+    reply: ["columns"],
+    hub: { fn: "curvature", ins: ["pairs", "columns@*"], outs: ["curvature"] },
+  };
+  switch (layoutOf(plan)) {
+    case "replicated":
+      return [
+        vectors,
+        {
+          name: "install",
+          send: ["curvature"],
+          worker:
+            plan.sync.k === "consensus"
+              ? {
+                  fn: "installDamped",
+                  ins: ["optimizer", "curvature", "sigma"],
+                  outs: [...released, "sigma"],
+                }
+              : { fn: "install", ins: ["optimizer", "curvature"], outs: released },
+        },
+      ];
+    case "rows":
+      return [
+        { ...vectors, hub: { fn: "cutRows", ins: ["pairs", "columns@*"], outs: ["space@*"] } },
+        {
+          name: "install",
+          send: ["space@*"],
+          worker: { fn: "installRows", ins: ["optimizer", "space"], outs: released },
+        },
+      ];
+    case "columns":
+      // Each worker makes its columns of the eigenvectors from those of the basis, and nobody else sees them.
+      return [
+        {
+          name: "vectors",
+          send: ["rows", "pairs"],
+          worker: { fn: "installColumns", ins: ["optimizer", "basis", "rows", "pairs"], outs: released },
+          hub: { fn: "reportPairs", ins: ["pairs"] },
+        },
+      ];
+    default:
+      return layoutOf(plan) as never;
+  }
+}
+
+function trainingPhases(plan: Plan, round: number): Script {
+  if (plan.sync.k === "consensus") return consensusPhases();
+  return layoutOf(plan) === "columns" ? columnPhases(plan, round) : replicaPhases(plan, round);
+}
+
+/** What the workers send and read to move the parameters: the mean gradient, or the second sum where V is cut. */
+function moveOf(plan: Plan): { readonly sum: "mean" | "correction"; readonly ins: readonly string[] } {
+  const isCut = plan.curvature !== null && layoutOf(plan) !== "replicated";
+  return isCut
+    ? { sum: "correction", ins: ["theta", "optimizer", "correction", "raw"] }
+    : { sum: "mean", ins: ["theta", "optimizer", "mean"] };
+}
+
+/** The registers of the published form that its gradients need. */
+function pushOf({ sync }: Plan): readonly string[] {
+  return sync.k === "published" ? ["push"] : [];
+}
+
+/** The two sums of an update whose V is cut: see jobs/cut.ts. */
+function sumPhases(mean: string, inside: Work): readonly Phase[] {
+  return [
     {
-      name: "vectors",
-      send: ["rows"],
-      worker: { fn: "vectors", ins: ["basis", "rows"], outs: ["columns"] },
-      reply: ["columns"],
-      hub: { fn: "curvature", ins: ["pairs", "columns@*"], outs: ["curvature"] },
+      name: "inside",
+      send: [mean],
+      worker: inside,
+      reply: ["inside"],
+      hub: { fn: "sum", ins: ["inside@*"], outs: ["inside"] },
     },
     {
-      name: "install",
-      send: ["curvature"],
-      worker: isReplicated(plan)
-        ? { fn: "install", ins: ["optimizer", "curvature"], outs: ["optimizer", "operator", "basis"] }
-        : {
-            fn: "installDamped",
-            ins: ["optimizer", "curvature", "sigma"],
-            outs: ["optimizer", "operator", "basis", "sigma"],
-          },
+      name: "direction",
+      send: ["inside"],
+      worker: {
+        fn: "direction",
+        ins: ["theta", "optimizer", "mean", "inside"],
+        outs: ["optimizer", "raw", "correction"],
+      },
+      reply: ["correction"],
+      hub: { fn: "sum", ins: ["correction@*"], outs: ["correction"] },
     },
   ];
 }
 
-/** Steps on the mean gradient: each question carries the last mean and brings back the next gradient. */
-function gradientPhases(plan: Plan, round: number): Script {
+/** Steps of replicas on the mean gradient: each question carries the last sum and brings back the next gradient. */
+function replicaPhases(plan: Plan, round: number): Script {
   const mean = { fn: "mean", ins: ["gradient@*"], outs: ["mean"] };
-  const push = plan.sync.k === "published" ? ["push"] : [];
+  const push = pushOf(plan);
+  const move = moveOf(plan);
+  const sums =
+    move.sum === "mean"
+      ? []
+      : sumPhases("mean", { fn: "inside", ins: ["optimizer", "mean"], outs: ["inside"] });
   const first: Phase = {
     name: "gradient",
     worker: { fn: "gradient", ins: ["theta", ...push], outs: ["gradient"] },
     reply: ["gradient"],
     hub: mean,
   };
-  const steps: Loop = {
-    repeat: plan.localSteps - 1,
-    body: [
-      {
-        name: "step",
-        send: ["mean"],
-        worker: {
-          fn: "step",
-          ins: ["theta", "optimizer", "mean", ...push],
-          outs: ["theta", "optimizer", "gradient"],
-        },
-        reply: ["gradient"],
-        hub: mean,
-      },
-    ],
+  const step: Phase = {
+    name: "step",
+    send: [move.sum],
+    worker: { fn: "step", ins: [...move.ins, ...push], outs: ["theta", "optimizer", "gradient"] },
+    reply: ["gradient"],
+    hub: mean,
   };
   const last: Phase = {
     name: "last",
-    send: ["mean"],
+    send: [move.sum],
     worker: extrapolatesAfter(plan, round)
       ? {
           fn: "lastExtrapolated",
-          ins: ["theta", "optimizer", "mean", "anchor", "push"],
-          outs: ["theta", "optimizer", "report", "anchor", "push"],
+          ins: [...move.ins, "push", "anchor"],
+          outs: ["theta", "optimizer", "report", "push", "anchor"],
         }
-      : { fn: "last", ins: ["theta", "optimizer", "mean"], outs: ["theta", "optimizer", "report"] },
+      : { fn: "last", ins: move.ins, outs: ["theta", "optimizer", "report"] },
     reply: ["report"],
     hub: { fn: "takeFirst", ins: ["report@*"], outs: ["theta"] },
   };
-  return [first, ...(plan.localSteps > 1 ? [steps] : []), last];
+  return [first, ...repeated(plan.localSteps - 1, [...sums, step]), ...sums, last];
+}
+
+/**
+ * Steps of workers that have their columns of all state: the parameters go out whole, mean gradients come back to them by
+ * columns, and so do the moved parameters to the hub.
+ */
+function columnPhases(plan: Plan, round: number): Script {
+  const push = pushOf(plan);
+  const move = moveOf(plan);
+  const sums =
+    move.sum === "mean"
+      ? []
+      : sumPhases("mean@*", {
+          fn: "inside",
+          ins: ["optimizer", "mean", ...push],
+          outs: ["mean", "inside"],
+        });
+  const gradient: Phase = {
+    name: "gradient",
+    send: ["theta"],
+    worker: { fn: "gradient", ins: ["theta"], outs: ["gradient"] },
+    reply: ["gradient"],
+    hub: { fn: "meanColumns", ins: ["gradient@*"], outs: ["mean@*"] },
+  };
+  const next: Phase = { ...gradient, name: "step", worker: { ...gradient.worker!, fn: "nextGradient" } };
+  const moved: Phase = {
+    name: "move",
+    send: [move.sum === "mean" ? "mean@*" : "correction"],
+    worker: {
+      fn: "move",
+      ins: [...move.ins, ...(move.sum === "mean" ? push : [])],
+      outs: ["own", "optimizer"],
+    },
+    reply: ["own"],
+    hub: { fn: "join", ins: ["own@*"], outs: ["theta"] },
+  };
+  const last: Phase = {
+    ...moved,
+    name: "last",
+    ...(extrapolatesAfter(plan, round) && {
+      worker: {
+        fn: "moveExtrapolated",
+        ins: [...move.ins, "push", "anchor"],
+        outs: ["own", "optimizer", "push", "anchor"],
+      },
+    }),
+  };
+  return [gradient, ...repeated(plan.localSteps - 1, [...sums, moved, next]), ...sums, last];
+}
+
+function repeated(repeat: number, body: readonly Phase[]): Script {
+  return repeat > 0 ? [{ repeat, body }] : [];
 }
 
 /** Local steps from the consensus, then the mean of what the workers propose. */

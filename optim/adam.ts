@@ -1,11 +1,12 @@
 /** Adam and AdamW. */
 import { zerosLike } from "../core/create.ts";
 import type { DType } from "../core/dtype.ts";
-import { add, cast, div, expm1, mul, sqrt } from "../core/ops.ts";
+import { add, div, mul, sqrt } from "../core/ops.ts";
 import { map } from "../core/tree.ts";
 import type { Value } from "../core/value.ts";
 import type { Schedule } from "./schedule.ts";
 import {
+  biasCorrection,
   type CountState,
   chain,
   type GradientTransformation,
@@ -83,11 +84,6 @@ export function scaleByAdam(options: AdamOptions = {}): GradientTransformation<A
   };
 }
 
-/** 1 / (1 - beta^count), through e^(count ln beta) - 1: nothing cancels where beta is near 1. */
-function biasCorrection(beta: number, count: Value, dtype: DType): Value {
-  return div(-1, expm1(mul(cast(count, dtype), Math.log(beta))));
-}
-
 /**
  * Adam.
  *
@@ -124,7 +120,8 @@ export interface AdamWOptions extends AdamOptions {
 }
 
 /**
- * Adds `decay * p` to the updates: decoupled weight decay. Not for curvature methods, which must see the penalty in the loss.
+ * Adds `decay * p` to the updates: decoupled weight decay. Not for curvature methods, which must see the penalty in the
+ * loss: `penalized` puts it there.
  *
  * Shapes: any tree of float tensors.
  * Units: none.
@@ -140,8 +137,12 @@ export interface AdamWOptions extends AdamOptions {
 export function addDecayedWeights(decay: number): GradientTransformation<readonly []> {
   return {
     name: "addDecayedWeights",
+    ...(decay === 0 ? {} : { decays: true }),
     init: () => [],
-    update: (updates, state, params) => [map((g, p) => add(g, mul(decay, p!)), updates, params), state],
+    update: (updates, state, params) => [
+      decay === 0 ? updates : map((g, p) => add(g, mul(decay, p!)), updates, params),
+      state,
+    ],
   };
 }
 

@@ -5,14 +5,17 @@
  */
 import type { LinearOperator } from "../autodiff/operator.ts";
 import { zeros, zerosLike } from "../core/create.ts";
-import type { DType } from "../core/dtype.ts";
-import { add, broadcastTo, cast, concat, matmul, mul, slice, sub, where } from "../core/ops.ts";
+import { add, broadcastTo, matmul, mul, sub } from "../core/ops.ts";
 import * as random from "../core/random.ts";
 import { ravel } from "../core/ravel.ts";
-import { adopt, beside, scalar } from "../core/trace.ts";
-import { Tensor, type Value } from "../core/value.ts";
+import { scalar } from "../core/trace.ts";
+import type { Value } from "../core/value.ts";
+import { defaultTrust, type FosiState, installCurvature } from "./fosi_state.ts";
 import { type LanczosOptions, lanczos, lanczosAsync } from "./lanczos.ts";
-import { type GradientTransformation, type NoExtra, zeroCount } from "./transformation.ts";
+import { rate, type Schedule } from "./schedule.ts";
+import { factor, type GradientTransformation, type NoExtra, zeroCount } from "./transformation.ts";
+
+export { type FosiPair, type FosiState, fosiPairs, installCurvature } from "./fosi_state.ts";
 
 /**
  * How the gradient inside the space is accumulated before the Newton step.
@@ -22,6 +25,16 @@ import { type GradientTransformation, type NoExtra, zeroCount } from "./transfor
 export type FosiMomentum = "none" | "heavyBall" | "nesterov" | "average";
 
 const fosiMomenta: readonly FosiMomentum[] = ["none", "heavyBall", "nesterov", "average"];
+
+/**
+ * The first refresh: before update `warmup`, or one period later, as loops that call for the spectrum themselves do it in
+ * the experiments that FOSI's authors publish.
+ *
+ * @since 0.2.0
+ */
+export type FosiTrigger = "internal" | "external";
+
+const fosiTriggers: readonly FosiTrigger[] = ["internal", "external"];
 
 /**
  * Which eigenpairs, how often, and how the step inside their space is made.
@@ -35,53 +48,42 @@ export interface FosiOptions {
   readonly l?: number;
   /** Lanczos steps; default `max(4 (k + l), 2 ln n)`. */
   readonly order?: number;
-  /** Learning rate of the Newton part; default 0.01. */
-  readonly alpha?: number;
+  /** Learning rate of the Newton part, a number or a schedule of the updates made; default 0.01. */
+  readonly alpha?: number | Schedule;
   /** Momentum of the Newton part; default heavy ball. */
   readonly momentum?: FosiMomentum;
   /** Momentum coefficient; default 0.9. */
   readonly beta?: number;
-  /** Limit c of the factor `clip(|lambda_1| / |lambda_k|, 1, c)` on the base step; default 3, use 1 for Adam. */
+  /**
+   * Limit c of the factor `clip(|lambda_1| / |lambda_k|, 1, c)` on the base step; default 3, use 1 for Adam. Pairs that Lanczos
+   * has not resolved do not count in it.
+   */
   readonly clip?: number;
   /** Updates between refreshes; default 100. */
   readonly period?: number;
   /** The update before which the first refresh happens; default `period`. */
   readonly warmup?: number;
+  /** Whether refreshes are before the updates warmup + i period from i = 0 (internal, the default) or from i = 1 (external). */
+  readonly trigger?: FosiTrigger;
   /** Added to |lambda| in the Newton rates; default 0. */
   readonly damping?: number;
+  /**
+   * Pairs with |H v - lambda v| above `trust (|lambda| + damping)` are left to the base; default 0.25, `Infinity` keeps all, as
+   * published.
+   */
+  readonly trust?: number;
   /** Seed of the Lanczos start vectors; default 0. */
   readonly seed?: number;
 }
 
 /**
- * Rows of the curvature arrays: the l smallest ascending, the k largest ascending; unused rows are zero.
- *
- * @since 0.1.0
- */
-export interface FosiState<B> {
-  /** Updates made; i32[]. */
-  readonly count: Value;
-  /** State of the base method, on flat vectors. */
-  readonly base: B;
-  /** Accumulated gradient inside the space; [n]. */
-  readonly velocity: Value;
-  /** Unit eigenvectors as rows; [k + l, n]. */
-  readonly vectors: Value;
-  /** Eigenvalues; f64[k + l]. */
-  readonly values: Value;
-  /** Newton rates 1 / (|lambda| + damping), 0 in unused rows; [k + l]. */
-  readonly rates: Value;
-  /** Factor on the base step; []. */
-  readonly scale: Value;
-}
-
-/**
- * What FOSI needs besides gradients: the Hessian where it is when the curvature is due.
+ * What FOSI needs besides gradients: the Hessian at the parameters, asked for when the curvature is due. `refresh` counts
+ * the refreshes from 0: a function that takes it can choose a batch for each, the same after a restart.
  *
  * @since 0.1.0
  */
 export interface FosiExtra {
-  readonly hessian: () => LinearOperator;
+  readonly hessian: (refresh: number) => LinearOperator;
 }
 
 /**
@@ -96,6 +98,8 @@ export interface Fosi<B> extends GradientTransformation<FosiState<B>, FosiExtra>
    * that counts them. A state on a device is read for it: a loop there that counts for itself does not wait.
    */
   curvatureDue(made: number | FosiState<B>): boolean;
+  /** The number, from 0, of the refresh that is due then, by which a loop chooses its batch; null if none is due. */
+  refreshNumber(made: number): number | null;
   /** The state with the spectrum of an operator; `key` draws the start vector. */
   refreshCurvature(state: FosiState<B>, operator: LinearOperator, key: Value): FosiState<B>;
   /** The same where the host cannot wait for a device, as in Deno and in browsers. */
@@ -119,7 +123,7 @@ export interface Fosi<B> extends GradientTransformation<FosiState<B>, FosiExtra>
  * Units: period and warmup in updates.
  *
  * @param base a method on flat vectors: any transformation without extra needs
- * @throws {RangeError} if an option is out of range, or k + l exceeds the number of parameters
+ * @throws {RangeError} if an option is out of range, k + l exceeds the number of parameters, or the base decays weights
  * @throws {DTypeError} if the parameters are of several element types
  * @source Sivan, Gabel & Schuster 2024, "FOSI: Hybrid First and Second Order Optimization"
  * @example A Newton step once the curvature is known
@@ -131,11 +135,31 @@ export interface Fosi<B> extends GradientTransformation<FosiState<B>, FosiExtra>
  * const [updates] = optimizer.update(ct.grad(loss)(x), optimizer.init(x), x, extra);
  * assertClose(x.add(updates), [0.5, 0], 1e-4);
  * ```
+ * @example A batch for every refresh, of which one half at a time is in memory
+ * ```ts
+ * const loss = (w: ct.Value, x: ct.Value) => x.matmul(w).pow(2).mean();
+ * const halves = (batch: number) => [ct.tensor([[batch, 0]]), ct.tensor([[0, 1]])];
+ * const optimizer = ct.optim.fosi(ct.optim.sgd(0.1), { k: 1, period: 1 });
+ * let w: ct.Value = ct.tensor([1, 1]);
+ * let state = optimizer.init(w);
+ * for (let step = 0; step < 3; step++) {
+ *   const hessian = (refresh: number) =>
+ *     ct.operator.meanOperator(halves(refresh + 1).map((x) => () => ct.operator.hessianOperator(loss, w, x)));
+ *   const [updates, next] = optimizer.update(ct.grad(loss)(w, halves(1)[0]!), state, w, { hessian });
+ *   [w, state] = [ct.optim.applyUpdates(w, updates), next];
+ * }
+ * // The third batch has 3 in its first row: (2 · 3² + 0) / 2.
+ * assertClose(state.values, [9], 1e-4);
+ * ```
  * @since 0.1.0
  */
 export function fosi<B>(base: GradientTransformation<B, NoExtra>, options: FosiOptions = {}): Fosi<B> {
+  if (base.decays)
+    throw new RangeError(
+      `Cannot make FOSI over ${base.name}: it decays weights behind the loss whose Hessian is taken, a base without weight decay is needed; penalized(loss, decay) puts the decay into the loss`,
+    );
   const settings = resolveOptions(options);
-  const { k, l, order, alpha, beta, momentum, period, warmup, seed } = settings;
+  const { k, l, order, alpha, beta, momentum, period, warmup, trigger, seed } = settings;
   const search = (key: Value): LanczosOptions => ({ k, l, key, ...(order !== undefined && { order }) });
   const self: Fosi<B> = {
     name: `fosi(${base.name})`,
@@ -153,13 +177,16 @@ export function fosi<B>(base: GradientTransformation<B, NoExtra>, options: FosiO
         velocity: zerosLike(flat),
         vectors: broadcastTo(zerosLike(flat), [k + l, n]),
         values: zeros([k + l], { dtype: "float64" }),
+        residuals: zeros([k + l], { dtype: "float64" }),
         rates: zeros([k + l], { dtype: flat.dtype }),
         scale: scalar(1, flat.dtype),
       };
     },
-    curvatureDue(made) {
-      const next = (typeof made === "number" ? made : made.count.item()) + 1;
-      return next >= warmup && (next - warmup) % period === 0;
+    curvatureDue: (made) => self.refreshNumber(typeof made === "number" ? made : made.count.item()) !== null,
+    refreshNumber(made) {
+      const periods = (made + 1 - warmup) / period;
+      const refresh = trigger === "external" ? periods - 1 : periods;
+      return Number.isInteger(refresh) && refresh >= 0 ? refresh : null;
     },
     refreshCurvature: (state, operator, key) =>
       installCurvature(state, lanczos(operator, search(key)), settings),
@@ -176,14 +203,16 @@ export function fosi<B>(base: GradientTransformation<B, NoExtra>, options: FosiO
       const d1 = matmul(mul(rates, matmul(V, velocity)), V);
       const [raw, baseState] = base.update(sub(g, g1), state.base, p, {});
       const db = sub(raw, inside(raw));
-      const updates = sub(mul(scale, db), mul(alpha, d1));
+      const updates = sub(mul(scale, db), mul(factor(rate(alpha, state.count), d1), d1));
       return [unravel(updates), { ...state, count: add(state.count, 1), base: baseState, velocity }];
     },
     update(gradients, state, params, { hessian }) {
       const made = state.count.item();
-      const refreshed = self.curvatureDue(made)
-        ? self.refreshCurvature(state, hessian(), random.foldIn(random.key(seed), made))
-        : state;
+      const refresh = self.refreshNumber(made);
+      const refreshed =
+        refresh === null
+          ? state
+          : self.refreshCurvature(state, hessian(refresh), random.foldIn(random.key(seed), made));
       return self.step(gradients, refreshed, params);
     },
   };
@@ -199,7 +228,9 @@ function resolveOptions(options: FosiOptions): Fosi<unknown>["options"] {
     beta = 0.9,
     clip = 3,
     period = 100,
+    trigger = "internal",
     damping = 0,
+    trust = defaultTrust,
     seed = 0,
   } = options;
   const settings = {
@@ -212,7 +243,9 @@ function resolveOptions(options: FosiOptions): Fosi<unknown>["options"] {
     clip,
     period,
     warmup: options.warmup ?? period,
+    trigger,
     damping,
+    trust,
     seed,
   };
   const least: Readonly<Record<string, number>> = {
@@ -229,10 +262,16 @@ function resolveOptions(options: FosiOptions): Fosi<unknown>["options"] {
       .filter(([, bound, x]) => x !== undefined && !(Number.isInteger(x) && (x as number) >= bound))
       .map(([name, bound, x]) => `${name} is ${x}, an integer of at least ${bound} is needed`),
     ...(k + l < 1 ? [`k + l is ${k + l}, at least 1 is needed`] : []),
-    ...(alpha > 0 && Number.isFinite(alpha) ? [] : [`alpha is ${alpha}, a positive number is needed`]),
+    ...(typeof alpha === "function" || (alpha > 0 && Number.isFinite(alpha))
+      ? []
+      : [`alpha is ${alpha}, a positive number or a schedule is needed`]),
     ...(beta >= 0 && beta < 1 ? [] : [`beta is ${beta}, a number in [0, 1) is needed`]),
     ...(clip >= 1 ? [] : [`clip is ${clip}, at least 1 is needed`]),
     ...(damping >= 0 && Number.isFinite(damping) ? [] : [`damping is ${damping}, at least 0 is needed`]),
+    ...(trust > 0 ? [] : [`trust is ${trust}, a positive number is needed`]),
+    ...(fosiTriggers.includes(trigger)
+      ? []
+      : [`trigger is ${trigger}, one of ${fosiTriggers.join(", ")} is needed`]),
     ...(fosiMomenta.includes(momentum)
       ? []
       : [`momentum is ${momentum}, one of ${fosiMomenta.join(", ")} is needed`]),
@@ -254,87 +293,4 @@ function accumulate(momentum: FosiMomentum, beta: number, g: Value, v: Value): V
     default:
       return momentum satisfies never;
   }
-}
-
-/**
- * Eigenvalues below this fraction of the largest are rounding noise of the products, and their inverse would be a step of any
- * length: such pairs are left to the base method.
- */
-function negligible(dtype: DType): number {
-  return dtype === "float64" ? 1e-12 : 1e-6;
-}
-
-/**
- * The state with a new spectrum in place of the old one. Velocity and base state stay as they are.
- *
- * Shapes: the spectrum has at most k + l pairs of vectors as long as the state's.
- * Units: none.
- *
- * @example A known eigenpair
- * ```ts
- * const optimizer = ct.optim.fosi(ct.optim.sgd(0.1), { k: 1 });
- * const H = ct.operator.hessianOperator((x: ct.Value) => x.mul(x).sum(), ct.tensor([1, 1]));
- * const spectrum = ct.optim.lanczos(H, { k: 1, key: ct.random.key(1) });
- * const state = ct.optim.installCurvature(optimizer.init(ct.tensor([1, 1])), spectrum, optimizer.options);
- * assertClose(state.rates, [0.5], 1e-5);
- * ```
- * @since 0.1.0
- */
-export function installCurvature<B>(
-  state: FosiState<B>,
-  spectrum: { readonly values: Value; readonly vectors: Value; readonly largest: number },
-  options: { readonly k: number; readonly l: number; readonly clip: number; readonly damping: number },
-): FosiState<B> {
-  const { k, l, clip, damping } = options;
-  const { dtype } = state.velocity;
-  const found = spectrum.values.dataSync();
-  const threshold = negligible(dtype) * Math.max(...Array.from(found, Math.abs));
-  const values = new Float64Array(k + l);
-  const rates = new Float64Array(k + l);
-  const smallest = found.length - spectrum.largest;
-  const gap = k + l - found.length;
-  const isUsed = new Uint8Array(k + l);
-  found.forEach((value, i) => {
-    if (!(Math.abs(value) > threshold)) return;
-    // The largest fill the rows from the end, the smallest from the start.
-    const row = i < smallest ? i : gap + i;
-    values[row] = value;
-    rates[row] = 1 / (Math.abs(value) + damping);
-    isUsed[row] = 1;
-  });
-  // |lambda_1| / |lambda_k|; without pairs of the largest there is nothing to compare.
-  const ofLargest = Array.from(values.slice(l), Math.abs).filter((value) => value > 0);
-  const ratio = ofLargest.length > 0 ? ofLargest.at(-1)! / ofLargest[0]! : 1;
-  const scale = Math.min(Math.max(ratio, 1), clip);
-  return {
-    ...state,
-    values: adopt(values, [k + l], "float64"),
-    rates: cast(adopt(rates, [k + l], "float64"), dtype),
-    vectors: besideState(state, cast(inRows(spectrum.vectors, { smallest, gap, isUsed }), dtype)),
-    scale: scalar(scale, dtype),
-  };
-}
-
-/** The vectors in the rows of a state, by operations: they may be on a device, and are not read. */
-function inRows(
-  vectors: Value,
-  rows: { readonly smallest: number; readonly gap: number; readonly isUsed: Uint8Array<ArrayBuffer> },
-): Value {
-  const { smallest, gap, isUsed } = rows;
-  const [found, n] = vectors.shape as readonly [number, number];
-  const all =
-    gap === 0
-      ? vectors
-      : concat([
-          slice(vectors, [0, 0], [smallest, n]),
-          zeros([gap, n], { dtype: vectors.dtype }),
-          slice(vectors, [smallest, 0], [found, n]),
-        ]);
-  if (isUsed.every((used) => used === 1)) return all;
-  return where(adopt(isUsed, [isUsed.length, 1], "bool"), all, 0);
-}
-
-/** Where the state is: vectors that come from the host are sent once. */
-function besideState({ velocity }: FosiState<unknown>, vectors: Value): Value {
-  return vectors instanceof Tensor ? beside(velocity, vectors) : vectors;
 }

@@ -75,7 +75,8 @@ export function lanczosOrder(k: number, l: number, n: number): number {
  * Products run in the operator's element type, the basis and the tridiagonal matrix in float64 on the host; every new
  * vector is orthogonalized against all others twice. Cost: `order` products and about 8 order² n flops. Where the
  * operator's products are on a device, the basis stays there in their element type, and one read of 2 order numbers at
- * the end is all that the host waits for.
+ * the end is all that the host waits for. Of an eigenvalue with several eigenvectors it finds one, as every method of
+ * one start vector does.
  *
  * Shapes: values `f64[pairs]`, vectors `f64[pairs, n]`, residuals `f64[pairs]`; pairs is k + l or less after a breakdown.
  * Units: those of the operator.

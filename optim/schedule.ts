@@ -1,5 +1,5 @@
 /** Learning-rate schedules: functions of the step count, built from operations so that they trace. */
-import { add, cast, clip, cos, div, greaterEqual, mul, pow, where } from "../core/ops.ts";
+import { add, cast, clip, cos, div, greaterEqual, lessEqual, mul, pow, where } from "../core/ops.ts";
 import { scalar } from "../core/trace.ts";
 import type { Value } from "../core/value.ts";
 
@@ -71,6 +71,60 @@ export function cosineSchedule(options: {
   const { from, steps, floor = 0 } = options;
   // floor + (from - floor) (1 + cos(pi t)) / 2
   return (count) => add(floor, mul((from - floor) / 2, add(1, cos(mul(Math.PI, progress(count, steps))))));
+}
+
+/**
+ * One cycle: half a cosine up to `peak`, then half a cosine down to nearly nothing, as PyTorch counts it.
+ *
+ * Up from `peak / initialDivisor` over the steps 0 to `rise steps - 1`, down to `peak / (initialDivisor finalDivisor)` at
+ * step `steps - 1`, then constant.
+ *
+ * Shapes: `i32[] -> f32[]`.
+ * Units: `steps` in steps; `rise` is a fraction of them.
+ *
+ * @throws {RangeError} if the rise is shorter than one step or leaves none to fall, or a divisor is not positive
+ * @source Smith & Topin 2019, "Super-convergence: very fast training of neural networks using large learning rates"
+ * @example Up, down
+ * ```ts
+ * const schedule = ct.optim.oneCycleSchedule({ peak: 1, steps: 100 });
+ * assertClose(schedule(ct.tensor(0, { dtype: "int32" })), 0.04, 1e-6);
+ * assertClose(schedule(ct.tensor(29, { dtype: "int32" })), 1, 1e-6);
+ * assertClose(schedule(ct.tensor(99, { dtype: "int32" })), 4e-6, 1e-6);
+ * ```
+ * @since 0.2.0
+ */
+export function oneCycleSchedule(options: {
+  readonly peak: number;
+  readonly steps: number;
+  /** Part of the steps that go up; default 0.3. */
+  readonly rise?: number;
+  /** The peak over the first rate; default 25. */
+  readonly initialDivisor?: number;
+  /** The first rate over the last; default 1e4. */
+  readonly finalDivisor?: number;
+}): Schedule {
+  const { peak, steps, rise = 0.3, initialDivisor = 25, finalDivisor = 1e4 } = options;
+  const [top, end] = [rise * steps - 1, steps - 1];
+  const problems = [
+    ...(top > 0 && top < end
+      ? []
+      : [`rise is ${rise} of ${steps} steps, more than 1 step and less than all`]),
+    ...(initialDivisor > 0 ? [] : [`initialDivisor is ${initialDivisor}, a positive number`]),
+    ...(finalDivisor > 0 ? [] : [`finalDivisor is ${finalDivisor}, a positive number`]),
+  ];
+  if (problems.length > 0)
+    throw new RangeError(`Cannot make a one-cycle schedule: ${problems.join(" is needed; ")} is needed`);
+  const first = peak / initialDivisor;
+  const last = first / finalDivisor;
+  // to + (from - to) (1 + cos(pi t)) / 2
+  const between = (from: number, to: number, t: Value): Value =>
+    add(to, mul((from - to) / 2, add(1, cos(mul(Math.PI, clip(t, 0, 1))))));
+  return (count) => {
+    const step = cast(count, "float32");
+    const up = between(first, peak, div(step, top));
+    const down = between(peak, last, div(add(step, -top), end - top));
+    return where(lessEqual(step, top), up, down);
+  };
 }
 
 /**

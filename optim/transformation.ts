@@ -6,7 +6,8 @@
  * States are trees of tensors, so that they can be saved, compared and carried through transforms.
  */
 import { checkLike } from "../autodiff/leaves.ts";
-import { add, cast, mul } from "../core/ops.ts";
+import type { DType } from "../core/dtype.ts";
+import { add, cast, div, expm1, mul } from "../core/ops.ts";
 import { scalar } from "../core/trace.ts";
 import { map } from "../core/tree.ts";
 import type { Value } from "../core/value.ts";
@@ -26,6 +27,8 @@ export type NoExtra = Readonly<Record<never, never>>;
  */
 export interface GradientTransformation<S, X extends object = NoExtra> {
   readonly name: string;
+  /** Set where updates shrink the weights behind the loss: curvature methods must refuse such a base. */
+  readonly decays?: true;
   /** The state before the first step; a tree of tensors. */
   init<P>(params: P): S;
   /** Updates to add to the parameters, and the next state. A property, so that the compiler checks `extra` strictly. */
@@ -35,6 +38,7 @@ export interface GradientTransformation<S, X extends object = NoExtra> {
 /** What every transformation is, whatever its state and needs. */
 export interface AnyTransformation {
   readonly name: string;
+  readonly decays?: true;
   init<P>(params: P): unknown;
   readonly update: <P>(
     updates: P,
@@ -50,9 +54,20 @@ export interface AnyTransformation {
  * @since 0.1.0
  */
 export type StateOf<T> = T extends { init(params: never): infer S } ? S : never;
-type ExtraOf<T> = T extends { update(u: never, s: never, p: never, extra: infer X): unknown } ? X : never;
+/** What the update of a transformation needs besides gradients, state and parameters. */
+export type ExtraOf<T> = T extends { update(u: never, s: never, p: never, extra: infer X): unknown }
+  ? X
+  : never;
 type States<T extends readonly unknown[]> = { -readonly [I in keyof T]: StateOf<T[I]> };
-type Intersection<U> = (U extends unknown ? (x: U) => void : never) extends (x: infer I) => void ? I : never;
+/** All of a union at once. */
+export type Intersection<U> = (U extends unknown ? (x: U) => void : never) extends (x: infer I) => void
+  ? I
+  : never;
+
+/** The mark of weight decay, if a part has it: what is made of parts spreads it into itself. */
+export function decayOf(parts: readonly AnyTransformation[]): { readonly decays?: true } {
+  return parts.some((part) => part.decays) ? { decays: true } : {};
+}
 
 /**
  * Applies transformations one after the other.
@@ -76,6 +91,7 @@ export function chain<const T extends readonly AnyTransformation[]>(
 ): GradientTransformation<States<T>, Intersection<ExtraOf<T[number]>> & object> {
   return {
     name: parts.map((part) => part.name).join(" > "),
+    ...decayOf(parts),
     init: (params) => parts.map((part) => part.init(params)) as States<T>,
     update(updates, state, params, extra) {
       let current = updates;
@@ -123,9 +139,22 @@ export interface CountState {
   readonly count: Value;
 }
 
+/** A method whose state only it reads, for those that keep methods of several kinds in one place. */
+export function forgetState<S>(method: GradientTransformation<S>): GradientTransformation<unknown> {
+  return {
+    ...method,
+    update: (updates, state, params, extra) => method.update(updates, state as S, params, extra),
+  };
+}
+
 /** Zero steps. */
 export function zeroCount(): Value {
   return scalar(0, "int32");
+}
+
+/** 1 / (1 - beta^count), through e^(count ln beta) - 1: nothing cancels where beta is near 1. */
+export function biasCorrection(beta: number, count: Value, dtype: DType): Value {
+  return div(-1, expm1(mul(cast(count, dtype), Math.log(beta))));
 }
 
 /** A factor in the element type of a leaf. */

@@ -1,4 +1,5 @@
 /** Eigenvalues and eigenvectors of a small symmetric tridiagonal matrix, in float64 on the host. */
+import { settleTridiagonal } from "../core/eigen.ts";
 
 /**
  * A symmetric tridiagonal matrix: `offDiagonal` has one element less than `diagonal`.
@@ -45,68 +46,13 @@ export function tridiagonalEigen(t: Tridiagonal): Eigen {
       "Cannot find eigenvalues: the tridiagonal matrix has elements that are not finite, finite ones are needed",
     );
   }
-  // z[j] becomes the eigenvector of d[j]; rotations mix neighbouring rows.
-  const z = Array.from({ length: m }, (_, i) => {
-    const row = new Float64Array(m);
-    row[i] = 1;
-    return row;
-  });
-  for (let low = 0; low < m; low++) {
-    for (let iteration = 0; ; iteration++) {
-      let high = low;
-      while (
-        high < m - 1 &&
-        Math.abs(e[high]!) > Number.EPSILON * (Math.abs(d[high]!) + Math.abs(d[high + 1]!))
-      )
-        high++;
-      if (high === low) break;
-      if (iteration === 60)
-        throw new RangeError(
-          `Cannot find eigenvalue ${low}: 60 iterations did not settle it, a matrix without extreme scales is needed`,
-        );
-      rotateBlock(d, e, z, low, high);
-    }
-  }
+  const rows = new Float64Array(m * m);
+  for (let i = 0; i < m; i++) rows[i * m + i] = 1;
+  const unsettled = settleTridiagonal(d, e, rows, m);
+  if (unsettled >= 0)
+    throw new RangeError(
+      `Cannot find eigenvalue ${unsettled}: 60 iterations did not settle it, a matrix without extreme scales is needed`,
+    );
   const order = Array.from(d.keys()).sort((i, j) => d[i]! - d[j]!);
-  return { values: order.map((i) => d[i]!), vectors: order.map((i) => z[i]!) };
-}
-
-/** One implicit QL step on the unreduced block [low, high], with Wilkinson's shift. */
-function rotateBlock(
-  d: Float64Array,
-  e: Float64Array,
-  z: readonly Float64Array[],
-  low: number,
-  high: number,
-): void {
-  const half = (d[low + 1]! - d[low]!) / (2 * e[low]!);
-  let g = d[high]! - d[low]! + e[low]! / (half + Math.sign(half || 1) * Math.hypot(half, 1));
-  let [sine, cosine, shift] = [1, 1, 0];
-  for (let i = high - 1; i >= low; i--) {
-    const f = sine * e[i]!;
-    const b = cosine * e[i]!;
-    const r = Math.hypot(f, g);
-    e[i + 1] = r;
-    if (r === 0) {
-      d[i + 1]! -= shift;
-      e[high] = 0;
-      return;
-    }
-    sine = f / r;
-    cosine = g / r;
-    const q = d[i + 1]! - shift;
-    const s = (d[i]! - q) * sine + 2 * cosine * b;
-    shift = sine * s;
-    d[i + 1] = q + shift;
-    g = cosine * s - b;
-    const [lower, upper] = [z[i]!, z[i + 1]!];
-    for (let k = 0; k < lower.length; k++) {
-      const [x, y] = [lower[k]!, upper[k]!];
-      upper[k] = sine * x + cosine * y;
-      lower[k] = cosine * x - sine * y;
-    }
-  }
-  d[low]! -= shift;
-  e[low] = g;
-  e[high] = 0;
+  return { values: order.map((i) => d[i]!), vectors: order.map((i) => rows.slice(i * m, (i + 1) * m)) };
 }

@@ -36,7 +36,9 @@ const CORE_BASE: readonly string[] = [
   "arithmetic",
   "aval",
   "dtype",
+  "eigen",
   "errors",
+  "factor",
   "primitive",
   "shape",
   "strided",
@@ -93,7 +95,6 @@ const LAYERS: readonly Layer[] = [
   { from: "docs/", may: [], packages: [] },
   { from: "tools/", may: [], packages: SYSTEM },
   { from: "tests/runtime/", may: ["mod.ts"], packages: [] },
-  { from: "tests/runtime/deno_webgpu.ts", may: ["core/", "tests/", "mod.ts"], packages: [] },
   { from: "tests/", may: [""], packages: [...SYSTEM, "fast-check", "zod"] },
 ];
 
@@ -186,7 +187,7 @@ const ENTRIES: readonly RegExp[] = [
   /\.test\.ts$/,
   /^(?:examples|bench|docs)\/[^/]+\.ts$/,
   /^bench\/compare\/(?:run|memory|\w+_child)\.ts$/,
-  /^tests\/support\/preload\.ts$/,
+  /^tests\/support\/(?:preload|deno\/tests)\.ts$/, // the second stands for bun:test under Deno
   /^tests\/(?:runtime|process)\/[^/]+\.ts$/,
   /^tools\/(?:check|assert)\.ts$/, // the second is imported by the modules that doctest.ts writes
 ];

@@ -9,7 +9,7 @@
  * with the reason; where CI is set that is a failure, unless COTANGENT_NEED_WEBGPU is 0.
  */
 import { join } from "node:path";
-import { type Counts, readCounts } from "./counts.ts";
+import { type Counts, readCounts, readDenoCounts } from "./counts.ts";
 import { vulkan } from "./vulkan.ts";
 
 const root: string = join(import.meta.dir, "..");
@@ -27,8 +27,8 @@ interface Stage {
   readonly command: readonly string[];
   /** Environment variables on top of this process's. */
   readonly environment?: Readonly<Record<string, string>>;
-  /** Counts from the output and the exit code; the default counts the stage as one check. */
-  readonly count?: (output: string, code: number) => Counts;
+  /** Counts from what was printed and the exit code; the default counts the stage as one check. */
+  readonly count?: (printed: string, code: number) => Counts;
 }
 
 interface Outcome extends Counts {
@@ -103,7 +103,7 @@ function testStages(gpu: Readonly<Record<string, string>>): Stage[] {
       },
       {
         name: "test webgpu",
-        command: bunTest("tests/webgpu/conformance.test.ts"),
+        command: bunTest("tests/webgpu"),
         environment: { ...gpu, COTANGENT_WEBGPU: "webgpu" },
         count: readCounts,
       },
@@ -112,16 +112,17 @@ function testStages(gpu: Readonly<Record<string, string>>): Stage[] {
   const deno = process.env["COTANGENT_DENO"] ?? "";
   if (deno !== "") {
     const quiet = ["--no-lock", "--quiet"];
+    // What is written for Bun's tests, on Deno's; its types are checked above.
+    const imports = ["--no-check", "--import-map", "tests/support/deno/imports.json"];
     const run = [deno, "run", ...quiet, "--no-prompt", "--allow-read"];
     list.push(
       { name: "deno check", command: [deno, "check", ...quiet, "mod.ts", "dist/runtime/mod_bun.ts"] },
       { name: "deno run", command: [...run, "tests/runtime/deno_smoke.ts"] },
       {
         name: "deno gpu",
-        command: [...run, "--allow-env", "tests/runtime/deno_webgpu.ts"],
+        command: [deno, "test", ...quiet, ...imports, "-A", "--v8-flags=--expose-gc", "tests/webgpu"],
         environment: gpu,
-        count: (output, code) =>
-          code === 0 && /^skipped: /m.test(output) ? { passed: 0, failed: 0, skipped: 1 } : one(code),
+        count: readDenoCounts,
       },
     );
   }
@@ -152,12 +153,12 @@ async function run(stage: Stage): Promise<Outcome> {
       stdout: "pipe",
       stderr: "pipe",
     });
-    const [, errors] = await Promise.all([
+    const printed = await Promise.all([
       pass(child.stdout, process.stdout),
       pass(child.stderr, process.stderr),
     ]);
     code = await child.exited;
-    output = errors;
+    output = printed.join("\n");
   } catch (error) {
     console.error(`Cannot run stage "${stage.name}": ${String(error)}, a program that starts is needed`);
     code = 127;

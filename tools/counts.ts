@@ -1,4 +1,4 @@
-/** Reads the closing summary of `bun test`. */
+/** Reads the closing summaries of `bun test` and `deno test`. */
 
 /** How many checks passed, failed and were skipped. */
 export interface Counts {
@@ -47,7 +47,29 @@ export function readCounts(errors: string, code: number): Counts {
   return counts;
 }
 
+/**
+ * Counts from the output of `deno test`, which ends in a line such as `ok | 12 passed | 0 failed | 2 ignored (3s)`. What
+ * is missing or contradicts the exit code is one more failure, as for `readCounts`.
+ *
+ * @example
+ * ```ts
+ * readDenoCounts("FAILED | 2 passed | 1 failed (9ms)\n", 1); // { passed: 2, failed: 1, skipped: 0 }
+ * ```
+ */
+export function readDenoCounts(output: string, code: number): Counts {
+  const lines = output.replace(COLOUR, "").split("\n");
+  const last = lines.findLast((line) => /^(?:ok|FAILED) \| \d+ passed/.test(line));
+  if (last === undefined) return failure(NONE, `no closing summary (exit code ${code}), one is needed`);
+  const count = (word: string): number => Number(new RegExp(`(\\d+) ${word}`).exec(last)?.[1] ?? 0);
+  const counts: Counts = { passed: count("passed"), failed: count("failed"), skipped: count("ignored") };
+  if (counts.passed + counts.failed === 0) return failure(counts, "zero tests ran, at least one is needed");
+  if (code !== 0 && counts.failed === 0) {
+    return failure(counts, `the exit code is ${code} but no test failed, exit code 0 is needed`);
+  }
+  return counts;
+}
+
 function failure(counts: Counts, what: string): Counts {
-  console.error(`Cannot trust the result of bun test: ${what}`);
+  console.error(`Cannot trust the result of a test run: ${what}`);
   return { ...counts, failed: counts.failed + 1 };
 }

@@ -19,7 +19,7 @@ import {
 import { delimiter, dirname, join } from "node:path";
 import { brotliDecompressSync } from "node:zlib";
 
-const root: string = join(import.meta.dir, "..");
+const root: string = join(import.meta.dirname, "..");
 const PACKAGE: string = join(root, "node_modules", "@sparticuz", "chromium");
 /** Where files are unpacked. */
 export const CACHE: string = join(root, "node_modules", ".cache", "cotangent");

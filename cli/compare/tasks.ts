@@ -1,4 +1,7 @@
-/** The tasks of comparisons, by name. */
+/**
+ * The tasks of comparisons, by name. Targets of networks are what Adam with a rate of 0.001 or 0.002 reached in ten seconds
+ * to a minute of steps on two cores; that of resnet20 on CIFAR-10 is an estimate.
+ */
 import type { Task } from "./task.ts";
 import { functionTasks } from "./tasks/functions.ts";
 import { imageTasks } from "./tasks/images.ts";

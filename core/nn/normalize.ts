@@ -3,6 +3,7 @@ import { full } from "../create.ts";
 import { ShapeError } from "../errors.ts";
 import { type Moments, observer } from "../observe.ts";
 import * as ops from "../ops.ts";
+import { sizeOf } from "../shape.ts";
 import type { Value } from "../value.ts";
 import type { Model } from "./model.ts";
 
@@ -107,9 +108,12 @@ export function groupNorm(
     init: () => initNorm(size),
     apply({ scale, offset }, x) {
       checkChannels("groupNorm", x, size);
-      const { centred, variance } = momentsOver(ops.reshape(x, [x.shape[0]!, groups, -1]), [2]);
-      const normal = ops.reshape(standardized(centred, variance, epsilon), x.shape);
-      return ops.add(ops.mul(normal, perChannel(scale, x.ndim)), perChannel(offset, x.ndim));
+      const each = size / groups;
+      const grouped = ops.reshape(x, [x.shape[0]!, groups, each, sizeOf(x.shape.slice(2))]);
+      const { centred, variance } = momentsOver(grouped, [2, 3]);
+      const byGroup = (vector: Value): Value => ops.reshape(vector, [groups, each, 1]);
+      const normal = standardized(centred, variance, epsilon);
+      return ops.reshape(ops.add(ops.mul(normal, byGroup(scale)), byGroup(offset)), x.shape);
     },
   };
 }

@@ -24,8 +24,18 @@ function keptShape(x: Value, axes: readonly number[]): number[] {
   return x.shape.map((n, a) => (axes.includes(a) ? 1 : n));
 }
 
+/** Where sums and counts are not too large for their element type: float32 for float16, integers and bool. */
+function wide(x: Value): Value {
+  return isFloat(x.dtype) && x.dtype !== "float16" ? x : cast(x, "float32");
+}
+
+/** What was computed of wide elements: float16 again where they were. */
+function narrowed(y: Value, x: Value): Value {
+  return x.dtype === "float16" ? cast(y, "float16") : y;
+}
+
 /**
- * The sum along axes; float32 accumulates in float64.
+ * The sum along axes; float32 and float16 accumulate in float64.
  *
  * Shapes: `x` without `axis` (default: every axis), or with size 1 there under `keepDims`.
  *
@@ -59,8 +69,7 @@ function countOf(x: Value, options: AxisOptions, op: string): number {
  * @since 0.1.0
  */
 export function mean(x: Value, options: AxisOptions = {}): Value {
-  const float = isFloat(x.dtype) ? x : cast(x, "float32");
-  return div(reduce("mean", sumAxes, float, options), countOf(x, options, "mean"));
+  return narrowed(div(reduce("mean", sumAxes, wide(x), options), countOf(x, options, "mean")), x);
 }
 
 /**
@@ -293,8 +302,12 @@ export interface VarianceOptions extends AxisOptions {
  * @since 0.1.0
  */
 export function variance(x: Value, options: VarianceOptions = {}): Value {
+  return narrowed(wideVariance(x, options), x);
+}
+
+function wideVariance(x: Value, options: VarianceOptions): Value {
   const { correction = 0 } = options;
-  const centred = sub(isFloat(x.dtype) ? x : cast(x, "float32"), mean(x, { ...options, keepDims: true }));
+  const centred = sub(wide(x), mean(wide(x), { ...options, keepDims: true }));
   const count = countOf(x, options, "var");
   if (count <= correction && count > 0) {
     throw new ShapeError(
@@ -324,7 +337,7 @@ function flatSqrt(x: Value): Value {
  * @since 0.1.0
  */
 export function std(x: Value, options: VarianceOptions = {}): Value {
-  return flatSqrt(variance(x, options));
+  return narrowed(flatSqrt(wideVariance(x, options)), x);
 }
 
 /**
@@ -344,5 +357,6 @@ export function std(x: Value, options: VarianceOptions = {}): Value {
  * @since 0.1.0
  */
 export function norm(x: Value, options: AxisOptions = {}): Value {
-  return flatSqrt(sum(mul(x, x), options));
+  const y = x.dtype === "float16" ? wide(x) : x;
+  return narrowed(flatSqrt(sum(mul(y, y), options)), x);
 }

@@ -1,5 +1,5 @@
 /** Shapes and places: broadcasting, reshaping, joining and cutting. No rules here, only resolved options. */
-import { type DType, isDType, isFloat, makeArray } from "../dtype.ts";
+import { type DType, dtypes, isDType, isFloat, makeArray } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { cast as castTo } from "../prims/elementwise.ts";
 import * as p from "../prims/movement.ts";
@@ -375,7 +375,7 @@ export function cast(x: Operand, dtype: DType): Value {
   if (!isDType(dtype)) {
     throw new DTypeError(
       "cast",
-      `Cannot cast to ${JSON.stringify(dtype)}: it is not an element type, one of float32, float64, int32, uint32, bool is needed`,
+      `Cannot cast to ${JSON.stringify(dtype)}: it is not an element type, one of ${dtypes.join(", ")} is needed`,
     );
   }
   return castTo(toValue("cast", x), dtype);

@@ -16,11 +16,12 @@ const choose: Rule<null> = ({ ins: [c, x, y] }, scope) => {
 
 /** The element types that hold every element of a type. */
 const holders: Readonly<Record<DType, readonly DType[]>> = {
-  bool: ["bool", "int32", "uint32", "float32", "float64"],
+  bool: ["bool", "int32", "uint32", "float32", "float64", "float16"],
   int32: ["int32", "float64"],
   uint32: ["uint32", "float64"],
   float32: ["float32", "float64"],
   float64: ["float64"],
+  float16: ["float16", "float32", "float64"],
 };
 
 /** To its own type, or there and back without loss. */

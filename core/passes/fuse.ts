@@ -7,6 +7,7 @@
 import type { Aval } from "../aval.ts";
 import { invariant } from "../errors.ts";
 import { constant, type Expr, exprType, input } from "../expr.ts";
+import { bitsOfHalf, halfOfBits, keepsHalf, roundedToHalf } from "../half.ts";
 import { isRowMajor, type Kernel, type Layout, reshaped, rowMajor } from "../kernel.ts";
 import type { AnyPrimitive } from "../primitive.ts";
 import { type Atom, type Program, Var } from "../program.ts";
@@ -118,7 +119,7 @@ const LONGEST_ROW = 16384;
 /** With fewer rows than this, long rows are reduced in pieces, so nothing may follow in the same loop. */
 const FEW_ROWS = 8;
 /** More buffers than this in one loop leave no registers for their addresses. */
-const MOST_OPERANDS = 14;
+export const MOST_OPERANDS = 14;
 /** More equations than this in one loop leave no registers for their values. */
 const MOST_VALUES = 64;
 /** How many steps back an equation may join a loop that it does not depend on. */
@@ -184,6 +185,9 @@ class Loop {
   readonly values = new Map<Var, LoopValue>();
   readonly stores: Store[] = [];
   readonly names: string[] = [];
+  /** Values of float16, and their bits: those that are read, and those that are written. */
+  readonly bits = new Map<Expr, Expr>();
+  readonly read = new Map<Expr, Expr>();
   /** Nothing may join. */
   closed = false;
   inputs = 0;
@@ -249,6 +253,8 @@ export interface LoopLimits {
   readonly loads: number;
   /** Whether a loop can compute this of its operands' elements; what it cannot, the host runs. Default: everything. */
   readonly computes?: (expr: Expr) => boolean;
+  /** Whether elements of float16 are read and written as their bits, sign-extended to an i32. Default: as numbers. */
+  readonly halvesAsBits?: boolean;
 }
 
 /** Groups the equations of a program, which has no symbolic zeros among its outputs, into steps. */
@@ -305,7 +311,10 @@ class Fusion {
     const out = outs[0]!;
     if (kernel?.k === "map" && this.#isComputed(kernel, atoms, params, out.aval)) {
       const first = Math.max(-1, ...args.map((source) => this.#firstOf(source)));
-      const expr: Pending["expr"] = (exprs) => kernel.expr(exprs, params, out.aval);
+      const expr: Pending["expr"] = (exprs) => {
+        const value = kernel.expr(exprs, params, out.aval);
+        return out.aval.dtype === "float16" ? roundedOf(value, exprs, atoms) : value;
+      };
       const pending = { name: prim.name, args, expr, first };
       this.#pending.set(out, pending);
       this.#equations.set(out, pending);
@@ -329,7 +338,8 @@ class Fusion {
       for (const arg of args) this.#demand(arg, -1);
       this.#own(out, this.#steps.length);
       if (fill !== null) {
-        this.#place(prim.name, out, rowMajor(out.aval.shape), constant(fill, exprType(out.aval.dtype)));
+        const number = out.aval.dtype === "float16" ? Math.f16round(fill) : fill;
+        this.#place(prim.name, out, rowMajor(out.aval.shape), constant(number, exprType(out.aval.dtype)));
       }
       for (const { arg, layout } of pieces) {
         if (sizeOf(layout.shape) > 0) this.#place(prim.name, out, layout, args[arg]!);
@@ -412,7 +422,7 @@ class Fusion {
       const value = step.values.get(base as Var);
       if (value) {
         const { expr, level } = value;
-        step.stores.push({ expr, level, slot, layout: rowMajor(step.spaceOf(level)) });
+        this.#store(step, expr, { level, slot, layout: rowMajor(step.spaceOf(level)) });
       }
     }
     return slot;
@@ -509,10 +519,22 @@ class Fusion {
     const known = loop.loads.find(
       (load) => load.slot === slot && load.level === level && sameLayout(load.layout, layout),
     );
-    if (known) return known.expr;
-    const expr = loop.input(base.aval.dtype);
+    if (known) return loop.read.get(known.expr) ?? known.expr;
+    const isBits = this.#limits.halvesAsBits === true && base.aval.dtype === "float16";
+    const expr = loop.input(isBits ? "int32" : base.aval.dtype);
     loop.loads.push({ expr, level, slot, layout });
-    return expr;
+    if (!isBits) return expr;
+    const value = halfOfBits(expr);
+    loop.read.set(expr, value);
+    loop.bits.set(value, expr);
+    return value;
+  }
+
+  #store(loop: Loop, expr: Expr, place: Omit<Store, "expr">): void {
+    const isBits = this.#limits.halvesAsBits === true && place.slot.aval.dtype === "float16";
+    const stored = isBits ? (loop.bits.get(expr) ?? bitsOfHalf(unrounded.get(expr) ?? expr)) : expr;
+    if (isBits) loop.bits.set(expr, stored);
+    loop.stores.push({ ...place, expr: stored });
   }
 
   // --- reductions ------------------------------------------------------------------------------------------------
@@ -561,7 +583,10 @@ class Fusion {
         : this.#find(leaves, shape, -1, (loop, step) => step !== own && fits(loop, step));
       const earlier = later < 0 ? this.#earlier(leaves, reduced, fits) : -1;
       const isNew = later < 0 && earlier < 0;
-      if (!(isNew && joinsOwn) && this.#readAgain(again, Math.max(later, earlier)) <= MOST_READ_AGAIN) {
+      // A loop of its own reads the leaves over its space: a broadcast one may have no layout there.
+      const isPossible =
+        !isNew || (!joinsOwn && leaves.every(({ layout }) => reshaped(layout, shape) !== null));
+      if (isPossible && this.#readAgain(again, Math.max(later, earlier)) <= MOST_READ_AGAIN) {
         if (isNew) return { at: this.#steps.push(new Loop(shape)) - 1, again };
         return { at: later >= 0 ? later : this.#toEnd(earlier), again };
       }
@@ -662,7 +687,7 @@ class Fusion {
     if ("base" in what) this.#demand(what, -1);
     const at = this.#steps.push(loop) - 1;
     const expr = "base" in what ? this.#read(what, loop, at, "full") : what;
-    loop.stores.push({ expr, level: "full", slot: this.#slot(out), layout });
+    this.#store(loop, expr, { level: "full", slot: this.#slot(out), layout });
     loop.names.push(name);
     loop.closed = true;
   }
@@ -699,6 +724,18 @@ class Fusion {
     this.#steps.push({ k, prim, params, args: operands, outs: slots, epilogue: null });
   }
 }
+
+/** The nearest float16 of what an equation computes, of operands of which some are float16. */
+function roundedOf(value: Expr, exprs: readonly Expr[], atoms: readonly Atom[]): Expr {
+  const halves = exprs.filter((_, i) => atoms[i]!.aval.dtype === "float16");
+  if (keepsHalf(value, new Set(halves))) return value;
+  const rounded = roundedToHalf(value);
+  unrounded.set(rounded, value);
+  return rounded;
+}
+
+/** What was rounded to float16: where bits are written, they are of this. */
+const unrounded = new WeakMap<Expr, Expr>();
 
 /** The values that only reductions read. */
 function summandsOf({ eqns, outs }: Program): Set<Var> {
@@ -752,6 +789,10 @@ function finished(loop: Loop): LoopStep {
   const { names, shape, reduced, loads, reductions, stores } = loop;
   // Value by value: the nodes between are many.
   const from = new Map<Expr, readonly Expr[]>();
+  for (const [value, bits] of loop.bits) {
+    if (loop.read.has(bits)) from.set(value, [bits]);
+    else from.set(bits, [value]);
+  }
   for (const value of loop.values.values()) if (!from.has(value.expr)) from.set(value.expr, value.from);
   const used = new Set<Expr>();
   const visit = (e: Expr): void => {

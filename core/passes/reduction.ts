@@ -53,13 +53,14 @@ const extremumOfRepeated: Rule<AxesParams> = (eqn, scope) => {
     : scope.emit(broadcastP, [found.source], { shape, axes: found.axes });
 };
 
-/** Up to here `x times` has the bits of the sum: float32 is summed in float64, whose partial sums are exact. */
+/** Up to here `x times` has the bits of the sum: that of narrow floats is in float64, whose partial sums are exact. */
 const exactTimes: Readonly<Record<DType, number>> = {
   float32: 2 ** 24,
   float64: 2,
   int32: 2 ** 31 - 1,
   uint32: 2 ** 32 - 1,
   bool: 0,
+  float16: 2 ** 11,
 };
 
 /** The sum of one number many times is a product. */

@@ -8,6 +8,7 @@ import { DTypeError, ShapeError } from "../errors.ts";
 import type { Expr, ExprType } from "../expr.ts";
 import * as e from "../expr.ts";
 import * as functions from "../functions.ts";
+import { halfOfDouble } from "../half.ts";
 import {
   type ArgSpec,
   type Draw,
@@ -776,7 +777,11 @@ export const castP: Primitive<{ readonly dtype: DType }> = definePrimitive({
   ],
   transpose: ([ct], [x]) => [ct && x instanceof Lin ? bind1(castP, [ct], { dtype: x.aval.dtype }) : null],
   batch: ([x], [dim], _size, params) => [[bind1(castP, [x!], params)], [dim!]],
-  kernel: { k: "map", expr: ([x], { dtype }) => e.convert(x!, e.exprType(dtype)) },
+  kernel: {
+    k: "map",
+    expr: ([x], { dtype }) =>
+      dtype === "float16" && x!.type === "f64" ? halfOfDouble(x!) : e.convert(x!, e.exprType(dtype)),
+  },
   cpu([x], [out], { dtype }) {
     if (x!.aval.dtype === dtype) return [x!.data];
     const data = makeArray(dtype, out!.size);

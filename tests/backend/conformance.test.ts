@@ -15,10 +15,10 @@ import { assertClose } from "../support/tolerance.ts";
 let compared = 0;
 
 for (const primitive of primitives()) {
-  for (const float of ["float32", "float64"] satisfies DType[]) {
+  for (const float of ["float32", "float64", "float16"] satisfies DType[]) {
     for (const largest of [3, 21]) {
       propWith(
-        { runs: 15 },
+        { runs: float === "float16" ? 6 : 15 },
         `${primitive.name} of ${float} up to size ${largest}`,
         seeds(largest),
         (seed) => {

@@ -3,6 +3,7 @@
  * computed there again instead of being stored. Values of int32 are exact, so that the bits are those of the reference.
  */
 import { expect, test } from "bun:test";
+import { jit } from "../../autodiff/jit.ts";
 import { vjp } from "../../autodiff/vjp.ts";
 import { type Executable, reference } from "../../core/backend.ts";
 import { cpu } from "../../core/backends/cpu/backend.ts";
@@ -307,4 +308,15 @@ test("products of what is not finite are not", () => {
     assertSameBits(many, ops.broadcastTo(tensor(expected), [9]), `columns of ${factors}`);
   }
   expect(sizeOf(ops.prod(f32([0, 3]), { axis: 0 }).shape)).toBe(3);
+});
+
+test("a reduction over a reshaped value with a broadcast operand reads what it can read", () => {
+  const int = (shape: readonly number[]): Value =>
+    tensor(
+      Array.from({ length: sizeOf(shape) }, (_, i) => (i % 7) - 3),
+      { shape: [...shape], dtype: "int32" },
+    );
+  const f: Function = (x, s) => [ops.sum(ops.reshape(ops.mul(x!, s!), [3, 2, 4]), { axis: 2 })];
+  const args = [int([3, 4, 2]), int([4, 1])];
+  assertSameBits(jit((...xs: Value[]) => f(...xs)[0]!)(...args), f(...args)[0]!, "in two loops");
 });

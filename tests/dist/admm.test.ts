@@ -172,6 +172,37 @@ test("published: the gradient of a step carries sigma times the push", () => {
   expect(maxDifference(path.flat(), [1, 0.8, stepped + push])).toBeLessThan(1e-15);
 });
 
+// --- outer momentum ----------------------------------------------------------------------------------------------
+
+test.each([
+  [0.9, 0.9, 0.7],
+  [0.5, 0.9, 0.7],
+  [0.9, 0.5, 2],
+  [0.3, 0, 1],
+])(
+  "momentum: a round that contracts by q = %d follows the recurrence of mu = %d and gamma = %d",
+  (q, mu, gamma) => {
+    const path = pathOf(
+      publishedPlan(1 - q, 1, 12, { k: "momentum", mu, gamma, period: 1 }, 2),
+      oneQuadratic(1, 2),
+    );
+    const e = path.map(([x]) => x!);
+    // (error, push) -> ((q - gamma (1 - q)) e + gamma mu p, mu p - (1 - q) e)
+    const [trace, determinant] = [q - gamma * (1 - q) + mu, mu * q];
+    expect(maxDifference([e[1]!], [q - gamma * (1 - q)])).toBeLessThan(1e-14);
+    for (let t = 0; t + 2 < e.length; t++)
+      expect(Math.abs(e[t + 2]! - (trace * e[t + 1]! - determinant * e[t]!))).toBeLessThan(1e-13);
+  },
+);
+
+test("momentum: with both factors 1 it is the published rule without its penalty, with gamma 0 it is not there", () => {
+  const run = (sync: PlanInput["sync"]) => runSequential(trainingSetup(mixedPlan(8, sync), mixed));
+  const period = 2;
+  const one = run({ k: "momentum", mu: 1, gamma: 1, period });
+  expect(sameBits(one, run({ k: "published", sigma: 1e-300, period }))).toBe(true);
+  expect(thetaOf(run({ k: "momentum", gamma: 0, period }))).toEqual(thetaOf(run({ k: "gradient" })));
+});
+
 // --- consensus ---------------------------------------------------------------------------------------------------
 
 test.each([

@@ -47,8 +47,8 @@ function reference(loss: (theta: Value) => Value, { initial }: Problem<never>, o
   return lanczos(hessianOperator(loss, initial), { k, l, key, ...(order && { order }) });
 }
 
-const sizes: readonly (readonly [workers: number, parameters: number])[] = [1, 2, 3, 4, 8].flatMap(
-  (workers) => [5, 8, 23].map((parameters) => [workers, parameters] as const),
+const sizes: readonly (readonly [workers: number, parameters: number])[] = [1, 2, 3, 4, 8, 16].flatMap(
+  (workers) => [5, 8, 16, 23].map((parameters) => [workers, parameters] as const),
 );
 
 test.each(sizes)("%i workers and %i parameters: the eigenpairs of one place", (workers, parameters) => {

@@ -15,6 +15,7 @@ import {
 import { planCost, showPlan } from "../../dist/plan_cost.ts";
 import { checkScript, slots } from "../../dist/protocol/script.ts";
 import { configOf, roundScript } from "../../dist/script.ts";
+import { defaultTrust } from "../../optim/fosi_state.ts";
 import { prop } from "../support/prop.ts";
 import { countRun } from "./counting.ts";
 import { logisticProblem, planOf } from "./training_problems.ts";
@@ -32,7 +33,15 @@ const least: PlanInput = {
 
 test("defaults are filled in, a plan survives JSON, and nothing in it can be changed", () => {
   const plan = makePlan({ ...least, curvature: {}, sync: { k: "published" } });
-  expect(plan.update).toEqual({ name: "adam", learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 });
+  expect(plan.curvature).toMatchObject({ layout: "replicated", trust: defaultTrust });
+  expect(makePlan({ ...least, sync: { k: "momentum" } }).sync).toEqual({
+    k: "momentum",
+    mu: 0.9,
+    gamma: 0.7,
+    period: 20,
+  });
+  const adam = { name: "adam", learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 } as const;
+  expect(plan.update).toEqual({ ...adam, shard: false });
   expect(plan.sync).toEqual({ k: "published", sigma: 5e-9, period: 20 });
   expect(plan.curvature).toMatchObject({ k: 8, l: 0, order: null, period: 20, warmup: 0, reduce: "mean" });
   expect(plan.evaluateEvery).toBe(0);
@@ -57,6 +66,23 @@ test.each([
   ["curvature.k", { curvature: { k: 101 } }],
   ["curvature.k", { curvature: { k: 0 } }],
   ["curvature.order", { curvature: { k: 8, order: 7 } }],
+  ["curvature.layout", { curvature: { layout: "diagonals" } }],
+  ["curvature.trust", { curvature: { trust: -1 } }],
+  ["curvature.layout", { curvature: { layout: "rows" }, sync: { k: "consensus" } }],
+  ["curvature.layout", { curvature: { layout: "columns" }, sync: { k: "consensus" } }],
+  ["update.name", { update: { name: "adamw", learningRate: 1 }, curvature: {} }],
+  ["update.shard", { update: { name: "sgd", learningRate: 1, shard: true }, curvature: { layout: "rows" } }],
+  ["update.shard", { update: { name: "sgd", learningRate: 1, shard: true }, curvature: {} }],
+  [
+    "update.shard",
+    {
+      update: { name: "sgd", learningRate: 1, shard: true },
+      sync: { k: "consensus", relative: false },
+    },
+  ],
+  ["sync.mu", { sync: { k: "momentum", mu: 1.1 } }],
+  ["sync.gamma", { sync: { k: "momentum", gamma: -1 } }],
+  ["sync.period", { sync: { k: "momentum", period: 0 } }],
   ["sync.relative", { sync: { k: "consensus" } }],
   ["limits.deadTicks", { limits: { deadTicks: 1 } }],
   ["plan", { speed: "fast" }],
@@ -114,6 +140,7 @@ prop(
 const syncs: readonly PlanInput["sync"][] = [
   { k: "gradient" },
   { k: "published", period: 2 },
+  { k: "momentum", period: 2 },
   { k: "consensus" },
   { k: "consensus", sigma: 0, relative: false },
 ];
@@ -121,25 +148,39 @@ const curvatures: readonly PlanInput["curvature"][] = [
   null,
   { k: 2, l: 1, order: 6, period: 2 },
   { k: 2, order: 5, period: 3, warmup: 1, reduce: "rank0" },
+  { k: 2, l: 1, order: 6, period: 2, layout: "rows" },
+  { k: 2, order: 5, period: 3, warmup: 1, layout: "columns" },
 ];
 
-/** Plans of every form; a relative sigma needs a curvature. */
+/** What a consensus can have: a relative sigma needs a curvature, and every worker all of its state. */
+function isPossible(
+  sync: PlanInput["sync"],
+  curvature: NonNullable<PlanInput["curvature"]> | null,
+  shard: boolean,
+): boolean {
+  if (sync.k !== "consensus") return !(curvature && shard);
+  return (curvature !== null || sync.relative === false) && !curvature?.layout && !shard;
+}
+
+/** Plans of every form and layout. */
 const plans = [1, 3, 5].flatMap((workers) =>
   syncs.flatMap((sync) =>
-    curvatures
-      .filter((curvature) => curvature || sync.k !== "consensus" || sync.relative === false)
-      .map((curvature) =>
-        planOf({
-          workers,
-          parameters: 13,
-          rounds: 3,
-          localSteps: workers === 5 ? 1 : 3,
-          update: { name: "adam", learningRate: 0.01 },
-          sync,
-          curvature,
-          evaluateEvery: workers === 3 ? 2 : 0,
-        } as Omit<PlanInput, "version" | "seed">),
-      ),
+    [false, true].flatMap((shard) =>
+      curvatures
+        .filter((curvature = null) => isPossible(sync, curvature, shard))
+        .map((curvature) =>
+          planOf({
+            workers,
+            parameters: 13,
+            rounds: 3,
+            localSteps: workers === 5 ? 1 : 3,
+            update: { name: "adam", learningRate: 0.01, shard },
+            sync,
+            curvature,
+            evaluateEvery: workers === 3 ? 2 : 0,
+          } as Omit<PlanInput, "version" | "seed">),
+        ),
+    ),
   ),
 );
 
@@ -186,7 +227,7 @@ test("the cost of sharded Lanczos in closed form", () => {
   const triangle = (m * (m + 1)) / 2;
   expect(sum("bytesToWorkers")).toBe(m * 8 * n * P + m * 8 * n + 2 * 8 * triangle * P);
   expect(sum("bytesToHub")).toBe(m * b * n * P + m * 8 * n + 2 * 8 * triangle * P);
-  expect(byName.get("install")!.bytesToWorkers).toBe(P * (8 * K + K * n * b + 4));
+  expect(byName.get("install")!.bytesToWorkers).toBe(P * (2 * 8 * K + K * n * b + 4));
   expect(basisBytes).toBe(8 * m * Math.ceil(n / P));
   expect(products).toBe(3 * m);
   expect(phases.map((phase) => phase.rounds)).toEqual([3, 3, 3, 3, 3, 3, 3, 3, 41, 41, 41, 1]);
@@ -202,17 +243,18 @@ test("a plan as text", () => {
     sync: { k: "published", period: 2 },
   });
   const lines = showPlan(plan).split("\n");
-  expect(lines.slice(0, 8)).toEqual([
+  expect(lines.slice(0, 9)).toEqual([
     "2 workers, 1000 parameters, 4 rounds of 3 steps, seed 0",
-    "update      adam, learningRate 0.001, beta1 0.9, beta2 0.999, epsilon 1e-8",
-    "curvature   every 2 rounds from round 0, 8 products, k 2, l 0, alpha 0.01, beta 0.9, momentum average, clip 1, damping 0, reduce mean, basis at most 32.0 kB per worker",
+    "update      adam, learningRate 0.001, shard false, beta1 0.9, beta2 0.999, epsilon 1e-8",
+    `curvature   every 2 rounds from round 0, 8 products, k 2, l 0, alpha 0.01, beta 0.9, momentum average, clip 1, damping 0, trust ${defaultTrust}, layout replicated, reduce mean`,
     "agreement   mean gradient at every step, extrapolation every 2 rounds with sigma 5e-9",
     "evaluation  at the end",
     "limits      retryTicks 20, deadTicks 600, maxRestarts 3, maxQueue 1024",
+    "memory      at most 36.0 kB per worker: parameters 8.00 kB, base 8.00 kB, velocity 4.00 kB, vectors 8.00 kB, agreement 8.00 kB; and a basis of 32.0 kB during a refresh",
     "",
     "float32 payload of all workers together, in each round that has the phase",
   ]);
-  const table = lines.slice(8).map((line) => line.trim().split(/ {2,}/));
+  const table = lines.slice(9).map((line) => line.trim().split(/ {2,}/));
   expect(table[0]).toEqual(["phase", "rounds", "questions", "to workers", "to hub"]);
   expect(table).toContainEqual(["step", "4", "2", "16.0 kB", "16.0 kB"]);
   expect(table).toContainEqual(["ritz", "2", "0", "0 B", "0 B"]);

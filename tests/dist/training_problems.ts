@@ -1,10 +1,15 @@
 /** Small training problems in float64, and readings of what a run leaves behind. */
-import { matmul, mean, mul, softplus, sub, sum } from "../../core/ops.ts";
+import { jit } from "../../autodiff/jit.ts";
+import { hessianOperator } from "../../autodiff/operator.ts";
+import { gradientOf } from "../../autodiff/vjp.ts";
+import { add, div, matmul, mean, mul, softplus, sub, sum } from "../../core/ops.ts";
+import * as random from "../../core/random.ts";
 import type { Value } from "../../core/value.ts";
-import type { Problem } from "../../dist/jobs.ts";
-import { makePlan, type Plan, type PlanInput } from "../../dist/plan.ts";
+import { baseOf, type Problem } from "../../dist/jobs.ts";
+import { curvatureDueAt, makePlan, type Plan, type PlanInput } from "../../dist/plan.ts";
 import type { RunValues } from "../../dist/runtime/sequential.ts";
-import type { FosiState } from "../../optim/fosi.ts";
+import { type FosiState, fosi } from "../../optim/fosi.ts";
+import { applyUpdates } from "../../optim/transformation.ts";
 import { f64, list, mulberry32, normals, type Vector } from "../optim/numbers.ts";
 
 /** A plan with the fields that most tests do not care about. */
@@ -80,6 +85,59 @@ export function logisticProblem(n: number, workers: number, rows: number, seed =
     curvatureBatch: (rank, round) => pool((round * workers + rank) * rows, rows),
     evaluate: (theta) => [sum(mul(theta, theta)).item()],
   };
+}
+
+/** The same problem with each batch made once: it comes again after 8 steps. */
+export function withKeptBatches(problem: Problem<Rows>): Problem<Rows> {
+  const kept = new Map<string, Rows>();
+  return {
+    ...problem,
+    batch(rank, step) {
+      const name = `${rank} ${step % 8}`;
+      const rows = kept.get(name) ?? problem.batch(rank, step % 8);
+      kept.set(name, rows);
+      return rows;
+    },
+  };
+}
+
+/** A plan's training in one place: FOSI on the union of the workers' batches, curvature from the union too. */
+export function singleDevice<B>(run: Plan, problem: Problem<B>): FosiState<unknown> & { theta: Value } {
+  const meanOver =
+    (batches: readonly B[]) =>
+    (theta: Value): Value =>
+      div(batches.map((batch) => problem.score(theta, batch).loss).reduce(add), batches.length);
+  const ranks = Array.from({ length: run.workers }, (_, rank) => rank);
+  const { k, l, order, alpha, beta, momentum, clip, damping, trust } = run.curvature!;
+  const method = fosi(baseOf(run.update), {
+    k,
+    l,
+    alpha,
+    beta,
+    momentum,
+    clip,
+    damping,
+    trust: trust ?? Number.POSITIVE_INFINITY,
+    ...(order && { order }),
+  });
+  const step = jit((theta: Value, state: FosiState<unknown>, batches: readonly B[]) => {
+    const [updates, next] = method.step(gradientOf(meanOver(batches))(theta), state, theta);
+    return [applyUpdates(theta, updates), next] as const;
+  });
+  let theta = problem.initial;
+  let state: FosiState<unknown> = method.init(theta);
+  for (let round = 0; round < run.rounds; round++) {
+    if (curvatureDueAt(run, round)) {
+      const loss = meanOver(ranks.map((rank) => problem.curvatureBatch(rank, round)));
+      const key = random.foldIn(random.key(run.seed), round);
+      state = method.refreshCurvature(state, hessianOperator(loss, theta), key);
+    }
+    for (let i = 0; i < run.localSteps; i++) {
+      const batches = ranks.map((rank) => problem.batch(rank, round * run.localSteps + i));
+      [theta, state] = step(theta, state, batches);
+    }
+  }
+  return { ...state, theta };
 }
 
 /** The durable parameters of a run. */

@@ -19,16 +19,23 @@ interface Form {
   readonly replicated: readonly string[];
 }
 
-const curvature = { k: 2, order: 4, period: 2 };
+const curvature = { k: 2, order: 4, period: 2 } as const;
 const limits = { retryTicks: 15, deadTicks: 120, maxRestarts: 1000 };
 
 const forms: readonly Form[] = (
   [
-    ["gradient", { k: "gradient" }, ["theta", "optimizer"]],
-    ["published", { k: "published", period: 1, sigma: 1e-3 }, ["theta", "optimizer", "anchor", "push"]],
-    ["consensus", { k: "consensus" }, ["sigma"]],
+    ["gradient", { k: "gradient" }, "replicated", ["theta", "optimizer"]],
+    [
+      "published",
+      { k: "published", period: 1, sigma: 1e-3 },
+      "replicated",
+      ["theta", "optimizer", "anchor", "push"],
+    ],
+    ["consensus", { k: "consensus" }, "replicated", ["sigma"]],
+    ["rows", { k: "momentum", period: 1 }, "rows", ["theta", "anchor", "push"]],
+    ["columns", { k: "published", period: 1, sigma: 1e-3 }, "columns", []],
   ] as const
-).map(([name, sync, replicated]) => {
+).map(([name, sync, layout, replicated]) => {
   const plan = planOf({
     workers: 3,
     parameters: 12,
@@ -36,11 +43,15 @@ const forms: readonly Form[] = (
     localSteps: 2,
     update: { name: "adam", learningRate: 0.05 },
     sync: sync as PlanInput["sync"],
-    curvature,
+    curvature: { ...curvature, layout },
     limits,
   });
   return { name, setup: trainingSetup(plan, logisticProblem(12, 3, 6)), replicated };
 });
+
+/** The form of a schedule: layouts whose V is cut have many more messages, and come less often. */
+const turns = [0, 1, 2, 3, 0, 1, 2, 4] as const;
+const turnOf = (seed: number): number => turns[seed % turns.length]!;
 
 /** Faults of one schedule, every kind of it in many of them. */
 function drawFaults(uniform: () => number): Partial<Faults> {
@@ -69,7 +80,7 @@ test(`${schedules} random schedules of faults: every run ends with the bits of t
   const seen = { lost: 0, duplicated: 0, crashes: 0, recovered: 0, messages: 0 };
   const started = performance.now();
   for (let seed = 0; seed < schedules; seed++) {
-    const { setup, replicated } = forms[seed % forms.length]!;
+    const { setup, replicated } = forms[turnOf(seed)]!;
     const result = simulate({
       ...setup,
       seed,
@@ -81,7 +92,7 @@ test(`${schedules} random schedules of faults: every run ends with the bits of t
     if (result.violations.length > 0) throw new Error(report(result));
     expect(result.outcome).toBe("finished");
     // Against a reference of our own too, computed once.
-    expect(sameBits(result.values, references[seed % forms.length])).toBe(true);
+    expect(sameBits(result.values, references[turnOf(seed)])).toBe(true);
     seen.lost += result.stats.lost;
     seen.duplicated += result.stats.duplicated;
     seen.crashes += result.stats.crashes;

@@ -16,7 +16,7 @@ export const batch: Law = {
   exempt: () => null,
   check(primitive, draw) {
     const { args: specs, params } = primitive.domain(draw);
-    const float = draw.pick(["float32", "float64"] as const);
+    const float = draw.pick(["float32", "float64", "float16"] as const);
     const types = specs.map((spec) => dtypeOf(spec, float));
     const size = draw.pick([0, 1, 2, 2, 3]);
     const outAvals = primitive.shape(
@@ -33,8 +33,8 @@ export const batch: Law = {
         );
         const args = specs.map((spec, i) => {
           const dim = dims[i]!;
-          const shape = dim === null ? spec.shape : spec.shape.toSpliced(dim, 0, size);
-          return draw.tensor({ ...spec, shape }, types[i]!);
+          const one = (): Tensor => draw.tensor(spec, types[i]!);
+          return dim === null ? one() : stack(Array.from({ length: size }, one), one().aval, dim);
         });
         const outAxis = draw.int(0, Math.min(...outAvals.map((aval) => aval.ndim)));
         const actual = vmapLeaves((...xs) => bind(primitive, xs, params), args, dims, size, outAxis);

@@ -141,7 +141,7 @@ test("the shape of an abstract value cannot be changed, by its maker either", ()
 });
 
 test("element types have their storage, size and name", () => {
-  const bytes = { float32: 4, float64: 8, int32: 4, uint32: 4, bool: 1 };
+  const bytes = { float32: 4, float64: 8, int32: 4, uint32: 4, bool: 1, float16: 2 };
   for (const dtype of dtypes) {
     const data = makeArray(dtype, 3);
     expect(dtypeOf(data)).toBe(dtype);
@@ -150,7 +150,7 @@ test("element types have their storage, size and name", () => {
     expect(isDType(dtype)).toBe(true);
     expect(isFloat(dtype)).toBe(dtype.startsWith("float"));
   }
-  expect(dtypes.map(shortName)).toEqual(["f32", "f64", "i32", "u32", "bool"]);
+  expect(dtypes.map(shortName)).toEqual(["f32", "f64", "i32", "u32", "bool", "f16"]);
   for (const name of ["float16", "toString", "", null, 3]) expect(isDType(name)).toBe(false);
 });
 

@@ -11,11 +11,23 @@ import { add, mul, sum } from "../../core/ops.ts";
 import * as random from "../../core/random.ts";
 import { flatten, leaves, map, show } from "../../core/tree.ts";
 import { Tensor, type Value } from "../../core/value.ts";
-import { adam, adamw } from "../../optim/adam.ts";
+import { accumulate } from "../../optim/accumulate.ts";
+import { adagrad } from "../../optim/adagrad.ts";
+import { type AdaHessian, type AdaHessianState, adahessian } from "../../optim/adahessian.ts";
+import { adam, adamw, addDecayedWeights } from "../../optim/adam.ts";
 import { clipByGlobalNorm, clipByValue, globalNorm } from "../../optim/clip.ts";
+import { ema } from "../../optim/ema.ts";
 import { type Fosi, type FosiExtra, type FosiOptions, type FosiState, fosi } from "../../optim/fosi.ts";
+import { freeze } from "../../optim/freeze.ts";
+import { lamb } from "../../optim/lamb.ts";
+import { lion } from "../../optim/lion.ts";
+import { lookahead } from "../../optim/lookahead.ts";
+import { masked, multiTransform } from "../../optim/masked.ts";
 import { momentum, nesterov, sgd } from "../../optim/momentum.ts";
+import { muon } from "../../optim/muon.ts";
+import { rmsprop } from "../../optim/rmsprop.ts";
 import { linearSchedule } from "../../optim/schedule.ts";
+import { type Sophia, type SophiaExtra, type SophiaState, sophia } from "../../optim/sophia.ts";
 import {
   applyUpdates,
   chain,
@@ -26,6 +38,7 @@ import {
   f64,
   length,
   list,
+  type Matrix,
   maxDifference,
   mulberry32,
   normals,
@@ -34,7 +47,16 @@ import {
 } from "./numbers.ts";
 import { rosenbrock } from "./problems.ts";
 
-type Optimizer = GradientTransformation<unknown, FosiExtra>;
+/** All that any method of the table may ask for. */
+type Extra = FosiExtra & SophiaExtra;
+type Optimizer = GradientTransformation<unknown, Extra>;
+/** The state of a method whose curvature is apart from its step, with the curvature of a function. */
+type Refresh = (
+  optimizer: Optimizer,
+  state: unknown,
+  loss: (params: unknown) => Value,
+  params: unknown,
+) => unknown;
 /** One update in plain float64 loops; the closure holds the state. */
 type Plain = (g: Vector, p: Vector) => number[];
 
@@ -44,15 +66,24 @@ interface Row {
   readonly make: (rate: number) => Optimizer;
   readonly plain?: (rate: number) => Plain;
   readonly rates: { readonly parabola: number; readonly rosenbrock: number };
+  readonly refresh?: Refresh;
 }
 
 function row<S>(
   name: string,
-  make: (rate: number) => GradientTransformation<S> | GradientTransformation<S, FosiExtra>,
+  make: (rate: number) => GradientTransformation<S, never>,
   rates: Row["rates"],
   plain?: (rate: number) => Plain,
 ): Row {
   return { name, make: make as unknown as Row["make"], rates, ...(plain && { plain }) };
+}
+
+function extraAt(loss: (params: unknown) => Value, params: unknown): Extra {
+  return {
+    hessian: () => hessianOperator(loss, params),
+    sampledGradient: () => gradientOf(loss)(params),
+    batchSize: 1,
+  };
 }
 
 const scale = (x: Vector, c: number): number[] => x.map((xi) => c * xi);
@@ -67,8 +98,11 @@ function plainMomentum(beta: number, isNesterov: boolean): (rate: number) => Pla
   };
 }
 
-function plainAdam(rate: number | ((step: number) => number), decay = 0): Plain {
-  const [b1, b2, epsilon] = [0.9, 0.999, 1e-8];
+function plainAdam(
+  rate: number | ((step: number) => number),
+  decay = 0,
+  [b1, b2, epsilon]: readonly [number, number, number] = [0.9, 0.999, 1e-8],
+): Plain {
   let [m, s, t]: [number[], number[], number] = [[], [], 0];
   return (g, p) => {
     t++;
@@ -79,6 +113,117 @@ function plainAdam(rate: number | ((step: number) => number), decay = 0): Plain 
       (_, i) =>
         -size * (m[i]! / (1 - b1 ** t) / (Math.sqrt(s[i]! / (1 - b2 ** t)) + epsilon) + decay * p[i]!),
     );
+  };
+}
+
+/** v <- a v + (1 - a) g². */
+const blended = (a: number, v: Vector, g: Vector): number[] => g.map((x, i) => a * (v[i] ?? 0) + (1 - a) * x);
+
+const plainAdagrad: (rate: number) => Plain = (rate) => {
+  let s: number[] = [];
+  return (g) => {
+    s = g.map((x, i) => (s[i] ?? 0) + x * x);
+    return g.map((x, i) => (-rate * x) / (Math.sqrt(s[i]!) + 1e-10));
+  };
+};
+
+function plainRmsprop(decay: number, beta: number, isCentered: boolean): (rate: number) => Plain {
+  return (rate) => {
+    let [s, m, v]: number[][] = [[], [], []];
+    return (g) => {
+      s = blended(
+        decay,
+        s!,
+        g.map((x) => x * x),
+      );
+      m = isCentered ? blended(decay, m!, g) : g.map(() => 0);
+      v = g.map((x, i) => beta * (v![i] ?? 0) + x / (Math.sqrt(s![i]! - m![i]! ** 2) + 1e-8));
+      return scale(v, -rate);
+    };
+  };
+}
+
+function plainLion(decay: number): (rate: number) => Plain {
+  return (rate) => {
+    let m: number[] = [];
+    return (g, p) => {
+      const direction = blended(0.9, m, g).map(Math.sign);
+      m = blended(0.99, m, g);
+      return g.map((_, i) => -rate * (direction[i]! + decay * p[i]!));
+    };
+  };
+}
+
+/** The leaves of `treeOf`, or of one vector, in a flat list. */
+const leafRanges = (n: number): readonly (readonly [number, number])[] =>
+  n === 10
+    ? [
+        [0, 1],
+        [1, 4],
+        [4, 10],
+      ]
+    : [[0, n]];
+
+function plainLamb(decay: number): (rate: number) => Plain {
+  return (rate) => {
+    const adam = plainAdam(-1, decay, [0.9, 0.999, 1e-6]);
+    return (g, p) => {
+      const u = adam(g, p);
+      return leafRanges(g.length).flatMap(([from, to]) => {
+        const part = u.slice(from, to);
+        return scale(part, (-rate * Math.min(10, length(p.slice(from, to)))) / length(part));
+      });
+    };
+  };
+}
+
+const times = (a: Matrix, b: Matrix): number[][] =>
+  a.map((row) => b[0]!.map((_, j) => row.reduce((total, x, r) => total + x * b[r]![j]!, 0)));
+const turned = (a: Matrix): number[][] => a[0]!.map((_, j) => a.map((row) => row[j]!));
+
+/** Five steps of X <- 3.4445 X - 4.775 (X Xᵀ) X + 2.0315 (X Xᵀ)² X from X / |X|. */
+function plainOrthogonal(a: Matrix): number[][] {
+  let X = a.map((row) => scale(row, 1 / (length(a.flat()) + 1e-7)));
+  for (let step = 0; step < 5; step++) {
+    const first = times(times(X, turned(X)), X);
+    const second = times(times(X, turned(X)), first);
+    X = X.map((row, i) => row.map((x, j) => 3.4445 * x - 4.775 * first[i]![j]! + 2.0315 * second[i]![j]!));
+  }
+  return X;
+}
+
+/** The matrix [2, 3] at the end of the list, two inputs and three outputs; Adam for what is before it. */
+const plainMuon: (rate: number) => Plain = (rate) => {
+  const adam = plainAdam(rate, 0, [0.9, 0.95, 1e-10]);
+  let m: number[] = [];
+  return (g, p) => {
+    const rest = adam(g.slice(0, 4), p.slice(0, 4));
+    m = blended(0.95, m, g.slice(4));
+    const u = blended(0.95, m, g.slice(4));
+    const step = plainOrthogonal([u.slice(0, 3), u.slice(3)]);
+    return [...rest, ...scale(step.flat(), -rate * Math.sqrt(3 / 2))];
+  };
+};
+
+function plainLookahead(inner: Plain, k: number, alpha: number): Plain {
+  let [slow, t]: [Vector | null, number] = [null, 0];
+  return (g, p) => {
+    slow ??= p;
+    const u = inner(g, p);
+    if (++t % k !== 0) return u;
+    slow = slow.map((x, i) => x + alpha * (p[i]! + u[i]! - x));
+    return slow.map((x, i) => x - p[i]!);
+  };
+}
+
+function plainAccumulate(inner: Plain, steps: number): Plain {
+  let gathered: Vector[] = [];
+  return (g, p) => {
+    gathered.push(g);
+    if (gathered.length < steps) return g.map(() => 0);
+    const mean = g.map((_, i) => gathered.reduce((total, one) => total + one[i]!, 0) / steps);
+    gathered = [];
+    return inner(mean, p);
   };
 }
 
@@ -98,6 +243,34 @@ const first: readonly Row[] = [
   row("nesterov", nesterov, { parabola: 0.02, rosenbrock: 2e-4 }, plainMomentum(0.9, true)),
   row("adam", adam, { parabola: 0.05, rosenbrock: 0.02 }, (rate) => plainAdam(rate)),
   row("adamw", adamw, { parabola: 0.05, rosenbrock: 0.02 }, (rate) => plainAdam(rate, 0.01)),
+  row("adagrad", adagrad, { parabola: 0.5, rosenbrock: 0.5 }, plainAdagrad),
+  row("rmsprop", rmsprop, { parabola: 0.02, rosenbrock: 0.01 }, plainRmsprop(0.99, 0, false)),
+  row(
+    "rmsprop, centered with momentum",
+    (rate) => rmsprop(rate, { decay: 0.9, momentum: 0.5, isCentered: true }),
+    { parabola: 0.005, rosenbrock: 2e-3 },
+    plainRmsprop(0.9, 0.5, true),
+  ),
+  row("lion", lion, { parabola: 0.03, rosenbrock: 0.01 }, plainLion(0)),
+  row(
+    "lion with decay",
+    (rate) => lion(rate, { weightDecay: 0.1 }),
+    { parabola: 0.03, rosenbrock: 0.01 },
+    plainLion(0.1),
+  ),
+  row("lamb", lamb, { parabola: 0.05, rosenbrock: 0.02 }, plainLamb(0)),
+  row(
+    "lamb with decay",
+    (rate) => lamb(rate, { weightDecay: 0.1 }),
+    { parabola: 0.05, rosenbrock: 0.02 },
+    plainLamb(0.1),
+  ),
+  row(
+    "muon",
+    (rate) => muon(rate, { auxiliary: { learningRate: rate } }),
+    { parabola: 0.03, rosenbrock: 0.02 },
+    plainMuon,
+  ),
 ];
 
 const chains: readonly Row[] = [
@@ -146,16 +319,102 @@ const chains: readonly Row[] = [
   ),
 ];
 
-const options: FosiOptions = { k: 1, order: 2, warmup: 3, period: 4, alpha: 0.05, clip: 1 };
-const hybrids = first.map(({ name, make, rates }) =>
+const wrapped: readonly Row[] = [
   row(
-    `fosi over ${name}`,
-    (rate) => fosi(make(rate) as unknown as GradientTransformation<unknown>, options),
-    rates,
+    "decay of matrices, then adam",
+    (rate) =>
+      chain(
+        masked(addDecayedWeights(0.5), (_path, leaf) => leaf.ndim > 1),
+        adam(rate),
+      ),
+    { parabola: 0.05, rosenbrock: 0.02 },
+    (rate) => {
+      const step = plainAdam(rate);
+      return (g, p) =>
+        step(
+          g.map((x, i) => (i < 4 ? x : x + 0.5 * p[i]!)),
+          p,
+        );
+    },
   ),
-);
+  row(
+    "adam for matrices, sgd for the rest",
+    (rate) =>
+      multiTransform({ matrix: adam(rate), other: sgd(rate) }, (_path, leaf) =>
+        leaf.ndim > 1 ? "matrix" : "other",
+      ),
+    { parabola: 0.05, rosenbrock: 1e-3 },
+    (rate) => {
+      const step = plainAdam(rate);
+      return (g, p) => [...scale(g.slice(0, 4), -rate), ...step(g.slice(4), p.slice(4))];
+    },
+  ),
+  row(
+    "three gradients to a step of adam on a schedule",
+    (rate) => accumulate(adam(falling(rate)), 3),
+    { parabola: 0.15, rosenbrock: 0.08 },
+    (rate) => plainAccumulate(plainAdam(fallingPlain(rate)), 3),
+  ),
+  row(
+    "lookahead over momentum",
+    (rate) => lookahead(momentum(rate), { k: 3, alpha: 0.4 }),
+    { parabola: 0.05, rosenbrock: 2e-4 },
+    (rate) => plainLookahead(plainMomentum(0.9, false)(rate), 3, 0.4),
+  ),
+  row(
+    "adam with an average",
+    (rate) => chain(adam(rate), ema(0.9)),
+    { parabola: 0.05, rosenbrock: 0.02 },
+    (rate) => plainAdam(rate),
+  ),
+];
 
-const all: readonly (readonly [string, Row])[] = [...first, ...chains, ...hybrids].map((r) => [r.name, r]);
+const options: FosiOptions = { k: 1, order: 2, warmup: 3, period: 4, alpha: 0.05, clip: 1 };
+const withHessian: Refresh = (optimizer, state, loss, params) =>
+  (optimizer as unknown as Fosi<unknown>).refreshCurvature(
+    state as FosiState<unknown>,
+    hessianOperator(loss, params),
+    random.key(0),
+  );
+const bases: readonly string[] = ["sgd", "momentum", "nesterov", "adam", "rmsprop", "muon"];
+const hybrids: readonly Row[] = first
+  .filter(({ name }) => bases.includes(name))
+  .map(({ name, make, rates }) => ({
+    ...row(
+      `fosi over ${name}`,
+      (rate) => fosi(make(rate) as unknown as GradientTransformation<unknown>, options),
+      rates,
+    ),
+    refresh: withHessian,
+  }));
+
+const diagonal: readonly Row[] = [
+  {
+    ...row("sophia", (rate) => sophia(rate, { period: 4 }), { parabola: 0.05, rosenbrock: 0.02 }),
+    refresh: (optimizer, state, loss, params) =>
+      (optimizer as unknown as Sophia).refreshCurvature(state as SophiaState, gradientOf(loss)(params), 5),
+  },
+  ...[1, 3].map((period) => ({
+    ...row(`adahessian, period ${period}`, (rate) => adahessian(rate, { period, weightDecay: 0.01 }), {
+      parabola: 0.15,
+      rosenbrock: 0.15,
+    }),
+    refresh: ((optimizer, state, loss, params) =>
+      (optimizer as unknown as AdaHessian).refreshCurvature(
+        state as AdaHessianState,
+        hessianOperator(loss, params),
+        random.key(0),
+      )) satisfies Refresh,
+  })),
+];
+
+const all: readonly (readonly [string, Row])[] = [
+  ...first,
+  ...chains,
+  ...wrapped,
+  ...hybrids,
+  ...diagonal,
+].map((r) => [r.name, r]);
 const dtypes: readonly DType[] = ["float32", "float64"];
 
 /** A tree with a matrix, a vector and a scalar. */
@@ -183,9 +442,8 @@ test.each(all)(
       let state = optimizer.init(params);
       expect(sameTreeBits(state, optimizer.init(params))).toBe(true);
       for (let step = 0; step < 5; step++) {
-        const at = params;
         const gradient = gradientOf<typeof params, []>(bowl)(params);
-        const extra = { hessian: () => hessianOperator<typeof params, []>(bowl, at) };
+        const extra = extraAt(bowl, params);
         const before = [state, params, gradient].map((tree) => flatNumbers(tree));
         const [updates, next] = optimizer.update(gradient, state, params, extra);
         // Twice the same, from a second optimizer too: nothing is remembered outside the state.
@@ -220,11 +478,10 @@ test.each(all.filter(([, r]) => r.plain))(
       let params = treeOf(normals(uniform, 10), dtype);
       let p = flatNumbers(params);
       let state = optimizer.init(params);
-      const extra = {
-        hessian: (): never => {
-          throw new Error("Cannot be asked for a Hessian");
-        },
+      const refuse = (): never => {
+        throw new Error("Cannot be asked for more than a gradient");
       };
+      const extra = { hessian: refuse, sampledGradient: refuse, batchSize: 1 };
       for (let step = 0; step < 12; step++) {
         // Any gradients will do: a method must not know where they come from.
         const gradient = treeOf(normals(uniform, 10), dtype);
@@ -242,23 +499,21 @@ test.each(all.filter(([, r]) => r.plain))(
 
 test.each(all)(
   "%s compiled makes the same updates, and its second step is not recorded again",
-  (_name, { make, rates }) => {
+  (_name, { make, rates, refresh }) => {
     for (const dtype of dtypes) {
       const optimizer = make(rates.parabola);
-      // The curvature of a hybrid is refreshed outside the compiled step: when it is due depends on numbers.
-      const hybrid = "step" in optimizer ? (optimizer as unknown as Fosi<unknown>) : null;
+      // Curvature is refreshed outside the compiled step: when it is due depends on numbers.
+      const { step = null } = optimizer as unknown as {
+        step?: (g: unknown, s: unknown, p: unknown) => readonly [unknown, unknown];
+      };
       const update = (gradient: unknown, state: unknown, params: unknown): readonly [unknown, unknown] =>
-        hybrid
-          ? hybrid.step(gradient, state as FosiState<unknown>, params)
-          : optimizer.update(gradient, state, params, {} as FosiExtra);
+        step?.(gradient, state, params) ?? optimizer.update(gradient, state, params, {} as Extra);
       const compiled = jit(update);
       const uniform = mulberry32(4);
       let params = treeOf(normals(uniform, 10), dtype);
       let state = optimizer.init(params);
-      if (hybrid) {
-        const operator = hessianOperator<typeof params, []>(bowl, params);
-        state = hybrid.refreshCurvature(state as FosiState<unknown>, operator, random.key(0));
-      }
+      expect(refresh !== undefined).toBe(step !== null);
+      if (refresh) state = refresh(optimizer, state, bowl, params);
       for (let step = 0; step < 4; step++) {
         const gradient = treeOf(normals(uniform, 10), dtype);
         const [updates, next] = compiled(gradient, state, params);
@@ -280,14 +535,8 @@ test.each(all)("%s goes down a parabola", (_name, { make, rates }) => {
     let state = optimizer.init(params);
     const before = bowl(params).item();
     for (let step = 0; step < 150; step++) {
-      const at = params;
-      const extra = { hessian: () => hessianOperator<typeof params, []>(bowl, at) };
-      const [updates, next] = optimizer.update(
-        gradientOf<typeof params, []>(bowl)(params),
-        state,
-        params,
-        extra,
-      );
+      const gradient = gradientOf<typeof params, []>(bowl)(params);
+      const [updates, next] = optimizer.update(gradient, state, params, extraAt(bowl, params));
       [params, state] = [applyUpdates(params, updates), next];
     }
     expect(bowl(params).item()).toBeLessThan(0.01 * before);
@@ -301,13 +550,47 @@ test.each(all)("%s goes down Rosenbrock's valley", (_name, { make, rates }) => {
     let state = optimizer.init(x);
     const before = rosenbrock(x).item();
     for (let step = 0; step < 150; step++) {
-      const at = x;
-      const extra = { hessian: () => hessianOperator(rosenbrock, at) };
+      const extra = extraAt(rosenbrock as (params: unknown) => Value, x);
       const [updates, next] = optimizer.update(gradientOf(rosenbrock)(x), state, x, extra);
       [x, state] = [applyUpdates(x, updates), next];
     }
     expect(rosenbrock(x).item()).toBeLessThan(0.2 * before);
   }
+});
+
+test("FOSI refuses a base that decays weights, wherever the decay is, and says what to do", () => {
+  const decay = addDecayedWeights(0.1);
+  const decaying: readonly { readonly name: string; readonly decays?: true }[] = [
+    decay,
+    adamw(0.1),
+    lion(0.1, { weightDecay: 0.1 }),
+    lamb(0.1, { weightDecay: 0.1 }),
+    muon(0.1, { weightDecay: 0.1 }),
+    muon(0.1, { auxiliary: { weightDecay: 0.1 } }),
+    sophia(),
+    adahessian(0.1, { weightDecay: 0.1 }),
+    chain(clipByValue(1), chain(decay, sgd(0.1))),
+    masked(decay, true),
+    multiTransform({ a: sgd(0.1), b: adamw(0.1) }, () => "a"),
+    accumulate(chain(decay, sgd(0.1)), 2),
+    lookahead(adamw(0.1)),
+  ];
+  for (const method of decaying)
+    expect(() => fosi(method as unknown as GradientTransformation<unknown>)).toThrow(
+      /^Cannot make FOSI over .*, a base without weight decay is needed; penalized\(loss, decay\) puts/,
+    );
+  const clean: readonly { readonly name: string; readonly decays?: true }[] = [
+    adamw(0.1, { weightDecay: 0 }),
+    lion(0.1),
+    lamb(0.1),
+    muon(0.1),
+    lookahead(adam(0.1)),
+    chain(addDecayedWeights(0), accumulate(sgd(0.1), 2)),
+    multiTransform({ a: sgd(0.1), b: freeze() }, () => "a"),
+  ];
+  for (const method of clean)
+    expect(fosi(method as unknown as GradientTransformation<unknown>).name).toStartWith("fosi(");
+  for (const method of [sophia(0.1, { weightDecay: 0 }), adahessian()]) expect(method.decays).toBeUndefined();
 });
 
 test("a chain passes updates on and keeps one state for each part", () => {

@@ -69,7 +69,7 @@ const diagonalProduct =
 const hardSpectrum = [200, ...Array.from({ length: 99 }, (_, i) => 1.5 ** -i)];
 const ones = (n: number): number[] => Array<number>(n).fill(1);
 
-test("two passes keep the basis orthogonal to 1e-12 where one pass loses it", () => {
+test("published defect, one pass of orthogonalization: two keep the basis orthogonal to 1e-12 where one loses it", () => {
   // Measured in a separate float64 study: one pass loses orthogonality to 6e-4 on this spectrum, two passes hold 7e-16.
   const order = 40;
   const one = plainLanczos(diagonalProduct(hardSpectrum), ones(100), order, 1);
@@ -156,7 +156,7 @@ prop(
   },
 );
 
-test("breakdown: three distinct eigenvalues and five steps give three pairs, no ghosts", () => {
+test("published defect, division by zero at a breakdown: three distinct eigenvalues and five steps give three pairs, no ghosts", () => {
   const values = [1, 2, 3, 1, 2, 3, 1, 2, 3];
   const spectrum = lanczos(diagonalOperator(values), { k: 5, order: 5, key });
   expect(spectrum.breakdown).toBe(true);

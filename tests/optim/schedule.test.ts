@@ -6,6 +6,7 @@ import {
   cosineSchedule,
   exponentialSchedule,
   linearSchedule,
+  oneCycleSchedule,
   type Schedule,
   stepSchedule,
   warmupSchedule,
@@ -62,4 +63,51 @@ test("a warmup starts at zero and meets the next schedule without a jump", () =>
   expect(at(100)).toBeCloseTo(0.7, 6);
   expect(at(100) - at(99)).toBeCloseTo(0.007, 6);
   expect(at(1_000_000)).toBeCloseTo(0, 6);
+});
+
+/** Rates of torch.optim.lr_scheduler.OneCycleLR 1.13, step by step. */
+const published: readonly (readonly [string, Schedule, readonly number[]])[] = [
+  [
+    "OneCycleLR(max_lr=0.5, total_steps=20)",
+    oneCycleSchedule({ peak: 0.5, steps: 20 }),
+    [
+      0.02, 0.06583592135001265, 0.18583592135001265, 0.3341640786499874, 0.45416407864998737, 0.5,
+      0.49373200311754367, 0.47524231600673683, 0.445458088785525, 0.40587282697488153, 0.3584715008956504,
+      0.30563101096814466, 0.250001, 0.19437098903185537, 0.14153049910434962, 0.09412917302511849,
+      0.05454391121447502, 0.024759683993263143, 0.006269996882456277, 2e-6,
+    ],
+  ],
+  [
+    "OneCycleLR(max_lr=2, total_steps=13, pct_start=0.4, div_factor=10, final_div_factor=100)",
+    oneCycleSchedule({ peak: 2, steps: 13, rise: 0.4, initialDivisor: 10, finalDivisor: 100 }),
+    [
+      0.2, 0.44025331535315626, 1.032742915772218, 1.66114082167286, 1.9899477436026156, 1.9485879055051984,
+      1.74876223742293, 1.429263868841651, 1.0412256741693058, 0.6467497178445069, 0.3089683708439102,
+      0.0819405357848346, 0.002,
+    ],
+  ],
+];
+
+test.each(published)("%s has the same rates, and the last for ever", (_name, schedule, rates) => {
+  const at = (t: number): number => schedule(tensor(t, { dtype: "int32" })).item();
+  expect(
+    maxDifference(
+      rates.map((_, t) => at(t)),
+      rates,
+    ),
+  ).toBeLessThan(3e-7);
+  expect(at(10_000)).toBeCloseTo(rates.at(-1)!, 7);
+  const together = vmap((count: Value) => schedule(count))(
+    arange(rates.length, undefined, 1, { dtype: "int32" }),
+  );
+  expect(list(together)).toEqual(rates.map((_, t) => at(t)));
+});
+
+test("a cycle without room to rise or to fall is refused", () => {
+  expect(() => oneCycleSchedule({ peak: 1, steps: 3 })).toThrow(
+    /^Cannot make a one-cycle schedule: rise is 0\.3 of 3 steps, more than 1 step and less than all is needed$/,
+  );
+  expect(() => oneCycleSchedule({ peak: 1, steps: 10, rise: 1, finalDivisor: 0 })).toThrow(
+    /rise is 1 of 10 steps, .* is needed; finalDivisor is 0, a positive number is needed$/,
+  );
 });

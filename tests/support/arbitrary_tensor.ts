@@ -4,7 +4,7 @@
  */
 import fc from "fast-check";
 import { Aval } from "../../core/aval.ts";
-import { type DType, isFloat, makeArray } from "../../core/dtype.ts";
+import { type DType, isFloat, makeArray, type TypedArray } from "../../core/dtype.ts";
 import type { AnyPrimitive, ArgSpec, Draw } from "../../core/primitive.ts";
 import { type Shape, sizeOf } from "../../core/shape.ts";
 import { Tensor } from "../../core/value.ts";
@@ -82,7 +82,23 @@ export class SeededDraw implements Draw {
         data[i] = Math.fround(lo + ((hi - lo) * (order[i]! + 0.25 + this.unit() / 2)) / n);
       else data[i] = this.#away(lo, hi, spec.avoid ?? []);
     }
+    if (spec.diagonal && isFloat(dtype)) this.#drawDiagonals(data, spec.shape, spec.diagonal);
     return new Tensor(new Aval(spec.shape, dtype), data);
+  }
+
+  /** Draws the diagonals of the matrices in the last two axes again: the elements of each are distinct. */
+  #drawDiagonals(data: TypedArray, shape: Shape, diagonal: readonly [number, number]): void {
+    if (shape.length < 2) return;
+    const [rows, columns] = shape.slice(-2) as [number, number];
+    for (let first = 0; first < data.length; first += rows * columns) {
+      const drawn = this.tensor(
+        { shape: [Math.min(rows, columns)], range: diagonal, distinct: true },
+        "float64",
+      );
+      drawn.dataSync().forEach((x, i) => {
+        data[first + i * columns + i] = x;
+      });
+    }
   }
 
   #away(lo: number, hi: number, avoid: readonly number[]): number {

@@ -72,6 +72,7 @@ const floats = [Number.NaN, Infinity, -Infinity, -0, 0, 1e-40, 0.5, 1, -1];
 const specials: Readonly<Record<Exclude<DType, "bool">, readonly number[]>> = {
   float32: floats,
   float64: floats,
+  float16: [Number.NaN, Infinity, -Infinity, -0, 0, 2 ** -24, 0.5, 65504, -1],
   int32: [-(2 ** 31), 2 ** 31 - 1, -1, 0, 7],
   uint32: [2 ** 32 - 1, 2 ** 31, 2 ** 24 + 1, 0, 7],
 };

@@ -1,6 +1,6 @@
 /** The counts that decide a verdict: read from real closing summaries, never guessed. */
 import { expect, test } from "bun:test";
-import { readCounts } from "../../tools/counts.ts";
+import { readCounts, readDenoCounts } from "../../tools/counts.ts";
 
 const ran = "Ran 4 tests across 1 file. [29.00ms]\n";
 
@@ -17,4 +17,22 @@ test("no summary, no tests, or a bad exit code is a failure", () => {
   expect(readCounts("(pass) one\n", 137)).toEqual({ passed: 0, failed: 1, skipped: 0 });
   expect(readCounts(`\n 0 pass\n 2 skip\n 0 fail\n${ran}`, 0)).toEqual({ passed: 0, failed: 1, skipped: 2 });
   expect(readCounts(`\n 4 pass\n 0 fail\n${ran}`, 9)).toEqual({ passed: 4, failed: 1, skipped: 0 });
+});
+
+test("the summary of Deno is read in the same way", () => {
+  const log =
+    "a test ... ok (1ms)\n\u001b[0m\u001b[32mok\u001b[0m | 12 passed | 0 failed | 2 ignored \u001b[0m(3s)\n\n";
+  expect(readDenoCounts(log, 0)).toEqual({ passed: 12, failed: 0, skipped: 2 });
+  expect(readDenoCounts("FAILED | 2 passed (3 steps) | 1 failed (9ms)\n", 1)).toEqual({
+    passed: 2,
+    failed: 1,
+    skipped: 0,
+  });
+  expect(readDenoCounts("a test ... ok (1ms)\n", 134)).toEqual({ passed: 0, failed: 1, skipped: 0 });
+  expect(readDenoCounts("ok | 0 passed | 0 failed | 9 ignored (9ms)\n", 0)).toEqual({
+    passed: 0,
+    failed: 1,
+    skipped: 9,
+  });
+  expect(readDenoCounts("ok | 3 passed | 0 failed (9ms)\n", 1)).toEqual({ passed: 3, failed: 1, skipped: 0 });
 });

@@ -15,9 +15,10 @@ export interface Tolerance {
 }
 
 /** The distance from 1 to the next number. */
-export const epsilon: Readonly<Record<"float32" | "float64", number>> = {
+export const epsilon: Readonly<Record<"float32" | "float64" | "float16", number>> = {
   float32: 2 ** -23,
   float64: 2 ** -52,
+  float16: 2 ** -10,
 };
 
 /** What two ways to compute one thing may differ by. */
@@ -27,6 +28,7 @@ export const table: Readonly<Record<DType, Tolerance>> = {
   int32: { relative: 0 },
   uint32: { relative: 0 },
   bool: { relative: 0 },
+  float16: { relative: 2 ** -9 },
 };
 
 /** Central differences in float64 with step `differenceStep`: error h² f''' / 6 plus rounding eps f / h. */

@@ -12,12 +12,16 @@ const onHost = new Set<string>();
 let compared = 0;
 
 describe.skipIf(!hasGpu)("conformance", () => {
-  for (const primitive of primitives()) {
+  const hasHalves = webgpuContext()?.gpu.features.f16 === true;
+  const floats = hasHalves ? (["float32", "float16"] as const) : (["float32"] as const);
+  for (const [primitive, float] of primitives().flatMap((one) =>
+    floats.map((float) => [one, float] as const),
+  )) {
     for (const largest of [3, 21]) {
-      const name = `${primitive.name} on the GPU up to size ${largest}`;
-      propWith({ runs: 6 }, name, seeds(largest), async (seed) => {
+      const name = `${primitive.name} of ${float} on the GPU up to size ${largest}`;
+      propWith({ runs: float === "float32" ? 6 : 3 }, name, seeds(largest), async (seed) => {
         const { canReadSync } = webgpuContext()!.device;
-        const one = recorded(gpuBackend(), primitive, seed, canReadSync);
+        const one = recorded(gpuBackend(), primitive, seed, canReadSync, float);
         if (one === null) return;
         if (one.isOnHost) onHost.add(primitive.name);
         compared += await compareAll([one]);

@@ -30,8 +30,9 @@ export function recorded(
   primitive: AnyPrimitive,
   seed: Seed,
   canReadSync: boolean,
+  float: "float32" | "float16" = "float32",
 ): Comparison | null {
-  const { args, params } = drawCall(primitive, new SeededDraw(seed), "float32");
+  const { args, params } = drawCall(primitive, new SeededDraw(seed), float);
   const expected = reference.evaluate(primitive, args, params);
   const avals = args.map((x) => x.aval);
   if ([...args, ...expected].some(({ dtype }) => dtype === "float64")) return null;

@@ -42,7 +42,7 @@ import { oneEquation } from "../support/one_equation.ts";
 import { propWith } from "../support/prop.ts";
 import { assertClose, assertNumbersClose, table } from "../support/tolerance.ts";
 import { Buffers, devices } from "./loop_runner.ts";
-import { gpuBackend, hasGpu } from "./support.ts";
+import { gpuBackend, hasGpu, onHost } from "./support.ts";
 
 // --- places ------------------------------------------------------------------------------------------------------
 
@@ -240,13 +240,13 @@ function reversed(x: Tensor): Stored {
 }
 
 /** Runs a call's shaders as they would be for some device, perhaps with products computed in a given way. */
-function run(
+async function run(
   call: Call,
   args: readonly Stored[],
   dtype: DType,
   gpu: Capabilities,
   variant?: (product: DotCall) => Variant,
-): TypedArray {
+): Promise<TypedArray> {
   const { primitive, shapes, params } = call;
   const kernel = convolutionKernels.get(primitive.name)!;
   const [out] = primitive.shape(
@@ -267,21 +267,21 @@ function run(
   });
   const role = roles.get(primitive)!;
   buffers.run(variant ? convolutionDispatches(role, step, gpu, variant) : kernel.dispatches(step, gpu));
-  const [result] = buffers.read(step.outs);
+  const [result] = await buffers.read(step.outs);
   buffers.release();
   return result!;
 }
 
-function compare(
+async function compare(
   call: Call,
   dtype: DType,
   gpu: Capabilities,
   store: (x: Tensor) => Stored = inOrder,
   variant?: (product: DotCall) => Variant,
-): void {
+): Promise<void> {
   const args = call.shapes.map((shape, i) => drawn(shape, dtype, 7 + i));
   const [expected] = reference.evaluate(call.primitive, args, call.params);
-  const actual = run(call, args.map(store), dtype, gpu, variant);
+  const actual = await run(call, args.map(store), dtype, gpu, variant);
   assertNumbersClose(
     actual,
     storage(expected!),
@@ -300,16 +300,16 @@ function inBlocks(product: DotCall): Variant {
 describe.skipIf(!hasGpu)("layers", () => {
   const { gpu } = hasGpu ? webgpuContext()! : { gpu: null as never };
   for (const [name, layer] of Object.entries(layers))
-    test(name, () => {
-      for (const call of callsOf(layer)) compare(call, "float32", gpu, inOrder, inBlocks);
+    test(name, async () => {
+      for (const call of callsOf(layer)) await compare(call, "float32", gpu, inOrder, inBlocks);
     });
 
-  test("as this device computes them", () => {
+  test("as this device computes them", async () => {
     for (const name of ["3x3 of many channels", "depthwise", "depthwise, two each, stride 2"])
-      for (const call of callsOf(layers[name]!)) compare(call, "float32", gpu);
+      for (const call of callsOf(layers[name]!)) await compare(call, "float32", gpu);
   });
 
-  test("through the backend", () => {
+  test("through the backend", async () => {
     // What is put around the input and the turned kernel take as many bytes as each other.
     for (const call of callsOf({ input: [4, 16, 6, 6], kernel: [16, 16, 3, 3] })) {
       const args = call.shapes.map((shape, i) => drawn(shape, "float32", i));
@@ -318,22 +318,22 @@ describe.skipIf(!hasGpu)("layers", () => {
       expect(executable.show()).not.toContain("\nhost ");
       const [expected] = reference.evaluate(call.primitive, args, call.params);
       const [actual] = executable.run(args.map((x) => gpuBackend().transfers!.put(x)));
-      assertClose(actual!, expected!, call.primitive.name);
+      assertClose(await onHost(actual!), expected!, call.primitive.name);
     }
   });
 
   for (const dtype of ["int32", "uint32"] as const)
-    test(`${dtype} is exact`, () => {
+    test(`${dtype} is exact`, async () => {
       for (const name of ["groups of odd sizes", "1x1"])
-        for (const call of callsOf(layers[name]!)) compare(call, dtype, gpu, inOrder, inBlocks);
+        for (const call of callsOf(layers[name]!)) await compare(call, dtype, gpu, inOrder, inBlocks);
     });
 
-  test("operands in any order", () => {
+  test("operands in any order", async () => {
     for (const name of ["3x3, stride 2", "1x1", "groups of odd sizes", "transposed"])
-      for (const call of callsOf(layers[name]!)) compare(call, "float32", gpu, reversed, inBlocks);
+      for (const call of callsOf(layers[name]!)) await compare(call, "float32", gpu, reversed, inBlocks);
   });
 
-  test("one array twice", () => {
+  test("one array twice", async () => {
     const shape = [8, 8, 1, 1];
     const [call] = callsOf({ input: shape, kernel: shape });
     const x = drawn(shape, "float32", 3);
@@ -347,11 +347,12 @@ describe.skipIf(!hasGpu)("layers", () => {
     const buffers = new Buffers();
     buffers.write(slot, storage(x));
     buffers.run(convolutionKernels.get("conv")!.dispatches(step, gpu));
-    assertNumbersClose(buffers.read(step.outs)[0]!, storage(expected!), "x with itself", table.float32);
+    const [actual] = await buffers.read(step.outs);
+    assertNumbersClose(actual!, storage(expected!), "x with itself", table.float32);
     buffers.release();
   });
 
-  test("a long sum does not lose what one number loses", () => {
+  test("a long sum does not lose what one number loses", async () => {
     const [, , call] = callsOf({ input: [8, 1, 300, 300], kernel: [1, 1, 2, 2] });
     const count = 8 * 299 * 299;
     const args = call!.shapes.map((shape) => ({
@@ -362,14 +363,15 @@ describe.skipIf(!hasGpu)("layers", () => {
     let naive = 0;
     for (let i = 0; i < count; i++) naive = Math.fround(naive + Math.fround(product));
     const bound = Math.abs(naive - count * product) / 16;
-    for (const value of run(call!, args, "float32", gpu))
+    for (const value of await run(call!, args, "float32", gpu))
       expect(Math.abs(value - count * product)).toBeLessThan(bound);
   });
 
-  test("the same bits every time", () => {
+  test("the same bits every time", async () => {
     for (const call of callsOf(layers["3x3 of many channels"]!)) {
       const args = call.shapes.map((shape, i) => inOrder(drawn(shape, "float32", i)));
-      expect(run(call, args, "float32", gpu)).toEqual(run(call, args, "float32", gpu));
+      const first = await run(call, args, "float32", gpu);
+      expect(await run(call, args, "float32", gpu)).toEqual(first);
     }
   });
 
@@ -396,10 +398,10 @@ const tile: Tile = { rows: 16, columns: 16, depth: 8, blockRows: 4, blockColumns
 describe.skipIf(!hasGpu)("as a GPU computes them", () => {
   const names = ["3x3 of many channels", "groups of odd sizes"];
   for (const name of names)
-    test(name, () => {
+    test(name, async () => {
       const gpu = devices().get("a small GPU")!;
       for (const call of callsOf(layers[name]!))
-        compare(call, "float32", gpu, inOrder, (product) => {
+        await compare(call, "float32", gpu, inOrder, (product) => {
           const shader = tileShader(product, tile, gpu);
           return variantOf(product, shader, shader.cut(3), gpu);
         });
@@ -410,7 +412,7 @@ describe.skipIf(!hasGpu)("as a GPU computes them", () => {
 
 describe.skipIf(!hasGpu)("what follows element by element", () => {
   for (const name of ["3x3, stride 2", "patches with gaps"])
-    test(name, () => {
+    test(name, async () => {
       for (const { primitive, shapes, params } of callsOf(layers[name]!)) {
         const args = shapes.map((shape, i) => drawn(shape, "float32", i));
         const [out] = primitive.shape(
@@ -432,7 +434,7 @@ describe.skipIf(!hasGpu)("what follows element by element", () => {
         ).toBe(true);
         const inputs = [...args, mask].map((x) => gpuBackend().transfers!.put(x));
         const [expected] = reference.compile(program).run([...args, mask]);
-        assertClose(executable.run(inputs)[0]!, expected!, primitive.name);
+        assertClose(await onHost(executable.run(inputs)[0]!), expected!, primitive.name);
       }
     });
 });
@@ -461,10 +463,7 @@ describe.skipIf(!hasGpu)("a network", () => {
     const x = drawn([4, 3, 14, 14], "float32", 99);
     const gradient = jit(grad(loss));
     const expected = gradient(network, x);
-    const actual = await devicePut(
-      gradient(await devicePut(network, "webgpu"), await devicePut(x, "webgpu")),
-      "cpu",
-    );
+    const actual = await onHost(gradient(await devicePut(network, "webgpu"), await devicePut(x, "webgpu")));
     for (const name of Object.keys(shapes) as (keyof Network)[])
       assertClose(actual[name], expected[name], name);
   });

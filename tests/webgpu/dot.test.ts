@@ -37,7 +37,7 @@ import { copyView } from "../../core/strided.ts";
 import { storage, Tensor } from "../../core/value.ts";
 import { SeededDraw } from "../support/arbitrary_tensor.ts";
 import { assertClose, assertNumbersClose, epsilon, table } from "../support/tolerance.ts";
-import { gpuBackend, hasGpu } from "./support.ts";
+import { gpuBackend, hasGpu, onHost } from "./support.ts";
 
 const float = "float32";
 const matrices: DotParams = { contract: [[1], [0]], batch: [[], []] };
@@ -382,20 +382,20 @@ describe.skipIf(!hasGpu)("a product in every way", () => {
 });
 
 describe.skipIf(!hasGpu)("dot of the backend", () => {
-  const evaluate = (x: Tensor, y: Tensor, params: DotParams): Tensor =>
-    gpuBackend().evaluate(dotP, [x, y], params)[0]!;
+  const evaluate = (x: Tensor, y: Tensor, params: DotParams): Promise<Tensor> =>
+    onHost(gpuBackend().evaluate(dotP, [x, y], params)[0]!);
 
-  test("a sum of nothing is zero, and nothing of sums is nothing", () => {
+  test("a sum of nothing is zero, and nothing of sums is nothing", async () => {
     const [x, y] = [new Aval([3, 0], "float32"), new Aval([0, 5], "float32")].map(
       (aval) => new Tensor(aval, new Float32Array(0)),
     );
-    expect([...storage(evaluate(x!, y!, matrices))]).toEqual(new Array<number>(15).fill(0));
-    const none = evaluate(y!, new Tensor(new Aval([5, 2], "float32"), new Float32Array(10)), matrices);
+    expect([...storage(await evaluate(x!, y!, matrices))]).toEqual(new Array<number>(15).fill(0));
+    const none = await evaluate(y!, new Tensor(new Aval([5, 2], "float32"), new Float32Array(10)), matrices);
     expect(none.shape).toEqual([0, 2]);
     expect(storage(none).length).toBe(0);
   });
 
-  test("transposed operands are read where they are", () => {
+  test("transposed operands are read where they are", async () => {
     const avals = [new Aval([24, 20], "float32"), new Aval([12, 24], "float32")];
     const [x, y] = avals.map((aval) => new Var(aval));
     const turns = [new Var(new Aval([20, 24], "float32")), new Var(new Aval([24, 12], "float32"))];
@@ -415,7 +415,7 @@ describe.skipIf(!hasGpu)("dot of the backend", () => {
     const [actual] = executable.run(args);
     const [expected] = reference.evaluate(dotP, [args[1]!, args[0]!], matrices);
     const [turned] = reference.evaluate(permuteP, [expected!], { perm: [1, 0] });
-    assertClose(actual!, turned!, "(y x)^T");
+    assertClose(await onHost(actual!), turned!, "(y x)^T");
   });
 
   test("an operand without neighbours is put in order, one with a broadcast axis is not", () => {

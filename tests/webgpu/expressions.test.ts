@@ -22,12 +22,12 @@ const dtypeOf = { f32: "float32", i32: "int32", u32: "uint32", bool: "bool" } as
 type Words = keyof typeof dtypeOf;
 
 /** The values of expressions of the same inputs, from one shader. */
-function computed(
+async function computed(
   exprs: readonly Expr[],
   arrays: readonly TypedArray[],
   dtypes: readonly DType[],
   gpu: Capabilities,
-) {
+): Promise<TypedArray[]> {
   const shape = [arrays[0]!.length];
   const loads = dtypes.map((dtype, i) => {
     const slot = new Slot(new Aval(shape, dtype), "input");
@@ -53,7 +53,7 @@ function computed(
     buffers.write(slot, arrays[i]!);
   });
   buffers.run(loopDispatches(step, gpu));
-  const results = buffers.read(stores.map(({ slot }) => slot));
+  const results = await buffers.read(stores.map(({ slot }) => slot));
   buffers.release();
   return results;
 }
@@ -172,7 +172,7 @@ function isRight(got: number, want: number, op: Op): boolean {
 describe.skipIf(!hasGpu)("expressions", () => {
   for (const [op, [types, make]] of Object.entries(operations)) {
     if (types.length === 0) continue;
-    test(`${op} means on the GPU what it means elsewhere`, () => {
+    test(`${op} means on the GPU what it means elsewhere`, async () => {
       const [soft, real] = [devices().get("a processor")!, devices().get("a GPU")!];
       for (const type of types) {
         const inputs = [0, 1, 2].map((i) => input(i, type));
@@ -182,7 +182,7 @@ describe.skipIf(!hasGpu)("expressions", () => {
           const dtypes = arrays.map((): DType => dtypeOf[type]);
           for (let from = 0; from < exprs.length; from += 4) {
             const some = exprs.slice(from, from + 4);
-            const results = computed(some, arrays, dtypes, isOdd ? soft : real);
+            const results = await computed(some, arrays, dtypes, isOdd ? soft : real);
             some.forEach((root, k) => {
               for (let i = 0; i < arrays[0]!.length; i++) {
                 const values = arrays.map((array) => array[i]!);
@@ -199,12 +199,12 @@ describe.skipIf(!hasGpu)("expressions", () => {
     });
   }
 
-  test("additions that round to an integer stay what they are", () => {
+  test("additions that round to an integer stay what they are", async () => {
     const [x] = [input(0, "f32")];
     const rounder = e.constant(1.5 * 2 ** 23 + 127, "f32");
     const rounded = e.fma(x, e.constant(0.75, "f32"), rounder);
     const xs = Float32Array.from({ length: 4000 }, (_, i) => i - 2000 + 0.1);
-    const [k, bits] = computed(
+    const [k, bits] = await computed(
       [e.sub(rounded, rounder), e.bitcast(rounded, "i32")],
       [xs],
       ["float32"],
@@ -298,7 +298,7 @@ function rank(x: number): number {
 
 describe.skipIf(!hasGpu)("functions", () => {
   for (const [primitive, bound] of bounds) {
-    test(`${primitive.name} on the GPU is within ${bound} ulp, and right where it is special`, () => {
+    test(`${primitive.name} on the GPU is within ${bound} ulp, and right where it is special`, async () => {
       const { kernel } = primitive;
       if (kernel?.k !== "map") throw new Error(`${primitive.name} has no expression`);
       const arrays = samples(primitive);
@@ -311,7 +311,7 @@ describe.skipIf(!hasGpu)("functions", () => {
       );
       const hosts = arrays.map((data) => ({ aval, data }));
       const want = primitive.cpu(hosts, [aval], null)[0]!;
-      const [got] = computed([root], arrays, dtypes, devices().get("a processor")!);
+      const [got] = await computed([root], arrays, dtypes, devices().get("a processor")!);
       for (let i = 0; i < want.length; i++) {
         const [x, y] = [got![i]!, want[i]!];
         const say = `(${arrays.map((array) => array[i])}) is ${y}, got ${x}`;

@@ -10,6 +10,7 @@ import { type Shape, sizeOf } from "../../core/shape.ts";
 import { adopt } from "../../core/trace.ts";
 import type { Tensor, Value } from "../../core/value.ts";
 import type { SeededDraw } from "../support/arbitrary_tensor.ts";
+import { onHost } from "./support.ts";
 
 export type Computation = (...args: Value[]) => readonly Value[];
 
@@ -76,13 +77,8 @@ export async function onDevices(
 ): Promise<void> {
   for (const [device, gpu] of kinds) {
     const results = compiledFor(gpu, f, args).run(args);
-    check(await Promise.all(results.map(onHost)), device);
+    check(await onHost(results), device);
   }
-}
-
-/** A tensor with its elements on the host. */
-export async function onHost(x: Tensor): Promise<Tensor> {
-  return adopt(await x.data(), x.shape, x.dtype);
 }
 
 /** A tensor whose elements are given by their positions. */

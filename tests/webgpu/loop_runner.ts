@@ -69,8 +69,8 @@ export class Buffers {
     }
   }
 
-  read(refs: readonly BufferRef[]): TypedArray[] {
-    return webgpuContext()!.readSync(refs.map((ref) => this.of(ref)));
+  read(refs: readonly BufferRef[]): Promise<TypedArray[]> {
+    return webgpuContext()!.read(refs.map((ref) => this.of(ref)));
   }
 
   release(): void {
@@ -85,7 +85,11 @@ export interface LoopRun {
 }
 
 /** Runs a program: loops by the dispatches for a device, all else on the host. */
-export function runLoops(program: Program, args: readonly Tensor[], gpu: Capabilities): LoopRun {
+export async function runLoops(
+  program: Program,
+  args: readonly Tensor[],
+  gpu: Capabilities,
+): Promise<LoopRun> {
   const { steps, ins, outs } = fused(program, () => null, { loads: gpu.limits.maxStorageBuffers - 1 });
   const buffers = new Buffers();
   ins.forEach((slot, i) => {
@@ -93,23 +97,24 @@ export function runLoops(program: Program, args: readonly Tensor[], gpu: Capabil
   });
   const dispatches: Dispatch[] = [];
   for (const step of steps) {
-    if (step.k !== "loop") runOnHost(step, buffers);
+    if (step.k !== "loop") await runOnHost(step, buffers);
     else {
       const own = loopDispatches(step, gpu);
       dispatches.push(...own);
       buffers.run(own);
     }
   }
-  const data = buffers.read(outs.map(({ slot }) => slot));
+  const data = await buffers.read(outs.map(({ slot }) => slot));
   buffers.release();
   return { outs: outs.map(({ aval }, i) => new Tensor(aval, data[i]!)), dispatches };
 }
 
-function runOnHost({ prim, params, args, outs }: CallStep, buffers: Buffers): void {
-  const hosts = args.map(({ slot, layout }) => {
+async function runOnHost({ prim, params, args, outs }: CallStep, buffers: Buffers): Promise<void> {
+  const read = await buffers.read(args.map(({ slot }) => slot));
+  const hosts = args.map(({ slot, layout }, i) => {
     const { shape, offset, strides } = layout;
     const data: TypedArray = makeArray(slot.aval.dtype, sizeOf(shape));
-    const from = { data: buffers.read([slot])[0]!, offset, strides };
+    const from = { data: read[i]!, offset, strides };
     copyView(from, { data, offset: 0, strides: stridesOf(shape) }, shape);
     return { aval: slot.aval.withShape(shape), data };
   });

@@ -52,10 +52,10 @@ const divides = (eqns: Program["eqns"]): boolean =>
 describe.skipIf(!hasGpu)("programs", () => {
   for (const name of kinds) {
     let [ran, loops] = [0, 0];
-    propWith({ runs: 60 }, `programs on ${name} agree with the reference`, seeds(3), (seed) => {
+    propWith({ runs: 60 }, `programs on ${name} agree with the reference`, seeds(3), async (seed) => {
       const { program, args, expected } = typedProgram(seed, { length: 10 });
       if (isRefused(program)) return;
-      const { outs, dispatches } = runLoops(program, args, devices().get(name)!);
+      const { outs, dispatches } = await runLoops(program, args, devices().get(name)!);
       outs.forEach((out, i) => {
         const { value, error } = expected[i]!;
         const more =
@@ -92,7 +92,7 @@ interface Case {
 }
 
 /** Runs a function on each kind of device and compares; twice on each, because the bits are the same each time. */
-function compare({ f, args, relative, only }: Case): ReadonlyMap<string, readonly string[]> {
+async function compare({ f, args, relative, only }: Case): Promise<ReadonlyMap<string, readonly string[]>> {
   const program = stage(
     (...xs) => [f(...xs)].flat() as Value[],
     args.map((x) => x.aval),
@@ -101,7 +101,7 @@ function compare({ f, args, relative, only }: Case): ReadonlyMap<string, readonl
   const labels = new Map<string, readonly string[]>();
   for (const name of only ?? kinds) {
     const gpu = devices().get(name)!;
-    const { outs, dispatches } = runLoops(program, args, gpu);
+    const { outs, dispatches } = await runLoops(program, args, gpu);
     labels.set(
       name,
       dispatches.map(({ code }) => code),
@@ -113,7 +113,7 @@ function compare({ f, args, relative, only }: Case): ReadonlyMap<string, readonl
         `${name}, output ${i}`,
       );
     });
-    const again = runLoops(program, args, gpu).outs;
+    const again = (await runLoops(program, args, gpu)).outs;
     outs.forEach((out, i) => {
       expect(storage(again[i]!)).toEqual(storage(out));
     });
@@ -143,7 +143,7 @@ function normalized(x: Value, axes: readonly number[]): readonly Value[] {
 }
 
 describe.skipIf(!hasGpu)("reductions", () => {
-  test("rows of every length sum to what the reference says", () => {
+  test("rows of every length sum to what the reference says", async () => {
     for (const [rows, length] of [
       [70, 2],
       [37, 64],
@@ -151,29 +151,29 @@ describe.skipIf(!hasGpu)("reductions", () => {
       [1, 40_009],
       [3, 8000],
     ] as const)
-      compare({ f: (x) => sumAxes(x, [1]), args: [filled([rows, length])], relative: few });
+      await compare({ f: (x) => sumAxes(x, [1]), args: [filled([rows, length])], relative: few });
   });
 
-  test("columns of every length do", () => {
+  test("columns of every length do", async () => {
     for (const [length, columns] of [
       [2, 70],
       [1000, 3],
       [2000, 64],
     ] as const)
-      compare({ f: (x) => sumAxes(x, [0]), args: [filled([length, columns])], relative: few });
+      await compare({ f: (x) => sumAxes(x, [0]), args: [filled([length, columns])], relative: few });
   });
 
-  test("axes in any place disappear", () => {
+  test("axes in any place disappear", async () => {
     for (const axes of [[1], [0, 2], [0, 1, 2, 3], [0, 4], [2, 3, 4]])
-      compare({
+      await compare({
         f: (x) => sumAxes(x, axes),
         args: [filled([3, 7, 5, 11, 4])],
         relative: few,
         only: twoKinds,
       });
     const turned = (x: Value): Value => sumAxes(permute(x, [1, 0]), [1]);
-    compare({ f: turned, args: [filled([600, 40])], relative: few, only: twoKinds });
-    compare({
+    await compare({ f: turned, args: [filled([600, 40])], relative: few, only: twoKinds });
+    await compare({
       f: (x) => sumAxes(flip(slice(x, { starts: [1, 2], limits: [30, 90], strides: [2, 3] }), [0, 1]), [1]),
       args: [filled([40, 100])],
       relative: few,
@@ -181,7 +181,7 @@ describe.skipIf(!hasGpu)("reductions", () => {
     });
   });
 
-  test("several results of one loop", () => {
+  test("several results of one loop", async () => {
     const f = (x: Value): Value[] => [
       sumAxes(x, [1]),
       reduceMax(x, [1]),
@@ -191,8 +191,8 @@ describe.skipIf(!hasGpu)("reductions", () => {
       p.tanh(x),
       p.add(x, x),
     ];
-    compare({ f, args: [filled([40, 100], (i) => 1 + Math.sin(i) / 8)], relative: few });
-    compare({
+    await compare({ f, args: [filled([40, 100], (i) => 1 + Math.sin(i) / 8)], relative: few });
+    await compare({
       f,
       args: [filled([2, 5003], (i) => 1 + Math.sin(i) / 256)],
       relative: few,
@@ -200,7 +200,7 @@ describe.skipIf(!hasGpu)("reductions", () => {
     });
   });
 
-  test("integers wrap around, and their extremes are exact", () => {
+  test("integers wrap around, and their extremes are exact", async () => {
     const f = (x: Value): Value[] => [
       sumAxes(x, [1]),
       reduceProd(x, [1]),
@@ -208,12 +208,12 @@ describe.skipIf(!hasGpu)("reductions", () => {
       reduceMin(x, [1]),
     ];
     const words: Fill = (i) => Math.imul(i + 1, 2654435761);
-    compare({ f, args: [filled([5, 300], words, "int32")], relative: 0, only: twoKinds });
-    compare({ f, args: [filled([3, 5001], words, "uint32")], relative: 0, only: ["a processor"] });
-    compare({ f: (x) => reduceMin(x, [0]), args: [filled([300, 40], words, "uint32")], relative: 0 });
+    await compare({ f, args: [filled([5, 300], words, "int32")], relative: 0, only: twoKinds });
+    await compare({ f, args: [filled([3, 5001], words, "uint32")], relative: 0, only: ["a processor"] });
+    await compare({ f: (x) => reduceMin(x, [0]), args: [filled([300, 40], words, "uint32")], relative: 0 });
   });
 
-  test("NaN and infinities come through", () => {
+  test("NaN and infinities come through", async () => {
     const at = (values: Readonly<Record<number, number>>) =>
       filled([6, 300], (i) => values[i] ?? Math.sin(i));
     const x = at({
@@ -233,7 +233,8 @@ describe.skipIf(!hasGpu)("reductions", () => {
     const program = stage(f, [x.aval]);
     const expected = reference.compile(program).run([x]);
     for (const name of twoKinds) {
-      runLoops(program, [x], devices().get(name)!).outs.forEach((out, i) => {
+      const { outs } = await runLoops(program, [x], devices().get(name)!);
+      outs.forEach((out, i) => {
         storage(out).forEach((y, row) => {
           const want = storage(expected[i]!)[row]!;
           if (Number.isFinite(want))
@@ -244,15 +245,15 @@ describe.skipIf(!hasGpu)("reductions", () => {
     }
   });
 
-  test("products may leave the range of float32 on the way", () => {
+  test("products may leave the range of float32 on the way", async () => {
     const x = filled([2, 400], (i) => (i % 400 < 200 ? 1e30 : 1.5e-30) * (i % 7 === 0 ? -1 : 1));
-    compare({
+    await compare({
       f: (y) => reduceProd(p.mul(y, y), [1]),
       args: [filled([3, 60], (i) => (i % 2 ? 3e18 : 3e-19))],
       relative: few,
       only: twoKinds,
     });
-    compare({
+    await compare({
       f: (y) => reduceProd(slice(y, { starts: [0, 100], limits: [2, 300], strides: [1, 1] }), [1]),
       args: [x],
       relative: 4 * few,
@@ -260,26 +261,26 @@ describe.skipIf(!hasGpu)("reductions", () => {
     });
   });
 
-  test("nothing sums to 0 and multiplies to 1", () => {
+  test("nothing sums to 0 and multiplies to 1", async () => {
     const x = filled([3, 0, 2]);
-    compare({
+    await compare({
       f: (y) => [sumAxes(y, [1]), reduceProd(y, [1]), sumAxes(y, [0, 1, 2])],
       args: [x],
       relative: 0,
     });
-    compare({ f: (y) => [sumAxes(y, [0]), p.exp(y)], args: [x], relative: 0 });
+    await compare({ f: (y) => [sumAxes(y, [0]), p.exp(y)], args: [x], relative: 0 });
   });
 
-  test("ten million ones are ten million", () => {
+  test("ten million ones are ten million", async () => {
     const f = (x: Value): Value => sumAxes(broadcast(x, [10_000_000], []), [0]);
     // A driver on the processor takes seconds to wait for so many workgroups.
     const own = devices().get("this device")!.isSoftware ? ["a processor"] : twoKinds;
-    compare({ f, args: [filled([], () => 1)], relative: 1e-6, only: own });
+    await compare({ f, args: [filled([], () => 1)], relative: 1e-6, only: own });
     const tenths = filled([2_000_003], () => Math.fround(0.1));
-    compare({ f: (x) => sumAxes(x, [0]), args: [tenths], relative: 1e-6, only: ["a processor"] });
+    await compare({ f: (x) => sumAxes(x, [0]), args: [tenths], relative: 1e-6, only: ["a processor"] });
   });
 
-  test("what follows a reduction: rows brought to sum 1, and to mean 0 and variance 1", () => {
+  test("what follows a reduction: rows brought to sum 1, and to mean 0 and variance 1", async () => {
     for (const [shape, only] of [
       [[5, 1], twoKinds],
       [[67, 10], twoKinds],
@@ -291,55 +292,55 @@ describe.skipIf(!hasGpu)("reductions", () => {
         ["a processor", "a GPU"],
       ],
     ] as const)
-      compare({ f: (x) => softmax(x, [1]), args: [filled(shape)], relative: few, only });
+      await compare({ f: (x) => softmax(x, [1]), args: [filled(shape)], relative: few, only });
     for (const [shape, only] of [
       [[67, 10], twoKinds],
       [[5, 1024], ["a GPU"]],
       [[9, 700], ["a small GPU"]],
     ] as const)
-      compare({ f: (x) => normalized(x, [1]), args: [filled(shape)], relative: few, only });
-    compare({ f: (x) => softmax(x, [1, 2]), args: [filled([6, 5, 7])], relative: few, only: twoKinds });
+      await compare({ f: (x) => normalized(x, [1]), args: [filled(shape)], relative: few, only });
+    await compare({ f: (x) => softmax(x, [1, 2]), args: [filled([6, 5, 7])], relative: few, only: twoKinds });
     const turned = (x: Value): Value => softmax(permute(x, [1, 0]), [1]);
-    compare({ f: turned, args: [filled([50, 40])], relative: few, only: twoKinds });
+    await compare({ f: turned, args: [filled([50, 40])], relative: few, only: twoKinds });
   });
 });
 
 describe.skipIf(!hasGpu)("maps", () => {
   const sum = (x: Value, y: Value): Value => p.add(p.mul(x, y), x);
 
-  test("any size, of more workgroups than a dimension has", () => {
+  test("any size, of more workgroups than a dimension has", async () => {
     for (const n of [1, 3, 4, 5, 256, 257, 4099, 65_536])
-      compare({ f: sum, args: [filled([n]), filled([n], (i) => i % 13)], relative: few });
+      await compare({ f: sum, args: [filled([n]), filled([n], (i) => i % 13)], relative: few });
     const { limits } = devices().get("this device")!;
     const n = Math.min(limits.maxGroupsPerDimension, 65535) * 256 + 3;
     const program = stage((x) => [p.add(x, x)], [new Aval([n], "int32")]);
     const x = filled([n], (i) => i, "int32");
-    const [out] = runLoops(program, [x], devices().get("a processor")!).outs;
+    const [out] = (await runLoops(program, [x], devices().get("a processor")!)).outs;
     for (const i of [0, 1, 65535, 65535 * 256 - 1, 65535 * 256, n - 1]) expect(storage(out!)[i]).toBe(2 * i);
   });
 
-  test("operands that repeat, step, go backwards and are turned round", () => {
-    compare({
+  test("operands that repeat, step, go backwards and are turned round", async () => {
+    await compare({
       f: (x, y) => p.add(x, broadcast(y, x.shape, [1])),
       args: [filled([33, 64]), filled([64])],
       relative: 0,
     });
-    compare({
+    await compare({
       f: (x, y) => p.add(x, broadcast(y, x.shape, [0])),
       args: [filled([33, 64]), filled([33])],
       relative: 0,
     });
-    compare({
+    await compare({
       f: (x, y) => p.add(x, broadcast(y, x.shape, [1])),
       args: [filled([8, 7]), filled([7])],
       relative: 0,
     });
-    compare({
+    await compare({
       f: (x) => p.neg(flip(slice(x, { starts: [1, 4], limits: [31, 60], strides: [3, 2] }), [1])),
       args: [filled([33, 64])],
       relative: 0,
     });
-    compare({
+    await compare({
       f: (x) => pad(x, { low: [1, 2], high: [0, 3], interior: [1, 0], value: 7 }),
       args: [filled([9, 16])],
       relative: 0,
@@ -347,54 +348,66 @@ describe.skipIf(!hasGpu)("maps", () => {
     // Runs of four that do not begin at multiples of four.
     const cut = (x: Value, limits: readonly number[]): Value =>
       slice(x, { starts: limits.map(() => 0), limits, strides: limits.map(() => 1) });
-    compare({ f: (x) => p.neg(cut(x, [8, 4])), args: [filled([8, 6])], relative: 0 });
-    compare({ f: (x) => sumAxes(cut(x, [8, 100]), [1]), args: [filled([8, 102])], relative: few });
+    await compare({ f: (x) => p.neg(cut(x, [8, 4])), args: [filled([8, 6])], relative: 0 });
+    await compare({ f: (x) => sumAxes(cut(x, [8, 100]), [1]), args: [filled([8, 102])], relative: few });
     // The last element of a buffer that vectors of four do not fill.
     const both = (x: Value): Value =>
       p.add(cut(x, [8]), slice(x, { starts: [1], limits: [9], strides: [1] }));
-    compare({ f: both, args: [filled([9])], relative: few });
+    await compare({ f: both, args: [filled([9])], relative: few });
     for (const shape of [
       [40, 33],
       [16, 100],
       [65, 64],
     ]) {
       const other = filled([...shape].reverse());
-      compare({ f: (x, y) => p.sub(permute(x, [1, 0]), y), args: [filled(shape), other], relative: 0 });
+      await compare({ f: (x, y) => p.sub(permute(x, [1, 0]), y), args: [filled(shape), other], relative: 0 });
     }
-    compare({ f: (x) => p.neg(permute(x, [3, 0, 4, 1, 2])), args: [filled([3, 17, 2, 18, 5])], relative: 0 });
-    compare({ f: (x) => p.neg(permute(x, [4, 3, 2, 1, 0])), args: [filled([3, 2, 20, 4, 19])], relative: 0 });
+    await compare({
+      f: (x) => p.neg(permute(x, [3, 0, 4, 1, 2])),
+      args: [filled([3, 17, 2, 18, 5])],
+      relative: 0,
+    });
+    await compare({
+      f: (x) => p.neg(permute(x, [4, 3, 2, 1, 0])),
+      args: [filled([3, 2, 20, 4, 19])],
+      relative: 0,
+    });
   });
 
-  test("a GPU turns by way of workgroup memory", () => {
-    const codes = compare({ f: (x) => p.neg(permute(x, [1, 0])), args: [filled([64, 48])], relative: 0 });
+  test("a GPU turns by way of workgroup memory", async () => {
+    const codes = await compare({
+      f: (x) => p.neg(permute(x, [1, 0])),
+      args: [filled([64, 48])],
+      relative: 0,
+    });
     expect(codes.get("a GPU")![0]).toContain("var<workgroup>");
     expect(codes.get("a processor")![0]).not.toContain("var<workgroup>");
   });
 
-  test("bools, and scalars", () => {
+  test("bools, and scalars", async () => {
     const f = (x: Value, y: Value): Value[] => {
       const less = p.less(x, y);
       return [less, p.logicalNot(less), p.where(less, x, y), p.cast(less, "float32"), p.cast(x, "bool")];
     };
     for (const shape of [[], [7], [8], [3, 4]])
-      compare({ f, args: [filled(shape), filled(shape, (i) => Math.cos(i))], relative: 0 });
-    compare({
+      await compare({ f, args: [filled(shape), filled(shape, (i) => Math.cos(i))], relative: 0 });
+    await compare({
       f: (x) => reshape(permute(p.logicalNot(x), [1, 0]), [12]),
       args: [filled([3, 4], (i) => i % 2, "bool")],
       relative: 0,
     });
   });
 
-  test("nothing is dispatched for nothing", () => {
+  test("nothing is dispatched for nothing", async () => {
     const program = stage((x) => [p.exp(x)], [new Aval([4, 0], "float32")]);
     for (const gpu of kinds.map((name) => devices().get(name)!))
-      expect(runLoops(program, [filled([4, 0])], gpu).dispatches).toEqual([]);
+      expect((await runLoops(program, [filled([4, 0])], gpu)).dispatches).toEqual([]);
   });
 
-  test("many results are computed in several dispatches where a device binds few buffers", () => {
+  test("many results are computed in several dispatches where a device binds few buffers", async () => {
     const f = (x: Value, y: Value): Value[] =>
       [p.add, p.sub, p.mul, p.maximum, p.minimum].map((op) => op(p.exp(x), y));
-    const codes = compare({ f, args: [filled([40]), filled([40], (i) => i)], relative: few });
+    const codes = await compare({ f, args: [filled([40]), filled([40], (i) => i)], relative: few });
     expect(codes.get("a small GPU")!.length).toBeGreaterThan(1);
   });
 });
@@ -418,7 +431,7 @@ function positions(shape: Shape, source: Slot, into: Slot): LoopStep {
 }
 
 describe.skipIf(!hasGpu)("positions", () => {
-  test("are row-major, one at a time, in vectors and in squares", () => {
+  test("are row-major, one at a time, in vectors and in squares", async () => {
     for (const shape of [
       [7, 9],
       [8, 8],
@@ -432,7 +445,8 @@ describe.skipIf(!hasGpu)("positions", () => {
         const buffers = new Buffers();
         buffers.write(source, new Float32Array(n).fill(0.5));
         buffers.run(loopDispatches(positions(shape, source, into), gpu));
-        expect([...buffers.read([into])[0]!]).toEqual(range(n).map((i) => i + 0.5));
+        const [result] = await buffers.read([into]);
+        expect([...result!]).toEqual(range(n).map((i) => i + 0.5));
         buffers.release();
       }
     }
@@ -441,7 +455,7 @@ describe.skipIf(!hasGpu)("positions", () => {
 
 describe.skipIf(!hasGpu)("epilogues", () => {
   /** gelu-like function of a result that another shader computes, with a bias per column and a residual. */
-  function follow(inQuads: boolean): void {
+  async function follow(inQuads: boolean): Promise<void> {
     const shape = [6, 8];
     const aval = new Aval(shape, "float32");
     const [result, residual, into] = [
@@ -496,7 +510,7 @@ describe.skipIf(!hasGpu)("epilogues", () => {
     buffers.run([
       { label: "t", code, buffers: [given, ...epilogue.buffers], groups: [1, 1, 1], operations: 0 },
     ]);
-    const [got, less] = buffers.read([into, mask]);
+    const [got, less] = await buffers.read([into, mask]);
     for (let i = 0; i < 48; i++) {
       const want = Math.tanh(ys![i]! + bs![i % 8]!) + rs![i]!;
       expect(Math.abs(got![i]! - want)).toBeLessThan(1e-6);
@@ -505,7 +519,7 @@ describe.skipIf(!hasGpu)("epilogues", () => {
     buffers.release();
   }
 
-  test("compute and store a result that is not in memory", () => {
-    for (const inQuads of [false, true]) follow(inQuads);
+  test("compute and store a result that is not in memory", async () => {
+    for (const inQuads of [false, true]) await follow(inQuads);
   });
 });

@@ -19,7 +19,7 @@ import { add, avgPool, devicePut, grad, jit, maxPool, mul, sum, transpose, type 
 import { SeededDraw } from "../support/arbitrary_tensor.ts";
 import { oneEquation } from "../support/one_equation.ts";
 import { assertClose, assertNumbersClose, table } from "../support/tolerance.ts";
-import { gpuBackend, hasGpu } from "./support.ts";
+import { gpuBackend, hasGpu, onHost } from "./support.ts";
 
 function drawn(shape: Shape, dtype: DType, seed: number): Tensor {
   const draw = new SeededDraw({ seed, size: 1 });
@@ -36,7 +36,7 @@ const tensorOf = (shape: Shape, dtype: DType, values: readonly number[]): Tensor
   );
 
 /** The result of the GPU by shaders alone. */
-function computed(primitive: AnyPrimitive, args: readonly Tensor[], params: unknown): Tensor {
+function computed(primitive: AnyPrimitive, args: readonly Tensor[], params: unknown): Promise<Tensor> {
   const gpu = gpuBackend();
   const program = oneEquation(
     primitive,
@@ -45,12 +45,12 @@ function computed(primitive: AnyPrimitive, args: readonly Tensor[], params: unkn
   );
   const executable = gpu.compile(program);
   expect(executable.show()).not.toContain("\nhost ");
-  return executable.run(args.map((x) => gpu.transfers!.put(x)))[0]!;
+  return onHost(executable.run(args.map((x) => gpu.transfers!.put(x)))[0]!);
 }
 
-function compare(primitive: AnyPrimitive, args: readonly Tensor[], params: unknown): void {
+async function compare(primitive: AnyPrimitive, args: readonly Tensor[], params: unknown): Promise<void> {
   const [expected] = reference.evaluate(primitive, args, params);
-  const actual = computed(primitive, args, params);
+  const actual = await computed(primitive, args, params);
   expect(actual.aval.equals(expected!.aval)).toBe(true);
   assertNumbersClose(
     storage(actual),
@@ -101,30 +101,30 @@ const windows: Readonly<Record<string, { shape: Shape; params: PoolParams }>> = 
 
 describe.skipIf(!hasGpu)("windows", () => {
   for (const [name, { shape, params }] of Object.entries(windows))
-    test(name, () => {
+    test(name, async () => {
       const x = drawn(shape, "float32", 5);
-      for (const primitive of [maxPoolP, maxPoolIndexP, sumPoolP]) compare(primitive, [x], params);
+      for (const primitive of [maxPoolP, maxPoolIndexP, sumPoolP]) await compare(primitive, [x], params);
       const [y] = reference.evaluate(sumPoolP, [x], params);
       const sizes = shape.slice(-params.window.length);
-      compare(sumPoolTransposeP, [y!], { ...params, sizes });
+      await compare(sumPoolTransposeP, [y!], { ...params, sizes });
     });
 
   for (const dtype of ["int32", "uint32"] as const)
-    test(`${dtype} is exact`, () => {
+    test(`${dtype} is exact`, async () => {
       const { shape, params } = windows["3x3, stride 2, padding"]!;
       const x = drawn(shape, dtype, 6);
-      for (const primitive of [maxPoolP, maxPoolIndexP, sumPoolP]) compare(primitive, [x], params);
+      for (const primitive of [maxPoolP, maxPoolIndexP, sumPoolP]) await compare(primitive, [x], params);
       const [y] = reference.evaluate(sumPoolP, [x], params);
-      compare(sumPoolTransposeP, [y!], { ...params, sizes: shape.slice(2) });
+      await compare(sumPoolTransposeP, [y!], { ...params, sizes: shape.slice(2) });
     });
 
-  test("sums of padding alone are 0", () => {
+  test("sums of padding alone are 0", async () => {
     const params = { window: [2, 2], strides: [1, 1], padding: around(4, 3) };
-    compare(sumPoolP, [drawn([2, 3, 2], "float32", 1)], params);
-    compare(sumPoolP, [drawn([2, 0, 2], "float32", 1)], params);
+    await compare(sumPoolP, [drawn([2, 3, 2], "float32", 1)], params);
+    await compare(sumPoolP, [drawn([2, 0, 2], "float32", 1)], params);
   });
 
-  test("the first of equals, NaN above all, negative infinity before nothing", () => {
+  test("the first of equals, NaN above all, negative infinity before nothing", async () => {
     const [nan, inf] = [Number.NaN, Number.POSITIVE_INFINITY];
     const x = tensorOf([6, 4], "float32", [
       ...[1, 3, 3, 2],
@@ -135,7 +135,7 @@ describe.skipIf(!hasGpu)("windows", () => {
       ...[-inf, inf, inf, nan],
     ]);
     const params = { window: [4], strides: [1], padding: [[0, 0]] };
-    expect([...storage(computed(maxPoolP, [x], params))]).toEqual([
+    expect([...storage(await computed(maxPoolP, [x], params))]).toEqual([
       3,
       nan,
       -inf,
@@ -143,22 +143,22 @@ describe.skipIf(!hasGpu)("windows", () => {
       nan,
       nan,
     ]);
-    expect([...storage(computed(maxPoolIndexP, [x], params))]).toEqual([1, 1, 0, 0, 0, 3]);
+    expect([...storage(await computed(maxPoolIndexP, [x], params))]).toEqual([1, 1, 0, 0, 0, 3]);
   });
 
-  test("a large window loses little", () => {
+  test("a large window loses little", async () => {
     const n = 300_000;
     const x = tensorOf([1, n], "float32", new Array<number>(n).fill(0.1));
-    const sums = storage(computed(sumPoolP, [x], { window: [n], strides: [1], padding: [[0, 0]] }));
+    const sums = storage(await computed(sumPoolP, [x], { window: [n], strides: [1], padding: [[0, 0]] }));
     const exact = n * Math.fround(0.1);
     expect(Math.abs(sums[0]! - exact) / exact).toBeLessThan(2 ** -17);
   });
 
-  test("more workgroups than one dimension has", () => {
+  test("more workgroups than one dimension has", async () => {
     const data = makeArray("uint32", 2 ** 24 + 256 + 1);
     for (let i = 0; i < data.length; i++) data[i] = i ^ 1;
     const x = new Tensor(new Aval([data.length], "uint32"), data);
-    const y = computed(maxPoolP, [x], { window: [1], strides: [1], padding: [[0, 0]] });
+    const y = await computed(maxPoolP, [x], { window: [1], strides: [1], padding: [[0, 0]] });
     const values = storage(y);
     for (const i of [0, 1, 65535 * 256 - 1, 65535 * 256, 2 ** 24 + 255]) expect(values[i]).toBe(i ^ 1);
   });
@@ -168,16 +168,18 @@ describe.skipIf(!hasGpu)("indices", () => {
   const sizes = [5, 4];
   const shape = [3, 2, 7];
 
-  test("indices outside are 0 when gathered, and dropped when scattered", () => {
+  test("indices outside are 0 when gathered, and dropped when scattered", async () => {
     const index = tensorOf([1, 8], "int32", [3, -1, 5, 2, 0, 3, -(2 ** 31), 2 ** 31 - 1]);
     const x = tensorOf([1, 5], "float32", [1, 2, 3, 4, 5]);
-    expect([...storage(computed(poolGatherP, [x, index], { axes: 1 }))]).toEqual([4, 0, 0, 3, 1, 4, 0, 0]);
+    expect([...storage(await computed(poolGatherP, [x, index], { axes: 1 }))]).toEqual([
+      4, 0, 0, 3, 1, 4, 0, 0,
+    ]);
     const y = tensorOf([1, 8], "float32", [1, 2, 4, 8, 16, 32, 64, 128]);
-    expect([...storage(computed(poolScatterP, [y, index], { sizes: [5] }))]).toEqual([16, 0, 8, 33, 0]);
+    expect([...storage(await computed(poolScatterP, [y, index], { sizes: [5] }))]).toEqual([16, 0, 8, 33, 0]);
   });
 
   for (const dtype of ["float32", "int32", "uint32"] as const)
-    test(`many to one place, of ${dtype}`, () => {
+    test(`many to one place, of ${dtype}`, async () => {
       const index = drawn(shape, "int32", 8);
       for (const most of [1, 3, 20]) {
         const own = tensorOf(
@@ -185,21 +187,21 @@ describe.skipIf(!hasGpu)("indices", () => {
           "int32",
           [...storage(index)].map((i) => Math.abs(i) % most),
         );
-        compare(poolScatterP, [drawn(shape, dtype, 4), own], { sizes });
-        compare(poolGatherP, [drawn([3, ...sizes], dtype, 4), own], { axes: 2 });
+        await compare(poolScatterP, [drawn(shape, dtype, 4), own], { sizes });
+        await compare(poolGatherP, [drawn([3, ...sizes], dtype, 4), own], { axes: 2 });
       }
     });
 
-  test("chains longer than any that is put in order", () => {
+  test("chains longer than any that is put in order", async () => {
     const index = tensorOf(
       [2, 3000],
       "int32",
       Array.from({ length: 6000 }, (_, i) => (i % 7 ? 1 : i % 5)),
     );
-    compare(poolScatterP, [drawn([2, 3000], "float32", 4), index], { sizes: [6] });
+    await compare(poolScatterP, [drawn([2, 3000], "float32", 4), index], { sizes: [6] });
   });
 
-  test("the same bits every time", () => {
+  test("the same bits every time", async () => {
     const index = drawn([4, 5000], "int32", 8);
     const own = tensorOf(
       index.shape,
@@ -207,22 +209,22 @@ describe.skipIf(!hasGpu)("indices", () => {
       [...storage(index)].map((i) => Math.abs(i) % 400),
     );
     const y = drawn(index.shape, "float32", 3);
-    const first = storage(computed(poolScatterP, [y, own], { sizes: [401] }));
+    const first = storage(await computed(poolScatterP, [y, own], { sizes: [401] }));
     for (let i = 0; i < 3; i++)
-      expect(storage(computed(poolScatterP, [y, own], { sizes: [401] }))).toEqual(first);
+      expect(storage(await computed(poolScatterP, [y, own], { sizes: [401] }))).toEqual(first);
   });
 
-  test("values and indices in one array", () => {
+  test("values and indices in one array", async () => {
     const index = tensorOf([2, 3], "int32", [2, 0, 1, 1, 1, 7]);
-    compare(poolGatherP, [index, index], { axes: 1 });
-    compare(poolScatterP, [index, index], { sizes: [4] });
+    await compare(poolGatherP, [index, index], { axes: 1 });
+    await compare(poolScatterP, [index, index], { sizes: [4] });
   });
 
-  test("nothing to gather from, nothing to scatter", () => {
+  test("nothing to gather from, nothing to scatter", async () => {
     const none = new Tensor(new Aval([2, 0, 3], "float32"), new Float32Array(0));
-    compare(poolGatherP, [none, tensorOf([2, 2, 2], "int32", [0, 1, 2, 3, 4, 5, 6, 7])], { axes: 2 });
+    await compare(poolGatherP, [none, tensorOf([2, 2, 2], "int32", [0, 1, 2, 3, 4, 5, 6, 7])], { axes: 2 });
     const indices = new Tensor(new Aval([2, 0, 3], "int32"), new Int32Array(0));
-    compare(poolScatterP, [none, indices], { sizes: [2, 2] });
+    await compare(poolScatterP, [none, indices], { sizes: [2, 2] });
   });
 });
 
@@ -236,7 +238,7 @@ describe.skipIf(!hasGpu)("gradients", () => {
     };
     const x = drawn([3, 4, 9, 10], "float32", 2);
     const gradient = jit(grad(f));
-    const actual = await devicePut(gradient(await devicePut(x, "webgpu")), "cpu");
+    const actual = await onHost(gradient(await devicePut(x, "webgpu")));
     assertClose(actual, gradient(x), "gradient");
   });
 });

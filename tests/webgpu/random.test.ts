@@ -6,16 +6,8 @@ import { foldIn, randomBits } from "../../core/prims/random.ts";
 import type { Tensor } from "../../core/value.ts";
 import { SeededDraw } from "../support/arbitrary_tensor.ts";
 import { assertSameBits } from "../support/tolerance.ts";
-import {
-  type Computation,
-  compiledFor,
-  drawn,
-  expectedOf,
-  filled,
-  onDevices,
-  onHost,
-} from "./kernel_runner.ts";
-import { hasGpu } from "./support.ts";
+import { type Computation, compiledFor, drawn, expectedOf, filled, onDevices } from "./kernel_runner.ts";
+import { hasGpu, onHost } from "./support.ts";
 
 async function compare(f: Computation, args: readonly Tensor[], what: string): Promise<void> {
   const [expected] = expectedOf(f, args);

@@ -33,6 +33,7 @@ import { tune } from "../../core/tuning.ts";
 import type { Tensor, Value } from "../../core/value.ts";
 import { prop } from "../support/prop.ts";
 import { assertClose } from "../support/tolerance.ts";
+import { root, runModule } from "./child.ts";
 import { hasGpu } from "./support.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "cotangent-tuning-"));
@@ -304,7 +305,6 @@ describe.skipIf(!hasGpu)("tuning a device", () => {
 
   test("the public function tunes the open device, and later processes read its file", async () => {
     const cache = mkdtempSync(join(folder, "cache-"));
-    const root = join(import.meta.dir, "../..");
     const source = `
       import * as ct from ${JSON.stringify(join(root, "mod.ts"))};
       await ct.init("webgpu");
@@ -314,14 +314,9 @@ describe.skipIf(!hasGpu)("tuning a device", () => {
       console.log(JSON.stringify({ found, choices: table.choices, path: table.path, text: String(table) }));
       process.exit(0);`;
     const run = async () => {
-      const child = Bun.spawn([process.execPath, "-e", source], {
-        env: { ...process.env, XDG_CACHE_HOME: cache },
-        cwd: root,
-        stderr: "pipe",
-      });
-      const text = await new Response(child.stdout).text();
-      if ((await child.exited) !== 0) throw new Error(await new Response(child.stderr).text());
-      return JSON.parse(text.trim().split("\n").at(-1)!);
+      const { code, output, errors } = await runModule(source, { XDG_CACHE_HOME: cache });
+      if (code !== 0) throw new Error(errors);
+      return JSON.parse(output.split("\n").at(-1)!);
     };
     const first = await run();
     expect(first.found).toBe(0);

@@ -93,11 +93,14 @@ const memory = {
   "f32.load": 0x2a,
   "f64.load": 0x2b,
   "i32.load8_u": 0x2d,
+  "i32.load16_s": 0x2e,
+  "i32.load16_u": 0x2f,
   "i32.store": 0x36,
   "i64.store": 0x37,
   "f32.store": 0x38,
   "f64.store": 0x39,
   "i32.store8": 0x3a,
+  "i32.store16": 0x3b,
 } as const;
 
 /** SIMD instructions (prefix 0xfd) without immediates. */
@@ -156,6 +159,7 @@ const vector = {
   "i32x4.neg": 0xa1,
   "i32x4.all_true": 0xa3,
   "i32x4.bitmask": 0xa4,
+  "i32x4.extend_low_i16x8_s": 0xa7,
   "i32x4.extend_low_i16x8_u": 0xa9,
   "i32x4.shl": 0xab,
   "i32x4.shr_s": 0xac,

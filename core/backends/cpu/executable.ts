@@ -8,7 +8,8 @@ import { type CompileOptions, type Executable, hostResults, reference, sharing }
 import { bytesPerElement, type DType, makeArray, type TypedArray } from "../../dtype.ts";
 import { invariant } from "../../errors.ts";
 import type { ScalarFunction } from "../../expr.ts";
-import { type CallStep, fused, type LoopStep, Slot, type Step } from "../../passes/fuse.ts";
+import { type CallStep, fused, type LoopStep, MOST_OPERANDS, Slot, type Step } from "../../passes/fuse.ts";
+import { halvesWidened } from "../../passes/halves.ts";
 import { arena, bytesOf, type Lifetime, lifetimes, mayOverwrite, slotsOf } from "../../passes/plan.ts";
 import type { HostArray } from "../../primitive.ts";
 import type { Program } from "../../program.ts";
@@ -265,11 +266,16 @@ class Compilation {
   constructor(program: Program, compiler: Compiler, options: CompileOptions) {
     this.#program = program;
     this.#compiler = compiler;
-    const schedule = fused(program, (prim, args, outs, params) => {
-      const kernel = prim.kernel?.k === "named" ? compiler.named.get(prim.kernel.name) : undefined;
-      const operands = args.map(({ aval, layout }) => ({ dtype: aval.dtype, layout }));
-      return kernel?.prepare({ args: operands, outs, params }) ?? null;
-    });
+    const wide = halvesWidened(program, (name) => compiler.named.get(name)?.takesHalves === true);
+    const schedule = fused(
+      wide,
+      (prim, args, outs, params) => {
+        const kernel = prim.kernel?.k === "named" ? compiler.named.get(prim.kernel.name) : undefined;
+        const operands = args.map(({ aval, layout }) => ({ dtype: aval.dtype, layout }));
+        return kernel?.prepare({ args: operands, outs, params }) ?? null;
+      },
+      { loads: MOST_OPERANDS, halvesAsBits: true },
+    );
     this.#steps = schedule.steps;
     this.#ins = schedule.ins;
     this.#outs = schedule.outs;
@@ -524,6 +530,9 @@ const constructors: Readonly<
   int32: Int32Array,
   uint32: Uint32Array,
   bool: Uint8Array,
+  get float16() {
+    return Float16Array;
+  },
 };
 
 /** Where pieces' results are read, and how many elements of that view lie between two of them. */
@@ -740,18 +749,20 @@ class CompiledProgram implements Executable {
 }
 
 /** Copies a small array into the heap. */
-function copyIn(heap: Engine["heap"], { dtype }: Aval, data: TypedArray, address: number): void {
+function copyIn(heap: Engine["heap"], aval: Aval, data: TypedArray, address: number): void {
+  const { dtype } = aval;
   if (dtype === "float32") heap.f32.set(data, address >>> 2);
   else if (dtype === "float64") heap.f64.set(data, address / 8);
   else if (dtype === "bool") heap.u8.set(data, address);
   else if (dtype === "int32") heap.i32.set(data, address >>> 2);
-  else heap.u32.set(data, address >>> 2);
+  else if (dtype === "uint32") heap.u32.set(data, address >>> 2);
+  else viewOf(heap.buffer, aval, address).set(data);
 }
 
 /** Copies a small array out of the heap. */
 function copyOut(heap: Engine["heap"], aval: Aval, address: number): TypedArray {
   const data = makeArray(aval.dtype, aval.size);
-  if (aval.size > 64) {
+  if (aval.size > 64 || aval.dtype === "float16") {
     data.set(viewOf(heap.buffer, aval, address));
     return data;
   }

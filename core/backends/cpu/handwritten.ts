@@ -108,6 +108,8 @@ export const elements: Readonly<Record<DType, Element>> = {
   int32: integer,
   uint32: integer,
   bool: { bytes: 1, type: "i32", load: "i32.load8_u", store: "i32.store8" },
+  // As bits: what computes with them does so in float32.
+  float16: { bytes: 2, type: "i32", load: "i32.load16_u", store: "i32.store16" },
 };
 
 // --- integer arithmetic ------------------------------------------------------------------------------------------

@@ -233,6 +233,8 @@ function view(
       return new Uint32Array(buffer, pointer, size);
     case "bool":
       return new Uint8Array(buffer, pointer, size);
+    case "float16":
+      return new Float16Array(buffer, pointer, size);
     default:
       return dtype satisfies never;
   }

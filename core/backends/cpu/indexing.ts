@@ -191,6 +191,7 @@ const gatherCode = (
 
 const gather: NamedKernel = {
   prepare: () => [true, true],
+  takesHalves: true,
   plan({ args, outs, params }, engine) {
     const { axis, batchDims } = params as IndexingParams; // The record's own.
     const { dtype, layout } = args[0]!;

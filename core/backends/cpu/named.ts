@@ -26,5 +26,7 @@ export interface NamedPlan {
 export interface NamedKernel {
   /** Which operands this call needs in row-major order; null where it has no kernel and the reference runs. */
   prepare(call: NamedCall): readonly boolean[] | null;
+  /** Whether operands and results may be float16; otherwise they are float32 in their place. Default: no. */
+  readonly takesHalves?: boolean;
   plan(call: NamedCall, engine: Engine): NamedPlan;
 }

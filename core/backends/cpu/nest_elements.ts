@@ -271,6 +271,9 @@ export class Elements {
     } else if (dtype === "bool") {
       if (lane === 0) f.get(at).memory("i32.load8_u").simd("i32x4.splat");
       else f.get(local).get(at).memory("i32.load8_u").lane("i32x4.replace_lane", lane);
+    } else if (dtype === "float16") {
+      if (lane === 0) f.get(at).memory("i32.load16_s").simd("i32x4.splat");
+      else f.get(local).get(at).memory("i32.load16_s").lane("i32x4.replace_lane", lane);
     } else if (lane === 0) f.get(at).simdMemory("v128.load32_zero");
     else f.get(at).get(local).simdLaneMemory("v128.load32_lane", lane);
     f.set(local);
@@ -286,6 +289,7 @@ export class Elements {
       f.get(at).get(from[dtype === "float64" ? lane >> 1 : 0]!);
       if (dtype === "float64") f.simdLaneMemory("v128.store64_lane", lane % 2);
       else if (dtype === "bool") f.simd("i8x16.neg").simdLaneMemory("v128.store8_lane", 4 * lane);
+      else if (dtype === "float16") f.simdLaneMemory("v128.store16_lane", 2 * lane);
       else f.simdLaneMemory("v128.store32_lane", lane);
     }
   }

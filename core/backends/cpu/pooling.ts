@@ -22,7 +22,7 @@ interface PoolParams {
 }
 
 type Pooling = "max" | "index" | "sum";
-type PoolType = Exclude<DType, "bool">;
+type PoolType = Exclude<DType, "bool" | "float16">;
 
 /** Numbers of each pooled axis, outermost first: how many elements and windows, and how windows lie. */
 const AXIS = ["size", "count", "window", "stride", "low"] as const;

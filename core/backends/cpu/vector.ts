@@ -567,6 +567,10 @@ export function loadVec(
     maskOfNumbers(f).set(dst[0]!);
     return;
   }
+  if (dtype === "float16") {
+    f.simdMemory("v128.load64_zero", offset).simd("i32x4.extend_low_i16x8_s").set(dst[0]!);
+    return;
+  }
   f.simdMemory("v128.load", offset).set(dst[0]!);
   if (dtype !== "float64") return;
   pushAddress();
@@ -589,6 +593,10 @@ export function storeVec(
     f.simdLaneMemory("v128.store32_lane", 0, offset);
     return;
   }
+  if (dtype === "float16") {
+    f.get(src[0]!).simd("i16x8.narrow_i32x4_s").simdLaneMemory("v128.store64_lane", 0, offset);
+    return;
+  }
   f.simdMemory("v128.store", offset);
   if (dtype !== "float64") return;
   pushAddress();
@@ -605,6 +613,7 @@ export function splatLoad(
 ): void {
   pushAddress();
   if (dtype === "bool") maskOfNumbers(f.memory("i32.load8_u").simd("i32x4.splat")).set(dst[0]!);
+  else if (dtype === "float16") f.memory("i32.load16_s").simd("i32x4.splat").set(dst[0]!);
   else if (dtype === "float64") f.simdMemory("v128.load64_splat").tee(dst[0]!).set(dst[1]!);
   else f.simdMemory("v128.load32_splat").set(dst[0]!);
 }
@@ -623,6 +632,7 @@ export function storeOne(
   pushAddress();
   f.get(src[0]!);
   if (dtype === "bool") f.simd("i8x16.neg").simdLaneMemory("v128.store8_lane", 0);
+  else if (dtype === "float16") f.simdLaneMemory("v128.store16_lane", 0);
   else f.simdLaneMemory(dtype === "float64" ? "v128.store64_lane" : "v128.store32_lane", 0);
 }
 

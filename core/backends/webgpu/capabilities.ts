@@ -97,5 +97,5 @@ export function isSoftware({ info }: GpuAdapter): boolean {
 
 /** The same of the name alone. */
 export function isSoftwareName(name: string): boolean {
-  return /swiftshader|llvmpipe|lavapipe|softpipe|basic render/i.test(name);
+  return /swiftshader|llvmpipe|lavapipe|softpipe|software|basic render/i.test(name);
 }

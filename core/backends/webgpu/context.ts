@@ -13,11 +13,12 @@ import { BufferUsage, type GpuBindGroup, type GpuBuffer } from "./api.ts";
 import type { Device, Pipeline } from "./device.ts";
 import type { WebgpuExecutable } from "./executable.ts";
 import { FAULT_BYTES, faultOf } from "./faults.ts";
+import { checkHeld } from "./halves.ts";
 import type { Capabilities, Dispatch } from "./kernel.ts";
 import { type Block, Pool } from "./pool.ts";
 import { type Recorded, Recorder } from "./profile.ts";
 import { ChoiceTable } from "./tuning_table.ts";
-import { WORD_BYTES } from "./wgsl.ts";
+import { bufferBytes } from "./wgsl.ts";
 
 /** The name that tensors of this backend give as their device. */
 export const DEVICE_NAME = "webgpu";
@@ -300,8 +301,9 @@ export class Context {
 
   /** Room for so many elements, whose values are arbitrary, until nobody holds the array. */
   makeArray(dtype: DType, length: number, what: () => string): DeviceArray {
-    this.#arrays.admit(Math.max(LEAST_COST_BYTES, length * WORD_BYTES));
-    const block = this.pool.acquire(length * WORD_BYTES, what);
+    const bytes = bufferBytes({ dtype, size: length });
+    this.#arrays.admit(Math.max(LEAST_COST_BYTES, bytes));
+    const block = this.pool.acquire(bytes, what);
     const array = new DeviceArray(this, dtype, length, block);
     this.#owned.set(array, this.#arrays.track(array, Math.max(LEAST_COST_BYTES, block.bytes), block));
     return array;
@@ -324,13 +326,7 @@ export class Context {
     if (data === null) return this.#own(x);
     const known = this.#sent.get(x);
     if (known) return known;
-    if (x.dtype === "float64") {
-      throw new DeviceError(
-        "invalid",
-        String(x.aval),
-        `Cannot put ${x.aval} on webgpu: shaders have no float64, float32 is needed; use astype("float32")`,
-      );
-    }
+    checkHeld(x.aval, this.gpu, "put");
     const array = this.makeArray(x.dtype, x.size, () => String(x.aval));
     this.write(array, data);
     this.#sent.set(x, array);
@@ -366,10 +362,10 @@ export class Context {
     return array;
   }
 
-  write({ block }: DeviceArray, data: TypedArray): void {
+  write({ block, dtype, length }: DeviceArray, data: TypedArray): void {
     // What waits may still read what the block held before.
     this.flush();
-    this.#recorder?.sent(data.length * WORD_BYTES);
+    this.#recorder?.sent(bufferBytes({ dtype, size: length }));
     const isBool = data instanceof Uint8Array;
     this.device.write(block.buffer, 0, isBool ? Uint32Array.from(data) : data);
   }
@@ -411,12 +407,12 @@ export class Context {
   }
 
   #reading(arrays: readonly DeviceArray[]): (() => void) | undefined {
-    return this.#recorder?.reading(arrays.reduce((sum, { length }) => sum + length * WORD_BYTES, 0));
+    return this.#recorder?.reading(arrays.reduce((sum, array) => sum + bytesRead(array), 0));
   }
 
   #requests(arrays: readonly DeviceArray[]): { buffer: GpuBuffer; offset: number; bytes: number }[] {
-    const parts = arrays.map(({ block, length }) => {
-      return { buffer: block.buffer, offset: 0, bytes: length * WORD_BYTES };
+    const parts = arrays.map((array) => {
+      return { buffer: array.block.buffer, offset: 0, bytes: bytesRead(array) };
     });
     this.checkOpen();
     this.flush();
@@ -455,16 +451,15 @@ export class Context {
   }
 }
 
-/** Adapters that are programs for the processor. */
-const SOFTWARE = /swiftshader|llvmpipe|lavapipe|software|basic render/i;
+const bytesRead = ({ dtype, length }: DeviceArray): number => bufferBytes({ dtype, size: length });
 
-function capabilitiesOf({ name, features, subgroupSize, limits }: Device): Capabilities {
+function capabilitiesOf({ features, subgroupSize, limits, isSoftware }: Device): Capabilities {
   const { maxWorkgroupSize, maxWorkgroupInvocations, bindingAlignment: _, ...rest } = limits;
   return {
     features,
     subgroupSize,
     limits: { ...rest, maxWorkgroupSize: Math.min(maxWorkgroupSize[0], maxWorkgroupInvocations) },
-    isSoftware: SOFTWARE.test(name),
+    isSoftware,
   };
 }
 

@@ -3,9 +3,18 @@
  * channels as neighbours, four to a vector.
  */
 import { sizeOf, stridesOf } from "../../shape.ts";
-import type { Axis } from "./conv_product.ts";
+import { type Axis, elementIn } from "./conv_product.ts";
 import { type BufferRef, type Capabilities, type Dispatch, Workspace } from "./kernel.ts";
-import { binding, groupsFor, lineSize, mainHead, stridedIndex, WORD_BYTES, word } from "./wgsl.ts";
+import {
+  binding,
+  groupsFor,
+  lineSize,
+  mainHead,
+  type NumberType,
+  stridedIndex,
+  WORD_BYTES,
+  word,
+} from "./wgsl.ts";
 
 /** An operand of a convolution: element 0 of all axes is at `offset`, which may be before the array's first. */
 export interface Grid {
@@ -65,7 +74,7 @@ export function arrangedGrid(arrangement: Arrangement, buffer: BufferRef): Grid 
 
 export function arrange(
   arrangement: Arrangement,
-  type: "f32" | "i32" | "u32",
+  type: NumberType,
   gpu: Capabilities,
 ): { readonly space: Workspace; readonly dispatch: Dispatch } {
   const { source, extents, isLast } = arrangement;
@@ -112,13 +121,15 @@ export function arrange(
     strides.push(stride);
   });
   const at = stridedIndex(terms, strides, source.offset);
+  const stored = elementIn(source.buffer, type);
+  const read = (index: string): string => (stored === "f16" ? `f32(x[${index}])` : `x[${index}]`);
   const loads = isLast
     ? [0, 1, 2, 3].map((c) => {
-        const load = `value[${c}] = x[at + (quad * 4u + ${c}u) * ${word(channels.stride)}];`;
+        const load = `value[${c}] = ${read(`at + (quad * 4u + ${c}u) * ${word(channels.stride)}`)};`;
         return channels.size % 4 === 0 ? load : `if (quad * 4u + ${c}u < ${word(channels.size)}) { ${load} }`;
       })
-    : ["value = x[at];"];
-  const code = `${binding(0, "x", type)}
+    : [`value = ${read("at")};`];
+  const code = `${binding(0, "x", stored)}
 ${binding(1, "out", element, "read_write")}
 ${mainHead(units, size, groups)}
 ${lines.join("\n")}

@@ -1,10 +1,11 @@
 /** Matrix products of operands and results of any axes, as the shaders of dot products take them. */
 import type { Layout } from "../../kernel.ts";
+import { Slot } from "../../passes/fuse.ts";
 import { sizeOf } from "../../shape.ts";
 import type { DotCall, Factor } from "./dot_call.ts";
 import type { Target } from "./dot_target.ts";
 import type { BufferRef } from "./kernel.ts";
-import { elementIndex } from "./wgsl.ts";
+import { elementIndex, type NumberType, type StorageType, storageType } from "./wgsl.ts";
 
 export interface Axis {
   readonly size: number;
@@ -49,8 +50,18 @@ function layoutOfVectors(axes: readonly Axis[]): Layout {
   return layoutOf([...axes.slice(0, -1), { size: size / 4, stride: 4 }], 4);
 }
 
+/** What a buffer is an array of: a workspace of what is computed. */
+export function elementIn(buffer: BufferRef, type: NumberType): StorageType {
+  return buffer instanceof Slot ? storageType(buffer.aval.dtype) : type;
+}
+
 /** An operand as shaders read it: in vectors where all of them lie at multiples of four. */
-export function factorOf(source: Source, name: "x" | "y", hasVectors: boolean = true): Factor {
+export function factorOf(
+  source: Source,
+  name: "x" | "y",
+  type: NumberType,
+  hasVectors: boolean = true,
+): Factor {
   const { buffer, offset, batches } = source;
   const [free, sums, outer] = [merged(source.free), merged(source.sums), merged(source.outer)];
   const fits = (own: readonly Axis[], others: readonly Axis[]): boolean => {
@@ -71,6 +82,7 @@ export function factorOf(source: Source, name: "x" | "y", hasVectors: boolean = 
   const along = alongSum ? "sum" : alongFree ? "free" : isNext(sums) ? "sum" : isNext(free) ? "free" : null;
   return {
     slot: buffer,
+    element: elementIn(buffer, type),
     name,
     size: sizeOf(source.free.map(({ size }) => size)),
     along,
@@ -88,7 +100,7 @@ const sizes = (axes: readonly Axis[]): number => sizeOf(axes.map(({ size }) => s
 export function productOf(x: Source, y: Source, target: Target, type: DotCall["type"]): DotCall {
   const isOne = x.buffer === y.buffer;
   const factors = (hasVectors: boolean) =>
-    [factorOf(x, "x", hasVectors), factorOf(y, isOne ? "x" : "y", hasVectors)] as const;
+    [factorOf(x, "x", type, hasVectors), factorOf(y, isOne ? "x" : "y", type, hasVectors)] as const;
   let [a, b] = factors(true);
   // One buffer is an array of one type.
   if (isOne && a.width !== b.width) [a, b] = factors(false);

@@ -24,12 +24,12 @@ import {
 } from "./conv_arrange.ts";
 import { choices, type Relation, type Run, reachOf, runsOf } from "./conv_axes.ts";
 import { type Axis, factorOf, placed, productOf, type Source } from "./conv_product.ts";
-import { chosen, teamShader, type Variant, variantOf } from "./dot.ts";
+import { chosen, isProduct, teamShader, type Variant, variantOf } from "./dot.ts";
 import { type DotCall, exchanged } from "./dot_call.ts";
 import { plainTarget, type Target, targetOf } from "./dot_target.ts";
 import { MOST_COLUMNS } from "./dot_vectors.ts";
 import type { BufferRef, Capabilities, Dispatch, NamedKernel } from "./kernel.ts";
-import { constantOf, groupsFor, lineSize, mainHead, storageType } from "./wgsl.ts";
+import { constantOf, groupsFor, lineSize, mainHead, numberType, storageType } from "./wgsl.ts";
 
 export type Role = "input" | "kernel" | "output";
 
@@ -329,11 +329,11 @@ function kernelPlan(call: Call): Plan {
 
   const arrangements: Arrangement[] = [];
   const inFours = ({ channels }: Grid): boolean => channels.size % 4 === 0;
-  const isRead = factorOf(xSource(other), "x").width === 4 || !inFours(other);
+  const isRead = factorOf(xSource(other), "x", type).width === 4 || !inFours(other);
   if (!isRead) arrangements.push({ source: other, extents: whole(other), isLast: true });
   const isPlaced =
     fits(windows, extents) &&
-    (!inFours(windows) || (cells === 1 && factorOf(ySource(windows), "y").width === 4));
+    (!inFours(windows) || (cells === 1 && factorOf(ySource(windows), "y", type).width === 4));
   if (!isPlaced) arrangements.push({ source: windows, extents, isLast: inFours(windows) });
   return {
     arrangements,
@@ -362,7 +362,7 @@ function callOf(
   gpu: Capabilities,
 ): Call {
   // The records of these names have these parameters.
-  return { args, target, shape, params: params as ConvMemberParams, type: storageType(dtype), gpu };
+  return { args, target, shape, params: params as ConvMemberParams, type: numberType(dtype), gpu };
 }
 
 function planOf(result: Role, call: Call): Plan {
@@ -418,9 +418,10 @@ export function convolutionDispatches(
 function convolution(result: Role, label: string): NamedKernel {
   return {
     takesEpilogue: true,
+    takesHalves: true,
     prepare(args, [out], params, gpu) {
       const { dtype } = out!;
-      if (dtype !== "float32" && dtype !== "int32" && dtype !== "uint32") return null;
+      if (!isProduct(dtype)) return null;
       const operands = args.map(({ aval, layout }) => ({ slot: new Slot(aval, "input"), layout }));
       const target = plainTarget(new Slot(out!, "step"), storageType(dtype));
       const { arrangements } = planOf(result, callOf(operands, out!, params, target, gpu));

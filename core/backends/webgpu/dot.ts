@@ -1,4 +1,5 @@
 /** The batched dot product: which shader computes it, for these sizes on this device. */
+import type { DType } from "../../dtype.ts";
 import { type Layout, rowMajor } from "../../kernel.ts";
 import { productAxes } from "../../passes/product.ts";
 import type { DotParams } from "../../prims/contract.ts";
@@ -278,11 +279,18 @@ store(unit, ${constantOf(0, call.type)});
   return { label: "dot", code, buffers: target.buffers, groups, operations: 0 };
 }
 
+const multiplied: ReadonlySet<DType> = new Set<DType>(["float32", "float16", "int32", "uint32"]);
+
+/** Whether shaders multiply elements of the type; those of float16 are summed in float32. */
+export function isProduct(dtype: DType): boolean {
+  return multiplied.has(dtype);
+}
+
 export const dotKernel: NamedKernel = {
   takesEpilogue: true,
+  takesHalves: true,
   prepare([x, y], _outs, params) {
-    const { dtype } = x!.aval;
-    if (dtype !== "float32" && dtype !== "int32" && dtype !== "uint32") return null;
+    if (!isProduct(x!.aval.dtype)) return null;
     if (x!.aval.size === 0 || y!.aval.size === 0) return [false, false];
     const costs = ORDERS.map((order) => {
       const [a, b] = [x!, y!].map(({ layout }, i) => (order[i] ? rowMajor(layout.shape) : layout));

@@ -10,11 +10,13 @@ import type { DotParams } from "../../prims/contract.ts";
 import { sizeOf } from "../../shape.ts";
 import { type Target, targetOf } from "./dot_target.ts";
 import type { BufferRef } from "./kernel.ts";
-import { elementIndex, storageType, word } from "./wgsl.ts";
+import { elementIndex, type NumberType, numberType, type StorageType, storageType, word } from "./wgsl.ts";
 
 /** An operand. All offsets and strides count vectors of `width` elements. */
 export interface Factor {
   readonly slot: BufferRef;
+  /** What its buffer is an array of: float16 becomes float32 when it is read. */
+  readonly element: StorageType;
   /** The name of its buffer: both have one where the operands are one array. */
   readonly name: "x" | "y";
   /** Elements of its free index. */
@@ -34,7 +36,7 @@ export interface Factor {
 
 export interface DotCall {
   readonly target: Target;
-  readonly type: "f32" | "i32" | "u32";
+  readonly type: NumberType;
   readonly batches: number;
   readonly m: number;
   readonly n: number;
@@ -104,6 +106,7 @@ export function dotCall(step: CallStep): DotCall {
     const k = axes.sums.at(-1)?.[operand] ?? 0;
     return {
       slot,
+      element: storageType(slot.aval.dtype),
       name: isOne ? "x" : operand,
       size: sizes(own),
       along,
@@ -123,7 +126,7 @@ export function dotCall(step: CallStep): DotCall {
       sums: inVectors(layoutOf(axes.sums.slice(0, -1), operand), width),
     };
   };
-  const type = storageType(x.slot.aval.dtype);
+  const type = numberType(x.slot.aval.dtype);
   return {
     target: targetOf(step),
     type,
@@ -149,9 +152,9 @@ export function vectorsAlong({ along, width }: Factor, index: "sum" | "free"): b
 }
 
 /** What `k` products are called here that a call is as fast as another with the same one. */
-export function keyOf({ type, batches, m, n, k, repeats, x, y }: DotCall): string {
+export function keyOf({ batches, m, n, k, repeats, x, y }: DotCall): string {
   const reach = ({ along, width }: Factor): string => `${along ?? "strided"}${width}`;
-  return `dot ${type} ${batches}x${m}x${n}x${k}${repeats > 1 ? `x${repeats}` : ""} ${reach(x)} ${reach(y)}`;
+  return `dot ${x.element} ${batches}x${m}x${n}x${k}${repeats > 1 ? `x${repeats}` : ""} ${reach(x)} ${reach(y)}`;
 }
 
 /** Multiplications and additions. */
@@ -167,8 +170,15 @@ export function operandsOf({ x, y }: DotCall): readonly Factor[] {
 }
 
 /** What the buffer of an operand is an array of. */
-export function elementOf({ type }: DotCall, { width }: Factor): string {
-  return width === 4 ? `vec4<${type}>` : type;
+export function elementOf({ element, width }: Factor): string {
+  return width === 4 ? `vec4<${element}>` : element;
+}
+
+/** An element of the buffer, or a vector of them, as a shader computes with it. */
+export function readText({ name, element, width }: Factor, at: string): string {
+  const stored = `${name}[${at}]`;
+  if (element !== "f16") return stored;
+  return width === 4 ? `vec4<f32>(${stored})` : `f32(${stored})`;
 }
 
 /** `component(2)` is the third of a vector. */
@@ -255,7 +265,7 @@ export class Patch {
    */
   load(k: string, { last = null, count = 4 }: { last?: number | null; count?: number } = {}): string {
     const factor = this.#factor;
-    const { name } = factor;
+    const read = (at: string): string => readText(factor, at);
     const prefix = this.#prefix;
     const bounded = (c: number): string => {
       const index = c === 0 ? k : `${k} + ${c}u`;
@@ -263,11 +273,13 @@ export class Patch {
     };
     const offset = (c: number): string => sumOffset(factor, this.#operand, bounded(c));
     if (vectorsAlong(factor, "sum")) {
-      return [0, 1, 2, 3].map((i) => `${prefix}r${i} = ${name}[${prefix}at${i} + ${offset(0)}];`).join("\n");
+      return [0, 1, 2, 3]
+        .map((i) => `${prefix}r${i} = ${read(`${prefix}at${i} + ${offset(0)}`)};`)
+        .join("\n");
     }
     return Array.from({ length: count }, (_, c) => {
-      if (this.#places === 1) return `${prefix}r${c} = ${name}[${prefix}at0 + ${offset(c)}];`;
-      const elements = [0, 1, 2, 3].map((i) => `${name}[${prefix}at${i} + o]`);
+      if (this.#places === 1) return `${prefix}r${c} = ${read(`${prefix}at0 + ${offset(c)}`)};`;
+      const elements = [0, 1, 2, 3].map((i) => read(`${prefix}at${i} + o`));
       return `{ let o = ${offset(c)}; ${prefix}r${c} = vec4(${elements.join(", ")}); }`;
     }).join("\n");
   }

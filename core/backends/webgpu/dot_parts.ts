@@ -1,7 +1,7 @@
 /** The second half of a sum that was cut into parts: their sums, part by part in memory, are added in a fixed order. */
 import type { Target } from "./dot_target.ts";
 import type { Capabilities, Dispatch, Workspace } from "./kernel.ts";
-import { binding, groupsFor, mainHead, word } from "./wgsl.ts";
+import { binding, groupsFor, mainHead, type NumberType, word } from "./wgsl.ts";
 
 /** Sums of as many parts side by side, so that errors of long sums do not add up. */
 const LANES = 8;
@@ -14,7 +14,7 @@ export function sumOfParts(
   space: Workspace,
   count: number,
   results: number,
-  type: "f32" | "i32" | "u32",
+  type: NumberType,
   target: Target,
   gpu: Capabilities,
 ): Dispatch {

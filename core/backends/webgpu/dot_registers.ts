@@ -89,7 +89,7 @@ ${flush}
   const groups = groupsOf(frame);
   const bases = [baseText(call.x, "x"), baseText(call.y, "y")];
   const tiles = Math.ceil(call.m / tileRows) * Math.ceil(call.n / tileColumns);
-  const code = `${operands.map((factor, i) => binding(i, factor.name, elementOf(call, factor))).join("\n")}
+  const code = `${operands.map((factor, i) => binding(i, factor.name, elementOf(factor))).join("\n")}
 ${target.text(operands.length, accumulators.inQuads)}
 ${mainHead(tiles * cut.parts * call.batches, down * across, groups, "group")}
 ${frameText(frame)}

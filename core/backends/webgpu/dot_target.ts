@@ -3,9 +3,10 @@
  * is at a multiple of four; so whatever else becomes of a value is said in one place.
  */
 import type { CallStep } from "../../passes/fuse.ts";
+import { nearestHalves } from "./halves.ts";
 import type { BufferRef } from "./kernel.ts";
 import { epilogueOf } from "./loops_epilogue.ts";
-import { binding, storageType } from "./wgsl.ts";
+import { binding, numberType, type StorageType, storageType } from "./wgsl.ts";
 
 export interface Target {
   readonly buffers: readonly BufferRef[];
@@ -15,8 +16,9 @@ export interface Target {
   text(first: number, inQuads: boolean): string;
 }
 
-/** A buffer that takes values as they are. */
-export function plainTarget(buffer: BufferRef, type: "f32" | "i32" | "u32"): Target {
+/** A buffer that takes values as they are, or the float16 nearest to them. */
+export function plainTarget(buffer: BufferRef, type: StorageType): Target {
+  if (type === "f16") return halfTarget(buffer);
   return {
     buffers: [buffer],
     keeps: true,
@@ -33,11 +35,28 @@ fn stored(at: u32) -> ${type} { return out[at]; }`;
   };
 }
 
+function halfTarget(buffer: BufferRef): Target {
+  return {
+    buffers: [buffer],
+    // What is read back would not be the sum.
+    keeps: false,
+    text: (first, inQuads) =>
+      inQuads
+        ? `${binding(first, "out", "vec4<f16>", "read_write")}
+${nearestHalves()}
+fn storeQuad(at: u32, value: vec4<f32>) { out[at >> 2u] = nearestHalves(value); }`
+        : `${binding(first, "out", "f16", "read_write")}
+${nearestHalves()}
+fn store(at: u32, value: f32) { out[at] = f16(nearestHalf(value)); }`,
+  };
+}
+
 /** Where the one result of a step goes: to its buffer, or to what its epilogue makes of it, or to both. */
 export function targetOf({ outs, epilogue }: CallStep): Target {
   const result = outs[0]!;
-  const type = storageType(result.aval.dtype);
-  const plain = plainTarget(result, type);
+  const type = numberType(result.aval.dtype);
+  const element = storageType(result.aval.dtype);
+  const plain = plainTarget(result, element);
   if (epilogue === null) return plain;
   const { loop, keepsResult } = epilogue;
   const kept = keepsResult ? plain.buffers : [];
@@ -47,6 +66,7 @@ export function targetOf({ outs, epilogue }: CallStep): Target {
   // Vectors and elements may be met in different orders, but the buffers of a target have one.
   const hasQuads = quad.buffers.every((buffer, i) => buffer === single.buffers[i]);
   const vector = `vec4<${type}>`;
+  const isHalf = element === "f16";
   return {
     buffers: [...kept, ...single.buffers],
     // The epilogue may write where it reads, and so it sees only whole sums.
@@ -54,15 +74,22 @@ export function targetOf({ outs, epilogue }: CallStep): Target {
     text(first, inQuads) {
       const isVector = inQuads && hasQuads;
       const { declarations, statement } = follow(first, isVector);
-      const keep = (index: string): string => (keepsResult ? `out[${index}] = value;` : "");
-      const lines = keepsResult ? [binding(first, "out", isVector ? vector : type, "read_write")] : [];
+      const keep = (index: string): string => (keepsResult ? `out[${index}] = rounded;` : "");
+      const lines = keepsResult
+        ? [binding(first, "out", isVector ? `vec4<${element}>` : element, "read_write")]
+        : [];
       lines.push(declarations);
+      if (isHalf) lines.push(nearestHalves());
       if (isVector) {
         lines.push(`fn storeQuad(at: u32, value: ${vector}) {
-${keep("at >> 2u")} ${statement("(at >> 2u)", "value")}
+let rounded = ${isHalf ? "nearestHalves(value)" : "value"};
+${keep("at >> 2u")} ${statement("(at >> 2u)", "rounded")}
 }`);
       } else {
-        lines.push(`fn store(at: u32, value: ${type}) { ${keep("at")} ${statement("at", "value")} }`);
+        lines.push(`fn store(at: u32, value: ${type}) {
+let rounded = ${isHalf ? "f16(nearestHalf(value))" : "value"};
+${keep("at")} ${statement("at", "rounded")}
+}`);
         if (inQuads) {
           const stores = [0, 1, 2, 3].map((i) => `store(at + ${i}u, value[${i}]);`);
           lines.push(`fn storeQuad(at: u32, value: ${vector}) { ${stores.join(" ")} }`);

@@ -227,7 +227,7 @@ ${flush}
   const groups = groupsOf(frame);
   const bases = shares.map(({ factor, operand }) => baseText(factor, operand));
   const tiles = Math.ceil(call.m / rows) * Math.ceil(call.n / columns);
-  const code = `${operands.map((factor, i) => binding(i, factor.name, elementOf(call, factor))).join("\n")}
+  const code = `${operands.map((factor, i) => binding(i, factor.name, elementOf(factor))).join("\n")}
 ${target.text(operands.length, accumulators.inQuads)}
 ${shares
   .map(

@@ -13,6 +13,7 @@ import {
   freeOffset,
   operandsOf,
   operationsOf,
+  readText,
   sumOffset,
   vectorsAlong,
 } from "./dot_call.ts";
@@ -50,7 +51,7 @@ ${all((name, at) => `${name} = sums[${at}local];`)}`;
 
 /** One element: `at` and `index` name the place of its free index and this index, `k` is the summed index. */
 function elementText(factor: Factor, operand: string, at: string, index: string, k: string): string {
-  const vector = `${factor.name}[${at} + ${sumOffset(factor, operand, k)}]`;
+  const vector = readText(factor, `${at} + ${sumOffset(factor, operand, k)}`);
   if (factor.width === 1) return vector;
   return vectorsAlong(factor, "sum") ? `${vector}[(${k}) & 3u]` : `${vector}[${index} & 3u]`;
 }
@@ -92,12 +93,12 @@ export function teamDispatch(
   const yElement = (j: number, index: string): string => elementText(y, "y", `y${j}`, `j${j}`, index);
   const yVector = (j: number): string =>
     vectorsAlong(y, "sum")
-      ? `${y.name}[y${j} + ${sumOffset(y, "y", "k")}]`
+      ? readText(y, `y${j} + ${sumOffset(y, "y", "k")}`)
       : `vec4(${[0, 1, 2, 3].map((c) => yElement(j, `k + ${c}u`)).join(", ")})`;
   const step = isAlongRows && inVectors ? 4 : 1;
   const product = (j: number): string =>
     isAlongRows && inVectors ? `sum${j} += a * ${yVector(j)};` : `sum${j} += a * ${yElement(j, "k")};`;
-  const a = inVectors ? `${x.name}[x0 + ${sumOffset(x, "x", "k")}]` : elementText(x, "x", "x0", "row", "k");
+  const a = inVectors ? readText(x, `x0 + ${sumOffset(x, "x", "k")}`) : elementText(x, "x", "x0", "row", "k");
   const loop = `for (var k = begin + rank * ${word(step)}; k < end; k += ${word(step * team.team)}) {
 let a = ${a};
 ${columns.map(product).join(" ")}
@@ -127,7 +128,7 @@ ${columns.map(product).join(" ")}
   const position = isAlongRows
     ? `let rank = local % ${word(team.team)}; let own = local / ${word(team.team)};`
     : `let rank = local / ${word(apart)}; let own = local % ${word(apart)};`;
-  const code = `${operands.map((factor, i) => binding(i, factor.name, elementOf(call, factor))).join("\n")}
+  const code = `${operands.map((factor, i) => binding(i, factor.name, elementOf(factor))).join("\n")}
 ${target.text(operands.length, inQuads)}
 ${team.team === 1 ? "" : `var<workgroup> sums: array<${isAlongRows || inVectors ? `vec4<${type}>` : type}, ${values.length * team.size}>;`}
 ${mainHead(tiles * cut.parts * call.batches, team.size, groups, "group")}

@@ -2,11 +2,11 @@
  * Compiled programs: the steps of a schedule as dispatches, and which buffer each of them reads and writes when they run.
  * A run records its commands and returns at once; results are tensors whose elements the device will have.
  */
-import type { Aval } from "../../aval.ts";
 import { type CompileOptions, type Executable, hostResults, sharing } from "../../backend.ts";
 import { DeviceError, invariant } from "../../errors.ts";
 import { withEpilogues } from "../../passes/epilogue.ts";
 import { type CallStep, fused, type Schedule, type Slot, type Step } from "../../passes/fuse.ts";
+import { halvesWidened } from "../../passes/halves.ts";
 import { type Lifetime, lifetimes, slotsOf } from "../../passes/plan.ts";
 import type { HostArray } from "../../primitive.ts";
 import type { Program } from "../../program.ts";
@@ -15,6 +15,7 @@ import type { GpuBindGroup, GpuBuffer } from "./api.ts";
 import { type Context, DeviceArray } from "./context.ts";
 import type { Pipeline } from "./device.ts";
 import { isComputable } from "./expressions.ts";
+import { checkHeld } from "./halves.ts";
 import {
   type BufferRef,
   type Capabilities,
@@ -27,7 +28,7 @@ import {
 import { loopDispatches } from "./loops.ts";
 import { type Block, blockBytes } from "./pool.ts";
 import type { Recorded, Work } from "./profile.ts";
-import { WORD_BYTES } from "./wgsl.ts";
+import { bufferBytes, extended } from "./wgsl.ts";
 
 /** Sets of buffers that a dispatch has met, each with its bind group; more are forgotten together. */
 const MOST_GROUPS = 32;
@@ -65,7 +66,7 @@ export function compile(
 ): WebgpuExecutable {
   const { gpu } = context;
   const schedule = fused(
-    program,
+    halvesWidened(program, (name) => named.get(name)?.takesHalves === true),
     (prim, args, outs, params) => {
       const kernel = prim.kernel?.k === "named" ? named.get(prim.kernel.name) : undefined;
       return kernel?.prepare(args, outs, params, gpu) ?? null;
@@ -150,7 +151,7 @@ class Plan {
     const starting = Map.groupBy(inOrder, ([, { from }]) => from);
     steps.forEach((dispatches, at) => {
       for (const [slot, { to }] of starting.get(at) ?? []) {
-        const room = take(slot.aval.size * WORD_BYTES);
+        const room = take(bufferBytes(slot.aval));
         this.places.set(slot, room.place);
         const list = ends.get(to);
         if (list) list.push(room);
@@ -211,7 +212,7 @@ class Plan {
 function bytesOf(buffers: readonly BufferRef[]): number {
   return [...new Set(buffers)].reduce((sum, ref) => {
     if (ref === FAULTS) return sum;
-    return sum + (ref instanceof Workspace ? ref.bytes : ref.aval.size * WORD_BYTES);
+    return sum + (ref instanceof Workspace ? ref.bytes : bufferBytes(ref.aval));
   }, 0);
 }
 
@@ -233,7 +234,7 @@ export class WebgpuExecutable implements Executable {
     this.#schedule = schedule;
     this.#named = named;
     this.#donated = donated;
-    for (const { outs } of program.eqns) for (const { aval } of outs) checkHeld(aval);
+    for (const { outs } of program.eqns) for (const { aval } of outs) checkHeld(aval, context.gpu, "compute");
     this.#plan = new Plan(schedule, context, named);
   }
 
@@ -363,6 +364,14 @@ function dispatchesOf(
   named: ReadonlyMap<string, NamedKernel>,
   gpu: Capabilities,
 ): readonly Dispatch[] {
+  return dispatchesIn(step, named, gpu).map((one) => ({ ...one, code: extended(one.code) }));
+}
+
+function dispatchesIn(
+  step: Step,
+  named: ReadonlyMap<string, NamedKernel>,
+  gpu: Capabilities,
+): readonly Dispatch[] {
   if (step.k === "loop") return loopDispatches(step, gpu);
   const { kernel } = step.prim;
   invariant(kernel?.k === "named", "a named step has a named kernel");
@@ -370,16 +379,6 @@ function dispatchesOf(
   if (step.epilogue === null) return dispatches;
   const names = step.epilogue.loop.names.join("+");
   return dispatches.map((dispatch) => ({ ...dispatch, label: `${dispatch.label}+${names}` }));
-}
-
-/** Throws for what a device cannot hold. */
-function checkHeld(aval: Aval): void {
-  if (aval.dtype !== "float64") return;
-  throw new DeviceError(
-    "invalid",
-    String(aval),
-    `Cannot compute ${aval} on webgpu: shaders have no float64, float32 is needed; use astype("float32"), or the cpu`,
-  );
 }
 
 function runOnHost(

@@ -17,6 +17,7 @@ function quadRows({ slot, layout }: Operand, axis: number, after: number): Rows 
 }
 
 const gather: NamedKernel = {
+  takesHalves: true,
   prepare: ([x]) => (x!.aval.dtype === "float64" ? null : [false, false]),
   dispatches({ args, outs, params }, gpu) {
     const [x, operand, out] = [args[0]!, args[1]!, outs[0]!];
@@ -31,10 +32,11 @@ const gather: NamedKernel = {
     const width = quads ? 4 : 1;
     const rows = quads ?? rowsAlong(x.layout, axis);
     const from = elementAt(rows, startOf(rows, "slice"), "index");
+    const word = out.aval.dtype === "float16" ? "f16" : "u32";
     const buffers = new Buffers(new Set(), "b", quads ? 3 : 2);
     const text = indicesText(indices, buffers);
-    const element = quads ? `x[${from}]` : buffers.word(x.slot, from);
-    const type = quads ? "vec4<u32>" : "u32";
+    const element = quads ? `x[${from}]` : buffers.raw(x.slot, word, from);
+    const type = quads ? `vec4<${word}>` : word;
     const units = out.aval.size / width;
     const size = lineSize(gpu);
     const groups = groupsFor(units, size, gpu);

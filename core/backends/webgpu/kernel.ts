@@ -79,6 +79,8 @@ export interface NamedKernel {
     params: unknown,
     gpu: Capabilities,
   ): readonly boolean[] | null;
+  /** Whether operands and results may be float16; otherwise they are float32 in their place. Default: no. */
+  readonly takesHalves?: boolean;
   /** Whether `dispatches` computes the epilogue of a step. Default: no. */
   readonly takesEpilogue?: boolean;
   /** In order; each sees what those before it have written. */

@@ -51,7 +51,12 @@ export class Buffers {
 
   /** A word of a buffer that belongs to no slot. */
   word(ref: BufferRef, index: string, access: "read" | "write" = "read"): string {
-    return `${this.#bind(ref, "u32", access).name}[${index}]`;
+    return this.raw(ref, "u32", index, access);
+  }
+
+  /** An element as it is, of whatever type. */
+  raw(ref: BufferRef, type: "u32" | "f16", index: string, access: "read" | "write" = "read"): string {
+    return `${this.#bind(ref, type, access).name}[${index}]`;
   }
 
   #use(slot: Slot, access: "read" | "write"): Bound {
@@ -78,12 +83,16 @@ export function labelOf({ names }: LoopStep): string {
 
 /** What is loaded, as a value of the type that it has in expressions. */
 export function loaded({ slot }: Load, element: string): string {
-  return slot.aval.dtype === "bool" ? `${element} != 0u` : element;
+  const { dtype } = slot.aval;
+  if (dtype === "float16") return `f32(${element})`;
+  return dtype === "bool" ? `${element} != 0u` : element;
 }
 
-/** A value as it is stored. */
+/** A value as it is stored; one of float16 is a float16 number already. */
 export function stored({ slot }: Store, value: string): string {
-  return slot.aval.dtype === "bool" ? `select(0u, 1u, ${value})` : value;
+  const { dtype } = slot.aval;
+  if (dtype === "float16") return `f16(${value})`;
+  return dtype === "bool" ? `select(0u, 1u, ${value})` : value;
 }
 
 /** The type of a vector of four elements as a buffer has them. */

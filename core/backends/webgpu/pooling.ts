@@ -14,8 +14,8 @@ import {
   groupsFor,
   lineSize,
   mainHead,
+  numberType,
   SPECIALS,
-  storageType,
   stridedIndex,
   WORD_BYTES,
   word,
@@ -194,7 +194,7 @@ function pooling(kind: Pooling): NamedKernel {
       const isTransposed = kind === "transposed sum";
       const axes = isTransposed ? axesOf(pool, places, block.shape) : axesOf(pool, block.shape, places);
       const ranges = axes.map((axis, a) => (isTransposed ? windowsOf : elementsOf)(axis, `u${a}`));
-      const type = storageType(slot.aval.dtype);
+      const type = numberType(slot.aval.dtype);
       const at = stridedIndex(
         ranges.map((_, a) => `p${a}`),
         block.strides,
@@ -284,7 +284,7 @@ const poolScatter: NamedKernel = {
     const joining = sizeOf(y.layout.shape);
     if (joining === 0) return [zeros(step, gpu)];
     const run = joining / (size / cells);
-    const type = storageType(out!.aval.dtype);
+    const type = numberType(out!.aval.dtype);
     const heads = new Workspace(size * WORD_BYTES);
     const chain = new Workspace(joining * WORD_BYTES);
 

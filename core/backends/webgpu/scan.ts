@@ -10,7 +10,7 @@ import { type Capabilities, type Dispatch, type NamedKernel, Workspace } from ".
 import { longSum } from "./long_sums.ts";
 import { Buffers } from "./loops_access.ts";
 import { BUSY, elementAt, powerAbove, type Rows, reversed, rowsAlong, startOf } from "./rows.ts";
-import { groupsFor, lineSize, mainHead, storageType, WORD_BYTES } from "./wgsl.ts";
+import { groupsFor, lineSize, mainHead, numberType, WORD_BYTES } from "./wgsl.ts";
 
 /** Elements that an invocation of a workgroup sums. */
 const ITEMS = 8;
@@ -217,7 +217,7 @@ const cumsum: NamedKernel = {
     ].map(({ ref, rows }): Place => ({ ref, rows: reverse ? reversed(rows) : rows }));
     const [source, target] = places as [Place, Place];
     const space = new Workspace(Math.max(1, wordsOf(source.rows, gpu)) * WORD_BYTES);
-    return scanDispatches({ type: storageType(out.aval.dtype), source, target }, space, 0, gpu);
+    return scanDispatches({ type: numberType(out.aval.dtype), source, target }, space, 0, gpu);
   },
 };
 

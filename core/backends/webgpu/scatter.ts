@@ -18,7 +18,7 @@ import {
   groupsFor,
   lineSize,
   mainHead,
-  storageType,
+  numberType,
   WORD_BYTES,
 } from "./wgsl.ts";
 
@@ -52,7 +52,7 @@ export function scatterDispatches(scatter: Scatter, gpu: Capabilities): readonly
 }
 
 function zeros(out: Slot, gpu: Capabilities): Dispatch {
-  const type = storageType(out.aval.dtype);
+  const type = numberType(out.aval.dtype);
   const size = lineSize(gpu);
   const groups = groupsFor(out.aval.size, size, gpu);
   const code = `${binding(0, "result", type, "read_write")}
@@ -65,7 +65,7 @@ result[unit] = ${constantOf(0, type)};
 
 /** Declares `updateAt(position)`, an update by its row-major position. */
 function updateText({ slot, layout }: Operand, buffers: Buffers): string {
-  const type = storageType(slot.aval.dtype);
+  const type = numberType(slot.aval.dtype);
   const word = buffers.word(slot, elementIndex(layout, "position"));
   return `fn updateAt(position: u32) -> ${type} { return bitcast<${type}>(${word}); }`;
 }
@@ -83,7 +83,7 @@ let block = ${element} / ${after * n}u;`;
 function direct({ indices, updates, out }: Scatter, gpu: Capabilities): Dispatch[] {
   const { before, n, count, after } = indices.loops;
   const { size: elements, dtype } = out.aval;
-  const type = storageType(dtype);
+  const type = numberType(dtype);
   const wanted = Math.ceil((gpu.isSoftware ? 16 : BUSY / 2) / elements);
   const parts = Math.min(wanted, Math.ceil(count / SHORTEST_PART), MOST_PARTS);
   const each = Math.ceil(count / parts);
@@ -171,7 +171,7 @@ pairs[${spare}u + unit] = vec2<u32>(low, 0u);
 function rowSums({ indices, updates, out }: Scatter, pairs: Pairs, gpu: Capabilities): Dispatch {
   const { before, n, count, after } = indices.loops;
   const { size: elements, dtype } = out.aval;
-  const type = storageType(dtype);
+  const type = numberType(dtype);
   const size = powerBelow(lineSize(gpu));
   const team = gpu.isSoftware ? 1 : powerBelow(Math.min(MOST_TEAM, BUSY / elements, count / 4));
   const slots = size / team;

@@ -3,7 +3,7 @@
  * the one that took the least time.
  */
 import type { Tuner, TuningChoice } from "../../backend.ts";
-import { makeArray } from "../../dtype.ts";
+import { isFloat, makeArray } from "../../dtype.ts";
 import { BufferUsage, type GpuBuffer } from "./api.ts";
 import type { Context } from "./context.ts";
 import type { Command, Pipeline } from "./device.ts";
@@ -13,7 +13,7 @@ import { type BufferRef, type Choose, FAULTS, type Variant, Workspace } from "./
 import type { Block } from "./pool.ts";
 import { messageOf } from "./refusals.ts";
 import { saveTable } from "./tuning_file.ts";
-import { WORD_BYTES } from "./wgsl.ts";
+import { bufferBytes, WORD_BYTES } from "./wgsl.ts";
 
 /** One round of a variant takes about so long: by the clock of the device, or by ours, which sees the way there too. */
 const ROUND_MICROSECONDS = { device: 2000, host: 20_000 } as const;
@@ -225,18 +225,22 @@ class Buffers {
     }
     const known = this.#blocks.get(ref);
     if (known) return known.buffer;
-    const bytes = ref.aval.size * WORD_BYTES;
+    const { dtype, size } = ref.aval;
+    const bytes = bufferBytes(ref.aval);
     const block = pool.acquire(bytes, () => `${ref.aval} of a product`);
     this.#blocks.set(ref, block);
-    const length = Math.min(ref.aval.size, CHUNK_BYTES / WORD_BYTES);
-    const chunk = makeArray(ref.aval.dtype === "float32" ? "float32" : "uint32", length);
+    const length = Math.min(size, CHUNK_BYTES / WORD_BYTES);
+    const chunk = makeArray(isFloat(dtype) ? dtype : "uint32", length);
     for (let i = 0; i < length; i++) {
       const word = (Math.imul(i, 0x9e3779b1) >>> 16) / 65536;
-      chunk[i] = ref.aval.dtype === "float32" ? word - 0.5 : ref.aval.dtype === "bool" ? i % 2 : i % 64;
+      chunk[i] = isFloat(dtype) ? word - 0.5 : dtype === "bool" ? i % 2 : i % 64;
     }
-    for (let at = 0; at < bytes; at += CHUNK_BYTES) {
-      const count = Math.min(CHUNK_BYTES, bytes - at) / WORD_BYTES;
-      device.write(block.buffer, at, chunk.subarray(0, count));
+    for (let from = 0; from < size; from += length) {
+      device.write(
+        block.buffer,
+        from * chunk.BYTES_PER_ELEMENT,
+        chunk.subarray(0, Math.min(length, size - from)),
+      );
     }
     return block.buffer;
   }

@@ -1,13 +1,24 @@
 /** Words of WGSL that all shader writers use: types, indices, and which invocation does what. */
+import type { Aval } from "../../aval.ts";
 import type { DType } from "../../dtype.ts";
 import { DeviceError } from "../../errors.ts";
 import type { Layout } from "../../kernel.ts";
 import { sizeOf, stridesOf } from "../../shape.ts";
 import type { Capabilities } from "./kernel.ts";
 
+/** What shaders compute with. */
+export type NumberType = "f32" | "i32" | "u32";
+/** What buffers are arrays of. */
+export type StorageType = NumberType | "f16";
+
 /** The type of an element in a buffer; bool is 0 or 1 in a word of its own. */
-export function storageType(dtype: DType): "f32" | "i32" | "u32" {
-  if (dtype === "float32") return "f32";
+export function storageType(dtype: DType): StorageType {
+  return dtype === "float16" ? "f16" : numberType(dtype);
+}
+
+/** The type that shaders compute with: float16 is float32 there. */
+export function numberType(dtype: DType): NumberType {
+  if (dtype === "float32" || dtype === "float16") return "f32";
   if (dtype === "int32") return "i32";
   if (dtype === "uint32" || dtype === "bool") return "u32";
   throw new DeviceError(
@@ -17,8 +28,18 @@ export function storageType(dtype: DType): "f32" | "i32" | "u32" {
   );
 }
 
-/** Bytes that an element takes in a buffer: every type is a word. */
+/** Bytes that an element takes in a buffer: every type but float16 is a word. */
 export const WORD_BYTES = 4;
+
+/** Bytes of a buffer of so many elements: whole words. */
+export function bufferBytes({ dtype, size }: Pick<Aval, "dtype" | "size">): number {
+  return WORD_BYTES * (dtype === "float16" ? Math.ceil(size / 2) : size);
+}
+
+/** A module with the extensions that it uses. */
+export function extended(code: string): string {
+  return /\bf16\b/.test(code) ? `enable f16;\n${code}` : code;
+}
 
 /** Declares binding `index` of group 0 as an array. */
 export function binding(

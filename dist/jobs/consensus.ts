@@ -1,0 +1,72 @@
+/** Workers that step on their own around a consensus, which the hub has. */
+
+import { itemsOf } from "../../core/devices.ts";
+import { scalar } from "../../core/trace.ts";
+import type { Value } from "../../core/value.ts";
+import { augmentedGradient, consensusCandidate, dualUpdate } from "../../optim/admm.ts";
+import type { Problem } from "../jobs.ts";
+import type { Plan } from "../plan.ts";
+import type { Jobs } from "../runtime/driver.ts";
+import { checkFinite, computations, gradientOn } from "./compute.ts";
+import type { Curvature } from "./curvature.ts";
+import { penaltyFactor } from "./method.ts";
+import { job, value } from "./registers.ts";
+
+/** The computations of one worker. */
+export function consensusJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
+  const { optimizer, step: compiledStep } = computations(plan, problem);
+  const gradientAt = gradientOn(plan, problem, rank);
+  const dtype = problem.initial.dtype;
+  // The factor is a tensor: sigma changes with the curvature, and the program stays.
+  const advance = (theta: Value, state: unknown, gradient: Value, sigma: number): readonly [Value, unknown] =>
+    compiledStep(theta, state, gradient, sigma > 0 ? scalar(penaltyFactor(plan.update, sigma), dtype) : null);
+
+  return {
+    installDamped: job(([state, curvature, sigma]) => {
+      const next = nextSigma(plan, curvature as Curvature, value(sigma).item());
+      return {
+        outs: [optimizer.install(state, curvature as Curvature, next), null, null, scalar(next, "float64")],
+      };
+    }),
+    local: job(function* ([consensus, state, dual, local, used, sigma], { round }) {
+      const z = value(consensus);
+      // The dual of the last round, with the sigma of that round, now that its mean is known.
+      const pi = dualUpdate(value(dual), value(local), z, value(used).item());
+      const penalty = value(sigma).item();
+      let theta = z;
+      let next = state;
+      const scored: Value[][] = [];
+      for (let i = 0; i < plan.localSteps; i++) {
+        const { gradient, scores } = gradientAt(theta, round * plan.localSteps + i);
+        scored.push(scores);
+        const full =
+          penalty > 0
+            ? augmentedGradient({ gradient, dual: pi, local: theta, consensus: z, sigma: penalty })
+            : gradient;
+        [theta, next] = advance(theta, next, full, penalty);
+        yield;
+      }
+      const candidate = penalty > 0 ? consensusCandidate(theta, pi, penalty) : theta;
+      // All steps are read at once: a device does not wait for the host between them.
+      const items = itemsOf(scored.flat());
+      const totals: number[] = [];
+      scored.forEach((scores, i) => {
+        const notes = checkFinite(items.splice(0, scores.length), round * plan.localSteps + i);
+        notes.forEach((x, j) => {
+          totals[j] = (totals[j] ?? 0) + x;
+        });
+      });
+      // Means over the local steps for the loss, sums for the rest.
+      return {
+        outs: [next, pi, theta, sigma, candidate],
+        notes: totals.map((x, j) => (j === 0 ? x / plan.localSteps : x)),
+      };
+    }),
+  };
+}
+
+/** Sigma after a refresh: in units of the largest eigenvalue where the plan says so. */
+function nextSigma({ sync }: Plan, curvature: Curvature, sigma: number): number {
+  if (sync.k !== "consensus" || !sync.relative) return sigma;
+  return sync.sigma * Math.max(...Array.from(curvature.values.dataSync(), Math.abs));
+}
