@@ -7,7 +7,7 @@ import { simplified } from "../core/passes/simplify.ts";
 import { type Atom, evalProgram, type Program, show, stage, Var } from "../core/program.ts";
 import { backendFor, checkSynchronous, isEager } from "../core/trace.ts";
 import { flatten, type TreeDef, unflatten } from "../core/tree.ts";
-import { donate, elementsOf, markShared, Tensor, Tracer, type Value } from "../core/value.ts";
+import { donate, elementsOf, hostStorage, markShared, Tensor, Tracer, type Value } from "../core/value.ts";
 import { filledIn, matches, type Signature, signatureName, signatureOf } from "./signature.ts";
 
 /**
@@ -262,7 +262,7 @@ function preparedOf(entry: Entry, args: readonly Value[]): Prepared {
   computed(program).forEach((v, i) => {
     places.set(v, i);
   });
-  const outs = program.outs.map((atom) => (atom instanceof Tensor ? atom : places.get(atom)!));
+  const outs = program.outs.map((atom) => (atom instanceof Tensor ? near(backend, atom) : places.get(atom)!));
   const given = new Set<number | Tensor>();
   const repeated = new Set<number | Tensor>();
   for (const out of outs) (given.has(out) ? repeated : given).add(out);
@@ -276,6 +276,11 @@ function preparedOf(entry: Entry, args: readonly Value[]): Prepared {
   const prepared = { backend, outs, isOther, givenUp, executable, careful: null };
   entry.prepared.set(backend, prepared);
   return prepared;
+}
+
+/** A result that is a constant, where the other results are; float64 stays on the host. */
+function near({ transfers }: Backend, x: Tensor): Tensor {
+  return transfers && hostStorage(x) !== null && x.dtype !== "float64" ? transfers.put(x) : x;
 }
 
 /** The distinct outputs that equations give: inputs and constants need no code. */

@@ -6,7 +6,7 @@ import type { Backend, Executable } from "../core/backend.ts";
 import { isFloat } from "../core/dtype.ts";
 import { DTypeError, ShapeError } from "../core/errors.ts";
 import { simplified } from "../core/passes/simplify.ts";
-import { zeros } from "../core/prims/movement.ts";
+import { like } from "../core/prims/elementwise.ts";
 import { evalProgram, type Program, stage, Var } from "../core/program.ts";
 import { ravel } from "../core/ravel.ts";
 import { backendFor, isEager } from "../core/trace.ts";
@@ -46,7 +46,7 @@ export function operatorAt<P, A extends readonly unknown[]>(
     apply(v) {
       if (!v.aval.equals(flat.aval))
         throw new ShapeError("apply", `Cannot apply the ${noun} to ${v.aval}: ${flat.aval} is needed`);
-      return product(v) ?? zeros(flat.aval);
+      return product(v) ?? like(flat, 0);
     },
     // Every kind is symmetric.
     transpose: () => operator,

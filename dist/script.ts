@@ -1,6 +1,6 @@
 /**
  * The script of a training round, derived from the plan: sharded Lanczos when the curvature is due, then the steps in
- * one of the three forms of agreement, then an evaluation when that is due. What the functions compute is in jobs.ts.
+ * the form of agreement and the layout of the plan, then an evaluation when that is due. What the functions compute is in jobs.ts.
  */
 import { curvatureDueAt, evaluatesAfter, extrapolatesAfter, layoutOf, orderOf, type Plan } from "./plan.ts";
 import type { Loop, Phase, Script, Work } from "./protocol/script.ts";
@@ -127,7 +127,8 @@ function adoptionPhases(plan: Plan): Script {
     reply: ["columns"],
     hub: { fn: "curvature", ins: ["pairs", "columns@*"], outs: ["curvature"] },
   };
-  switch (layoutOf(plan)) {
+  const layout = layoutOf(plan);
+  switch (layout) {
     case "replicated":
       return [
         vectors,
@@ -164,7 +165,7 @@ function adoptionPhases(plan: Plan): Script {
         },
       ];
     default:
-      return layoutOf(plan) as never;
+      return layout satisfies never;
   }
 }
 

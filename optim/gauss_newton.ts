@@ -16,7 +16,7 @@ import { applyUpdates, type CountState, type GradientTransformation, zeroCount }
  * @since 0.2.0
  */
 export interface GaussNewtonOptions {
-  /** Added to the eigenvalues of the Gauss-Newton matrix at first; default 1e-3. */
+  /** Added to the eigenvalues of the Gauss-Newton matrix at first; default 0.1. */
   readonly damping?: number;
   /** Products with the matrix in one update at most; default 250. */
   readonly maxIterations?: number;
@@ -85,7 +85,7 @@ const LEAST_DAMPING = 1e-20;
 export function gaussNewton(
   options: GaussNewtonOptions = {},
 ): GradientTransformation<GaussNewtonState, GaussNewtonExtra> {
-  const { damping: firstDamping = 1e-3, maxIterations = 250 } = options;
+  const { damping: firstDamping = 0.1, maxIterations = 250 } = options;
   checkOptions("Gauss-Newton", {
     damping: [firstDamping, positive],
     maxIterations: [maxIterations, countingNumber],

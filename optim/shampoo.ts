@@ -69,7 +69,10 @@ export interface ShampooOptions {
   readonly beta1?: number;
   /** Decay of the means of second moments; default 1, which adds them up. */
   readonly beta2?: number;
-  /** Added to the eigenvalues of the second moments; default 1e-12. */
+  /**
+   * Added to the eigenvalues of the second moments; default 1e-12. In float32 these are known to 1e-7 of the largest:
+   * where they span more, a larger number keeps rounding from being enlarged.
+   */
   readonly epsilon?: number;
   /** Decoupled weight decay; default 0. */
   readonly weightDecay?: number;

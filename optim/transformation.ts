@@ -140,7 +140,9 @@ export interface CountState {
 }
 
 /** A method whose state only it reads, for those that keep methods of several kinds in one place. */
-export function forgetState<S>(method: GradientTransformation<S>): GradientTransformation<unknown> {
+export function forgetState<S, X extends object = NoExtra>(
+  method: GradientTransformation<S, X>,
+): GradientTransformation<unknown, X> {
   return {
     ...method,
     update: (updates, state, params, extra) => method.update(updates, state as S, params, extra),

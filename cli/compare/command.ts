@@ -228,6 +228,7 @@ async function runInProcess(
   });
   onStart(child);
   let record: RunRecord | null = null;
+  let reason: string | null = null;
   let rest = "";
   const decoder = new TextDecoder();
   const errors = new Response(child.stderr).text();
@@ -238,12 +239,12 @@ async function runInProcess(
       const saying = JSON.parse(text) as Saying;
       if (saying.k === "note") line.note(saying.text);
       else if (saying.k === "point") onPoint(saying.point, saying.fraction);
+      else if (saying.k === "failed") reason = saying.reason;
       else record = saying.record;
     }
   }
   const code = await child.exited;
   if (record) return record;
-  const reason = (await errors).trim().split("\n").at(-1) || `it ended with code ${code}`;
   return {
     ...assignment.entry,
     points: [],
@@ -257,7 +258,7 @@ async function runInProcess(
     parameters: 0,
     bytesSent: 0,
     workerPeakBytes: [],
-    failure: reason,
+    failure: reason ?? ((await errors).trim() || `it ended with code ${code}`),
   };
 }
 

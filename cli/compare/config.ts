@@ -1,7 +1,8 @@
 /** What a comparison is, checked: from flags, or from the file that it left behind. */
 import { z } from "zod";
 import { readFlags, UsageError } from "../config.ts";
-import { type Method, methods, type Settings } from "./methods.ts";
+import type { Method, Settings } from "./method.ts";
+import { methods } from "./methods.ts";
 import type { Budget } from "./run.ts";
 import { tasks } from "./tasks.ts";
 

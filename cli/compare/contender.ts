@@ -19,12 +19,23 @@ export interface Assignment {
 export type Saying =
   | { readonly k: "note"; readonly text: string }
   | { readonly k: "point"; readonly point: Point; readonly fraction: number }
+  | { readonly k: "failed"; readonly reason: string }
   | { readonly k: "done"; readonly record: RunRecord };
 
-/** Makes the run and says how it goes; returns the exit code. */
+const say = (saying: Saying): void => void process.stdout.write(`${JSON.stringify(saying)}\n`);
+
+/** Makes the run and says how it goes, also where it cannot be made; returns the exit code. */
 export async function contender(args: readonly string[]): Promise<number> {
-  const { entry, dataDir, ...options } = JSON.parse(args[0] ?? "{}") as Assignment;
-  const say = (saying: Saying): void => void process.stdout.write(`${JSON.stringify(saying)}\n`);
+  try {
+    await make(JSON.parse(args[0] ?? "{}") as Assignment);
+    return 0;
+  } catch (error) {
+    say({ k: "failed", reason: error instanceof Error ? error.message : String(error) });
+    return 1;
+  }
+}
+
+async function make({ entry, dataDir, ...options }: Assignment): Promise<void> {
   await openPlace("cpu", 0);
   const problem = await tasks[entry.task]!.open({
     seed: entry.seed,
@@ -50,5 +61,4 @@ export async function contender(args: readonly string[]): Promise<number> {
       failure: null,
     },
   });
-  return 0;
 }

@@ -79,14 +79,17 @@ export function runOnce(problem: Problem, stepper: Stepper, options: RunOptions)
   let [lossSum, lossCount] = [0, 0];
   const used = (): number => ({ wall: seconds, gradients, steps: step })[budget.unit] / budget.amount;
   let reached: number | null = null;
-  const evaluate = (): void => {
+  /** One point more, unless the loss is no number. */
+  const evaluate = (): boolean => {
     const found = problem.evaluate(carry.params);
+    if (!Number.isFinite(found.loss)) return false;
     const trainLoss = lossCount > 0 ? lossSum / lossCount : null;
     [lossSum, lossCount] = [0, 0];
     const point: Point = { step, gradients, seconds, trainLoss, ...found };
     if (reached === null && isReached(found, problem.target)) reached = points.length;
     points.push(point);
     onPoint?.(point, Math.min(1, used()));
+    return true;
   };
   const finish = (ended: Outcome["ended"]): Outcome => ({
     points,
@@ -97,7 +100,7 @@ export function runOnce(problem: Problem, stepper: Stepper, options: RunOptions)
     peakBytes: process.resourceUsage().maxRSS * 1024,
   });
 
-  evaluate();
+  if (!evaluate()) return finish("diverged");
   for (let next = 1; used() < 1; ) {
     const started = performance.now();
     const { params, state, loss, extraGradients } = stepper.step(carry, step, problem.batch(step));
@@ -111,8 +114,7 @@ export function runOnce(problem: Problem, stepper: Stepper, options: RunOptions)
     carry = { params, state };
     if (used() * evaluations < next) continue;
     next = Math.floor(used() * evaluations) + 1;
-    evaluate();
-    if (!Number.isFinite(points.at(-1)!.loss)) return finish("diverged");
+    if (!evaluate()) return finish("diverged");
     if (stopsAtTarget && reached !== null) return finish("target");
   }
   return finish("budget");

@@ -185,9 +185,9 @@ class Loop {
   readonly values = new Map<Var, LoopValue>();
   readonly stores: Store[] = [];
   readonly names: string[] = [];
-  /** Values of float16, and their bits: those that are read, and those that are written. */
+  /** By values of float16 their bits, which are read or written; and by bits that are read their values. */
   readonly bits = new Map<Expr, Expr>();
-  readonly read = new Map<Expr, Expr>();
+  readonly decoded = new Map<Expr, Expr>();
   /** Nothing may join. */
   closed = false;
   inputs = 0;
@@ -519,13 +519,13 @@ class Fusion {
     const known = loop.loads.find(
       (load) => load.slot === slot && load.level === level && sameLayout(load.layout, layout),
     );
-    if (known) return loop.read.get(known.expr) ?? known.expr;
+    if (known) return loop.decoded.get(known.expr) ?? known.expr;
     const isBits = this.#limits.halvesAsBits === true && base.aval.dtype === "float16";
     const expr = loop.input(isBits ? "int32" : base.aval.dtype);
     loop.loads.push({ expr, level, slot, layout });
     if (!isBits) return expr;
     const value = halfOfBits(expr);
-    loop.read.set(expr, value);
+    loop.decoded.set(expr, value);
     loop.bits.set(value, expr);
     return value;
   }
@@ -790,7 +790,7 @@ function finished(loop: Loop): LoopStep {
   // Value by value: the nodes between are many.
   const from = new Map<Expr, readonly Expr[]>();
   for (const [value, bits] of loop.bits) {
-    if (loop.read.has(bits)) from.set(value, [bits]);
+    if (loop.decoded.has(bits)) from.set(value, [bits]);
     else from.set(bits, [value]);
   }
   for (const value of loop.values.values()) if (!from.has(value.expr)) from.set(value.expr, value.from);

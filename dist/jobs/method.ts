@@ -5,7 +5,7 @@ import type { Value } from "../../core/value.ts";
 import { adam, adamw } from "../../optim/adam.ts";
 import { type Fosi, type FosiState, fosi, installCurvature } from "../../optim/fosi.ts";
 import { momentum, nesterov, sgd } from "../../optim/momentum.ts";
-import type { GradientTransformation } from "../../optim/transformation.ts";
+import { forgetState, type GradientTransformation } from "../../optim/transformation.ts";
 import type { Plan, UpdateMethod } from "../plan.ts";
 import type { Curvature } from "./curvature.ts";
 
@@ -102,12 +102,4 @@ export function baseOf(update: UpdateMethod): GradientTransformation<unknown> {
     default:
       return update satisfies never;
   }
-}
-
-/** States travel through registers, where only the method that made one reads it. */
-function forgetState<S>(method: GradientTransformation<S>): GradientTransformation<unknown> {
-  return {
-    ...method,
-    update: (updates, state, params, extra) => method.update(updates, state as S, params, extra),
-  };
 }

@@ -159,6 +159,21 @@ test("the empirical Fisher matrix is the mean of g gᵀ of the examples", () => 
   expect(() => empiricalFisherOperator((q: Params) => sum(losses(q, x)), p)).toThrow(ShapeError);
 });
 
+test("compiled products are kept apart by the functions that they are of", () => {
+  const w = draw(1, [3]);
+  const outputs = [jit((p: Value) => mul(2, p)), jit((p: Value) => mul(3, p))];
+  const losses = [jit((z: Value) => mul(0.5, sum(mul(z, z)))), jit((z: Value) => mul(5, sum(mul(z, z))))];
+  for (const [i, output] of outputs.entries())
+    for (const [j, loss] of losses.entries()) {
+      const factor = [4, 9][i]! * [1, 10][j]!;
+      assertClose(gaussNewtonOperator(output, loss, w).apply(w), mul(factor, w), "Gauss-Newton");
+    }
+  // The same functions under other kinds.
+  assertClose(hessianOperator(losses[1]!, w).apply(w), mul(10, w), "Hessian");
+  assertClose(fisherOperator(outputs[1]!, gaussian, w).apply(w), mul(3, w), "Fisher of three examples");
+  assertClose(empiricalFisherOperator(outputs[1]!, w).apply(w), mul(3, w), "empirical Fisher");
+});
+
 test("an operator keeps its tags where they hold", () => {
   const G = gaussNewtonOperator(tanh, (z: Value) => sum(mul(z, z)), draw(1, [3]));
   const H = hessianOperator((w: Value) => sum(tanh(w)), draw(1, [3]));

@@ -4,6 +4,9 @@ import { DTypeError } from "../../core/errors.ts";
 import * as e from "../../core/expr.ts";
 import { input } from "../../core/expr.ts";
 import { bitsOfHalf, halfOfBits, halfOfDouble, keepsHalf, roundedToHalf } from "../../core/half.ts";
+import { halvesWidened } from "../../core/passes/halves.ts";
+import { simplified } from "../../core/passes/simplify.ts";
+import { type Program, stage, verify } from "../../core/program.ts";
 import { decodeValue, encodeValue } from "../../dist/runtime/payload.ts";
 import * as ct from "../../mod.ts";
 import { SeededDraw } from "../support/arbitrary_tensor.ts";
@@ -156,7 +159,11 @@ describe("tensors", () => {
 
 describe("files and messages", () => {
   test("safetensors have them as F16", () => {
-    const tree = { a: ct.tensor([1, -2.5, 65504], half), b: ct.tensor([1], { dtype: "bool" }), c: ct.tensor([7]) };
+    const tree = {
+      a: ct.tensor([1, -2.5, 65504], half),
+      b: ct.tensor([1], { dtype: "bool" }),
+      c: ct.tensor([7]),
+    };
     const bytes = ct.io.encode(tree);
     const header = new TextDecoder().decode(
       bytes.subarray(8, 8 + new DataView(bytes.buffer).getUint32(0, true)),
@@ -220,4 +227,33 @@ test("derivatives are float16 where the point is", () => {
     expect(Math.abs(one - exact[i]!)).toBeLessThan(2 ** -8);
   });
   ct.checkGrads(f, [x]);
+});
+
+describe("programs", () => {
+  const recorded = (f: (x: ct.Value) => ct.Value, dtype: ct.DType): Program =>
+    stage((x) => [f(x!)], [ct.aval([4, 4], dtype)]);
+
+  test("a cast that loses nothing is undone, one that rounds is not", () => {
+    const there = recorded((x) => x.astype("float32").astype("float16"), "float16");
+    expect(simplified(there).eqns).toEqual([]);
+    const back = recorded((x) => x.astype("float16").astype("float32"), "float32");
+    expect(simplified(back).eqns.length).toBe(2);
+  });
+
+  test("kernels by hand read one float32 copy of an operand, others their own types", () => {
+    const program = recorded((x) => ct.matmul(ct.matmul(x, x), x).add(x), "float16");
+    const wide = halvesWidened(program, () => false);
+    verify(wide);
+    const names = wide.eqns.map(({ prim, outs }) => `${prim.name} ${outs[0]!.aval}`);
+    expect(names).toEqual([
+      "cast f32[4,4]",
+      "dot f32[4,4]",
+      "cast f16[4,4]",
+      "cast f32[4,4]",
+      "dot f32[4,4]",
+      "cast f16[4,4]",
+      "add f16[4,4]",
+    ]);
+    expect(halvesWidened(program, () => true)).toBe(program);
+  });
 });

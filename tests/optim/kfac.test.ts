@@ -484,6 +484,13 @@ test("factors are means at first and decay later", () => {
   expect(() => optimizer.accumulate(state, {})).toThrow(TreeError);
 });
 
+test("a factor of lower rank has no eigenvalue below zero, whatever rounding says", () => {
+  const a = draw(3, [12, 2]).astype("float32");
+  const factor = matmul(a, a.transpose());
+  const { inputs, outputs } = kfacEigen({ inputs: factor, outputs: mul(1e6, factor) });
+  for (const { values } of [inputs, outputs]) expect(Math.min(...list(values))).toBe(0);
+});
+
 test("an update is statistics, decompositions and the step, each when it is due", () => {
   const { optimizer: first10 } = arbitrary({ factorPeriod: 2, period: 4 });
   const loss = (p: Network): Value => gaussian.loss(outputsOf(p, draw(4, [5, 3])), draw(5, [5, 2]));

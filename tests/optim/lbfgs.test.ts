@@ -238,6 +238,21 @@ test("a step found satisfies the strong Wolfe conditions, wherever the search st
       }
 });
 
+test("a point higher than the one before it closes the bracket, though the slope still goes down", () => {
+  const steps: number[] = [];
+  const at = (step: number): LinePoint => {
+    steps.push(step);
+    const value = step <= 1 ? -step : step < steps[1]! ? -1.2 : -0.9;
+    return { step, value, slope: step > 1 && step < steps[1]! ? 0 : -1, gradient: f64([0]) };
+  };
+  const start: LinePoint = { step: 0, value: 0, slope: -1, gradient: f64([0]) };
+  const { point } = wolfeSearch(at, start, 1, { decrease: 1e-4, curvature: 0.5, most: 25, narrowest: 0 });
+  expect(steps[1]).toBeGreaterThan(1);
+  expect(steps).toHaveLength(3);
+  expect(point.step).toBeGreaterThan(1);
+  expect(point.step).toBeLessThan(steps[1]!);
+});
+
 test("a search steps back from where the function is not a number", () => {
   const at = (step: number): LinePoint => ({
     step,

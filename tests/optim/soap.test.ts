@@ -256,6 +256,16 @@ describe("closed forms", () => {
   });
 });
 
+test("moments that are zero, or of low rank, still have an orthonormal basis", () => {
+  const vector = [1, 2, 2];
+  const rankOne = matrix(vector.map((x) => vector.map((y) => x * y)));
+  for (const moment of [matrix(zero(unit(3))), rankOne]) {
+    for (const start of [null, matrix(unit(3)), matrix(randomRotation(mulberry32(7), 3))]) {
+      expect(orthonormalityError(rowsOf(soapBasis(moment, start).basis))).toBeLessThan(1e-14);
+    }
+  }
+});
+
 const treeAt = (
   seed: number,
   dtype: "float32" | "float64",

@@ -5,20 +5,25 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { jit } from "../../autodiff/jit.ts";
-import { grad } from "../../autodiff/vjp.ts";
+import { jvp } from "../../autodiff/jvp.ts";
+import { linearize } from "../../autodiff/linearize.ts";
+import { hessianOperator } from "../../autodiff/operator.ts";
+import { grad, vjp } from "../../autodiff/vjp.ts";
 import { BufferUsage } from "../../core/backends/webgpu/api.ts";
 import { namedKernels } from "../../core/backends/webgpu/backend.ts";
 import type { Context } from "../../core/backends/webgpu/context.ts";
 import { compile } from "../../core/backends/webgpu/executable.ts";
 import { webgpuContext } from "../../core/backends/webgpu/open.ts";
-import { tensor, zeros } from "../../core/create.ts";
+import { tensor, zeros, zerosLike } from "../../core/create.ts";
 import { devicePut } from "../../core/devices.ts";
 import { isFloat } from "../../core/dtype.ts";
 import { DeviceError } from "../../core/errors.ts";
 import { argmax, conv, matmul } from "../../core/ops.ts";
 import { type Atom, evalProgram, type Program, stage } from "../../core/program.ts";
 import { adopt } from "../../core/trace.ts";
+import { flatten } from "../../core/tree.ts";
 import { storage, Tensor, type Value } from "../../core/value.ts";
+import { list } from "../optim/numbers.ts";
 import { SeededDraw, seeds } from "../support/arbitrary_tensor.ts";
 import { typedProgram } from "../support/arbitrary_typed_program.ts";
 import { propWith } from "../support/prop.ts";
@@ -144,6 +149,39 @@ describe.skipIf(!hasGpu)("float64 in a program on the device", () => {
       else await expect(compute()).rejects.toThrow("float64");
     });
   }
+});
+
+// --- zeros -------------------------------------------------------------------------------------------------------
+
+describe.skipIf(!hasGpu)("derivatives that are zero everywhere", () => {
+  const constant = (x: Value): Value => zerosLike(x).sum();
+  const half = (p: { readonly a: Value; readonly b: Value }): Value => p.a.mul(p.a).sum();
+
+  test("are beside what they are derivatives at", async () => {
+    const [a, b, steps] = await devicePut(
+      [tensor([1, 2]), tensor(3), tensor([4, 5], { dtype: "int32" })] as const,
+      "webgpu",
+    );
+    const derivatives = {
+      grad: grad(half)({ a, b }),
+      "grad in a jit": jit(grad(half))({ a, b }),
+      "vjp with integers": vjp((x: Value, _: Value) => x.mul(2), a, steps)[1](a),
+      jvp: jvp((x: Value) => [x.mul(3), tensor(1).add(b)], [a], [a])[1],
+      linearize: linearize((x: Value) => [x.mul(3), b.add(1)], a)[1](a),
+      operator: hessianOperator(constant, a).apply(a),
+    };
+    const [found] = flatten(derivatives);
+    expect(found.map(({ device }) => device)).toEqual(found.map(() => "webgpu"));
+    const host = await onHost(derivatives);
+    expect(list(host.grad.b)).toEqual([0]);
+    expect(list(host.operator)).toEqual([0, 0]);
+    expect(list(host["vjp with integers"][1])).toEqual([0, 0]);
+    expect(host["vjp with integers"][1].dtype).toBe("int32");
+  });
+
+  test("are on the host for tensors of the host", () => {
+    expect(grad(half)({ a: tensor([1, 2]), b: tensor(3) }).b.device).toBe("cpu");
+  });
 });
 
 // --- buffers -----------------------------------------------------------------------------------------------------

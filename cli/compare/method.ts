@@ -1,0 +1,43 @@
+/** What a method of `cotangent compare` is. */
+import type { Stepper } from "./run.ts";
+import type { Problem } from "./task.ts";
+
+/** Numbers that a person may set for a method: `fosi-adam:k=10:period=200`. */
+export type Settings = Readonly<Record<string, number>>;
+
+/** What a method is made with. */
+export interface MethodInput<S extends Settings = Settings> {
+  readonly problem: Problem;
+  readonly learningRate: number;
+  readonly settings: S;
+  readonly seed: number;
+}
+
+/** A method by name. */
+export interface Method {
+  /** One line for the help. */
+  readonly summary: string;
+  /** Learning rates that are tried, from the middle outwards; a single one where there is nothing to look for. */
+  readonly rates: readonly number[];
+  /** What can be set, with the defaults. */
+  readonly settings: Settings;
+  make(input: MethodInput): Stepper;
+}
+
+/** A method whose settings are those of its defaults. */
+export function method<const S extends Settings>(
+  record: Omit<Method, "settings" | "make"> & {
+    readonly settings: S;
+    make(input: MethodInput<{ readonly [K in keyof S]: number }>): Stepper;
+  },
+): Method {
+  return record as Method;
+}
+
+/** A product with the Hessian in gradients of the same batch: measured at 1.8 to 2.0. */
+export const PRODUCT_GRADIENTS = 2;
+
+/** Five rates around one, each a factor 10^(1/2) from the next, the middle first. */
+export function around(rate: number): readonly number[] {
+  return [0, -1, 1, -2, 2].map((i) => Number((rate * 10 ** (i / 2)).toPrecision(2)));
+}
