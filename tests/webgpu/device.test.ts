@@ -206,7 +206,7 @@ describe("work-arounds, on stand-ins", () => {
 
   for (const host of HOSTS) {
     test(`${host} without a driver is refused, not computed with`, async () => {
-      const { code, output } = await runModule(
+      const { code, output, errors } = await runModule(
         `${IMPORT} await openDevice({ host: "${host}" }).catch((error) => {
           console.log(error.name, error.reason, error.message);
           process.exit(7);
@@ -218,6 +218,8 @@ describe("work-arounds, on stand-ins", () => {
       expect(output).toStartWith("DeviceError absent Cannot open");
       expect(output).toContain(host);
       expect(code).toBe(7);
+      // No warning of the provider before.
+      if (isBun) expect(errors).toBe("");
     });
   }
 });

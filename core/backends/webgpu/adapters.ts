@@ -17,6 +17,7 @@ export interface AdapterOptions {
  */
 export async function chooseAdapter(host: Host, options: AdapterOptions): Promise<GpuAdapter> {
   const { adapter: wanted, powerPreference = "high-performance" } = options;
+  if ((await host.mayHaveDriver?.()) === false) throw absent(host, wanted, []);
   let adapters: GpuAdapter[];
   if (wanted === undefined) {
     const preferred = await host.gpu.requestAdapter({ powerPreference });
@@ -37,6 +38,7 @@ export async function chooseAdapter(host: Host, options: AdapterOptions): Promis
 
 /** The names that an adapter can be asked for by. */
 export async function adapterNames(host: Host): Promise<readonly string[]> {
+  if ((await host.mayHaveDriver?.()) === false) return [];
   return host.adapterNames?.() ?? (await distinctAdapters(host)).map(adapterName);
 }
 

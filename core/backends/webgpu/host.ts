@@ -42,6 +42,8 @@ export interface Host {
   write(device: GpuDevice, buffer: GpuBuffer, offset: number, bytes: Uint8Array): void;
   /** Gives an object back; it must not be used again. Buffers and query sets lose their memory at once. */
   release<K extends keyof Releasable>(kind: K, object: Releasable[K]): void;
+  /** Whether it may find a driver, where it would print a warning without one; else it is asked. */
+  readonly mayHaveDriver?: () => Promise<boolean>;
   /** The adapters by name, where the provider can list them. */
   readonly adapterNames?: () => Promise<readonly string[]>;
   /** The adapter of that name, from a provider that lists them. */

@@ -4,6 +4,7 @@
  */
 import type { Gpu, GpuAdapter, GpuBuffer, GpuDevice, GpuDeviceDescriptor } from "./api.ts";
 import type { Host, Releasable } from "./host.ts";
+import { mayHaveVulkan } from "./vulkan.ts";
 
 /** What the package has beyond the specification. */
 interface Package {
@@ -48,6 +49,7 @@ export async function openBunWebGpu(load: (name: string) => Promise<unknown>): P
   return {
     name: "bun-webgpu",
     gpu,
+    mayHaveDriver: () => mayHaveVulkan(load),
     requestDevice: (adapter, descriptor) => requestExact(adapter, descriptor, ffi.ptr),
     write: writeWords,
     release,

@@ -1,6 +1,7 @@
 /** The provider `webgpu` (Dawn through Node-API), version 0.6.2. */
 import type { Gpu } from "./api.ts";
 import { type Host, releaseMemory, requestDevice, writeThroughCopy } from "./host.ts";
+import { mayHaveVulkan } from "./vulkan.ts";
 
 interface Package {
   create(flags: readonly string[]): Gpu;
@@ -28,6 +29,7 @@ export async function openDawn(load: (name: string) => Promise<unknown>): Promis
   return {
     name: "webgpu",
     gpu: create([]),
+    mayHaveDriver: () => mayHaveVulkan(load),
     requestDevice,
     // Outside Bun its writeBuffer ends the process for memory in a SharedArrayBuffer.
     write: writeThroughCopy,
