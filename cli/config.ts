@@ -17,6 +17,7 @@ export const optimizerNames = [
 ] as const;
 export const admmForms = ["consensus", "published", "off"] as const;
 export const layoutNames = ["replicated", "rows", "columns"] as const;
+export const lateForms = ["wait", "keep-old"] as const;
 export const runtimeNames = ["sockets", "local"] as const;
 export const deviceNames = ["cpu", "webgpu"] as const;
 
@@ -52,6 +53,10 @@ const agreeing: Need = {
   holds: (config) =>
     (config.optimizer !== "dho2" || config.admm !== "consensus") &&
     (config.layout !== "rows" || isCurved(config)),
+};
+const split: Need = {
+  text: "--curvature-workers",
+  holds: ({ curvatureWorkers }) => curvatureWorkers !== undefined,
 };
 const mlp: Need = { text: "--model mlp", holds: ({ model }) => model === "mlp" };
 const files: Need = { text: "another --data than glyphs", holds: ({ data }) => data !== "glyphs" };
@@ -165,6 +170,24 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     help: "examples per worker on which curvature is measured (default 256)",
     schema: whole(1),
   },
+  "curvature-workers": {
+    needs: curved,
+    value: "N",
+    help: "processes that compute curvature beside the training (default 0: the workers do, and wait)",
+    schema: whole(1),
+  },
+  "curvature-delay": {
+    needs: split,
+    value: "N",
+    help: "steps after which curvature is adopted; all wait for it if it is late (default: one round)",
+    schema: whole(0),
+  },
+  late: {
+    needs: split,
+    value: lateForms.join("|"),
+    help: "late curvature: wait for it, or keep the old one until it is there (default wait)",
+    schema: oneOf(lateForms),
+  },
   admm: {
     needs: dho2,
     value: admmForms.join("|"),
@@ -271,6 +294,9 @@ export interface TrainConfig {
   readonly curvatureEvery: number;
   readonly curvatureWarmup?: number | undefined;
   readonly curvatureBatch: number;
+  readonly curvatureWorkers?: number | undefined;
+  readonly curvatureDelay?: number | undefined;
+  readonly late?: (typeof lateForms)[number] | undefined;
   readonly admm: (typeof admmForms)[number];
   readonly sigma?: number | undefined;
   readonly layout?: (typeof layoutNames)[number] | undefined;

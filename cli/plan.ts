@@ -1,5 +1,5 @@
 /** From what a person asked for to a plan that workers can run. */
-import { makePlan, type Plan, type PlanInput } from "../dist/plan.ts";
+import { makePlan, type Plan, type PlanInput, type SplitPlan } from "../dist/plan.ts";
 import type { OptimizerName, TrainConfig } from "./config.ts";
 
 /** How each method of the command line is put together. Rates are what works on the embedded data. */
@@ -78,6 +78,7 @@ export function planOf(config: TrainConfig, trainCount: number, parameters: numb
           k: Math.min(config.k, parameters),
           layout: config.layout ?? "replicated",
           period,
+          split: splitOf(config, inRounds),
           warmup:
             config.curvatureWarmup === undefined
               ? isDho2
@@ -91,6 +92,18 @@ export function planOf(config: TrainConfig, trainCount: number, parameters: numb
       config.evalEvery === undefined ? Math.max(1, Math.ceil(rounds / 20)) : inRounds(config.evalEvery),
     limits: { retryTicks: 50, deadTicks: 1200, maxRestarts: 3 },
   });
+}
+
+function splitOf(
+  { curvatureWorkers, curvatureDelay, late }: TrainConfig,
+  inRounds: (count: number) => number,
+): Partial<SplitPlan> | null {
+  if (curvatureWorkers === undefined) return null;
+  return {
+    workers: curvatureWorkers,
+    ...(curvatureDelay !== undefined && { delay: curvatureDelay === 0 ? 0 : inRounds(curvatureDelay) }),
+    ...(late !== undefined && { late }),
+  };
 }
 
 function syncOf({ optimizer, admm, sigma }: TrainConfig, period: number): PlanInput["sync"] {

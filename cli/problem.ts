@@ -101,6 +101,11 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
   };
 }
 
+/** The problem as curvature workers see it: their shards are those of the training data among themselves. */
+export function curvatureProblemOf(config: TrainConfig, data: Dataset): TrainingProblem {
+  return problemOf({ ...config, workers: config.curvatureWorkers ?? config.workers }, data);
+}
+
 /** The `count` numbers from `start`. */
 function range(start: number, count: number): Int32Array {
   return Int32Array.from({ length: count }, (_, i) => start + i);

@@ -87,11 +87,13 @@ export async function openRecorder(
       if (phase === "gradient") add(round, start + 1, 1, workers);
       if (phase === "step") add(round, start + iteration + 2, 1, workers);
       if (phase === "product") line.show(`step ${start}  measuring curvature: product ${iteration + 1}`);
-      if (phase === "vectors") {
-        lastCurvature = start;
+      // Of curvature workers it is adopted here; in rounds without there are no notes.
+      const isAdopted = phase === "collect" && hub.length > 0;
+      if (phase === "vectors" || isAdopted) {
+        lastCurvature = start - (isAdopted ? delayOf(plan) : 0);
         extra = {
           ...extra,
-          curvatureStep: start,
+          curvatureStep: lastCurvature,
           eigenvalues: hub.slice(0, hub.length / 2),
           residuals: hub.slice(hub.length / 2),
         };
@@ -103,6 +105,12 @@ export async function openRecorder(
       }
     },
   };
+}
+
+/** Steps from the measurement of curvature to its adoption, where that is agreed. */
+function delayOf({ curvature, localSteps }: Plan): number {
+  const split = curvature?.split;
+  return split?.late === "wait" ? split.delay * localSteps : 0;
 }
 
 /** The phase after which a round is saved; it is never one of a loop. */

@@ -59,6 +59,8 @@ export const fileNames = {
   checkpoint: "checkpoint.safetensors",
   report: "report.html",
   state: "state",
+  /** Saves of curvature workers, of no use after the run. */
+  curvature: "state-curvature",
   lock: "lock",
 } as const;
 

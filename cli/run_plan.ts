@@ -1,14 +1,21 @@
 /** Runs a plan in this process or on worker processes: the same functions, the same bits. */
+import { rmSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import type { Value } from "../core/value.ts";
-import { runSockets, spawnBun, type WorkerProcess } from "../dist/runtime/bun.ts";
+import { type Address, runSockets, spawnBun, type WorkerProcess } from "../dist/runtime/bun.ts";
 import type { Progress, Store } from "../dist/runtime/driver.ts";
+import { fileStore } from "../dist/runtime/file_store.ts";
 import { runLocal } from "../dist/runtime/local.ts";
 import type { RunSetup } from "../dist/runtime/sequential.ts";
+import type { CurvatureGroup } from "../dist/split.ts";
 import { type TrainConfig, UsageError } from "./config.ts";
+import { fileNames } from "./run_directory.ts";
 
 export interface RunPlanOptions {
   readonly setup: RunSetup;
+  /** Curvature workers that run beside, if there are. */
+  readonly group: CurvatureGroup | null;
   readonly config: TrainConfig;
   /** The run directory, from which workers read the configuration. */
   readonly directory: string;
@@ -36,7 +43,7 @@ const tickMs = 200;
  * @throws {RunError} when it cannot go on; what is saved stays in the store
  */
 export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
-  const { setup, config, directory, store, signal, onProgress, onNotice } = options;
+  const { setup, group, config, directory, store, signal, onProgress, onNotice } = options;
   if (config.runtime === "local") {
     const result = await runLocal({
       ...setup,
@@ -47,13 +54,23 @@ export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
     return { ...outcome(result), peakMemoryBytes: ownPeakBytes() };
   }
   const main = new URL("./main.ts", import.meta.url).pathname;
-  const threads = Math.max(1, Math.floor(availableParallelism() / config.workers));
-  const processes = new Map<number, WorkerProcess>();
+  const processCount = config.workers + (config.curvatureWorkers ?? 0);
+  const threads = Math.max(1, Math.floor(availableParallelism() / processCount));
+  const processes = new Map<string, WorkerProcess>();
   // A second Ctrl-C ends this process at once: its workers go with it.
   const endWorkers = (): void => {
     for (const { kill } of processes.values()) kill("SIGKILL");
   };
   process.on("exit", endWorkers);
+  const spawner =
+    (kind: readonly string[]) =>
+    (rank: number, address: Address): WorkerProcess => {
+      const args = ["worker", "--run", directory, "--rank", String(rank), ...kind];
+      const child = spawnBun(main, args, { address, threads });
+      processes.set([rank, ...kind].join(), child);
+      return child;
+    };
+  const beside = group && runGroup(group, directory, spawner(["--group", "curvature"]), onNotice);
   try {
     const result = await runSockets({
       ...setup,
@@ -63,12 +80,7 @@ export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
       ...(config.port !== undefined && { port: config.port }),
       onProgress: (progress, traffic) => onProgress(progress, traffic.bytesSent + traffic.bytesReceived),
       onNotice,
-      spawn(rank, address) {
-        const args = ["worker", "--run", directory, "--rank", String(rank)];
-        const child = spawnBun(main, args, { address, threads });
-        processes.set(rank, child);
-        return child;
-      },
+      spawn: spawner([]),
     });
     const workers = result.workerPeakBytes.reduce((sum, bytes) => sum + bytes, 0);
     return { ...outcome(result), peakMemoryBytes: ownPeakBytes() + workers };
@@ -76,7 +88,30 @@ export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
     if (!(error instanceof Error && "code" in error && error.code === "EADDRINUSE")) throw error;
     throw new UsageError(`Cannot use --port ${config.port}: it is in use, a free one or 0 is needed`);
   } finally {
+    group?.close();
+    await beside;
     process.off("exit", endWorkers);
+  }
+}
+
+/** Runs the curvature workers until their group is closed. When they fail, that is said once, and the training decides. */
+async function runGroup(
+  group: CurvatureGroup,
+  directory: string,
+  spawn: (rank: number, address: Address) => WorkerProcess,
+  onNotice: (text: string) => void,
+): Promise<void> {
+  const path = join(directory, fileNames.curvature);
+  // Snapshots are asked for anew by a run that is resumed.
+  rmSync(path, { recursive: true, force: true });
+  const notice = (text: string): void => onNotice(`curvature: ${text}`);
+  try {
+    await runSockets({ ...group.setup, store: fileStore(path), tickMs, onNotice: notice, spawn });
+  } catch (error) {
+    if (!group.isClosed()) notice(error instanceof Error ? error.message : String(error));
+    group.fail(error);
+  } finally {
+    rmSync(path, { recursive: true, force: true });
   }
 }
 

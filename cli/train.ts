@@ -9,11 +9,12 @@ import { showBytes, showPlan } from "../dist/plan_cost.ts";
 import type { Store } from "../dist/runtime/driver.ts";
 import { fileStore } from "../dist/runtime/file_store.ts";
 import { RunError } from "../dist/runtime/local.ts";
+import { curvatureGroup, directSource } from "../dist/split.ts";
 import { checkNeeds, deviceOf, parseTrainFlags, type TrainConfig, UsageError } from "./config.ts";
 import { openPlace } from "./device.ts";
 import { openData } from "./open_data.ts";
 import { planOf } from "./plan.ts";
-import { problemOf, type TrainingProblem } from "./problem.ts";
+import { curvatureProblemOf, problemOf, type TrainingProblem } from "./problem.ts";
 import { type ProgressLine, progressLine, secondsText } from "./progress_line.ts";
 import { openRecorder, type Recorder } from "./recorder.ts";
 import { writeReport } from "./report.ts";
@@ -82,11 +83,18 @@ export async function train(args: readonly string[]): Promise<number> {
   if (isResumed)
     line.note(`resuming at step ${firstRound * plan.localSteps} of ${plan.rounds * plan.localSteps}`);
 
+  const isSplit = plan.curvature?.split != null;
+  const curvatureProblem = isSplit ? curvatureProblemOf(config, data) : null;
+  const group =
+    curvatureProblem && config.runtime === "sockets" ? curvatureGroup(plan, curvatureProblem) : null;
+  const source = group?.source ?? (curvatureProblem && directSource(plan, curvatureProblem));
+
   const run: Run = { directory, config, plan, problem, store };
   const recorder = await openRecorder(run, data.train.count, firstRound, line);
   try {
     const result = await runPlan({
-      setup: trainingSetup(plan, problem),
+      setup: trainingSetup(plan, problem, source),
+      group,
       config,
       directory,
       store,
@@ -118,11 +126,11 @@ export async function train(args: readonly string[]): Promise<number> {
   }
 }
 
-function workersText({ workers, runtime }: TrainConfig): string {
+function workersText({ workers, runtime, curvatureWorkers }: TrainConfig): string {
   const plural = workers === 1 ? "" : "s";
-  return runtime === "local"
-    ? `${workers} worker${plural} in this process`
-    : `${workers} worker process${plural && "es"}`;
+  if (runtime === "local") return `${workers} worker${plural} in this process`;
+  const others = curvatureWorkers === undefined ? "" : ` and ${curvatureWorkers} for curvature`;
+  return `${workers} worker process${plural && "es"}${others}`;
 }
 
 /** The flags that a resumed run may be given. */

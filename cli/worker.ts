@@ -4,16 +4,17 @@ import { workerJobs } from "../dist/jobs.ts";
 import { addressFromEnvironment, serveWorker } from "../dist/runtime/bun.ts";
 import { fileStore } from "../dist/runtime/file_store.ts";
 import { configOf } from "../dist/script.ts";
+import { groupConfig, groupWorkerJobs } from "../dist/split.ts";
 import { deviceOf, readFlags, UsageError } from "./config.ts";
 import { openPlace } from "./device.ts";
 import { openData } from "./open_data.ts";
 import { planOf } from "./plan.ts";
-import { problemOf } from "./problem.ts";
+import { curvatureProblemOf, problemOf } from "./problem.ts";
 import { fileNames, readConfig } from "./run_directory.ts";
 
 /** Serves one rank until the hub says stop; returns the exit code. */
 export async function worker(args: readonly string[]): Promise<number> {
-  const flags = readFlags(args, { run: true, rank: true });
+  const flags = readFlags(args, { run: true, rank: true, group: true });
   const directory = flags["run"];
   const rank = Number(flags["rank"]);
   if (directory === undefined || !Number.isInteger(rank)) {
@@ -25,15 +26,17 @@ export async function worker(args: readonly string[]): Promise<number> {
   process.on("SIGINT", () => {});
   const config = readConfig(directory);
   const data = await openData(config, () => {});
-  await openPlace(deviceOf(config), rank);
-  const problem = problemOf(config, data);
+  const isCurvature = flags["group"] === "curvature";
+  await openPlace(deviceOf(config), isCurvature ? config.workers + rank : rank);
+  const problem = isCurvature ? curvatureProblemOf(config, data) : problemOf(config, data);
   const plan = planOf(config, data.train.count, problem.parameters);
   const ending = await serveWorker({
     rank,
     address: addressFromEnvironment(),
-    config: configOf(plan),
-    jobs: workerJobs(plan, problem, rank),
-    store: fileStore(join(directory, fileNames.state)),
+    ...(isCurvature
+      ? { config: groupConfig(plan), jobs: groupWorkerJobs(plan, problem, rank) }
+      : { config: configOf(plan), jobs: workerJobs(plan, problem, rank) }),
+    store: fileStore(join(directory, isCurvature ? fileNames.curvature : fileNames.state)),
     // The hub is on this machine: if nobody listens there any more, it has been killed.
     deadlineMs: 5000,
   });

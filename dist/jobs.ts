@@ -17,6 +17,7 @@ import { columnsOf, layoutOf, type Plan, vectorRowsOf } from "./plan.ts";
 import type { Jobs, Values } from "./runtime/driver.ts";
 import type { RunSetup } from "./runtime/sequential.ts";
 import { configOf } from "./script.ts";
+import { type CurvatureSource, directSource, splitHubJobs, splitInitial } from "./split.ts";
 
 export { baseOf } from "./jobs/method.ts";
 
@@ -52,7 +53,8 @@ export interface Problem<B = unknown> {
 }
 
 /**
- * A run of a plan on a problem, for every runtime.
+ * A run of a plan on a problem, for every runtime. Curvature of other workers comes from `source`; by default it is computed
+ * here when it is adopted.
  *
  * Shapes: parameters are one vector `[n]`.
  * @example Two workers with minima at 0 and 2 meet at 1
@@ -72,12 +74,19 @@ export interface Problem<B = unknown> {
  * ```
  * @since 0.1.0
  */
-export function trainingSetup<B>(plan: Plan, problem: Problem<B>): RunSetup {
+export function trainingSetup<B>(
+  plan: Plan,
+  problem: Problem<B>,
+  source: CurvatureSource | null = plan.curvature?.split ? directSource(plan, problem) : null,
+): RunSetup {
   return {
     config: configOf(plan),
-    jobs: { hub: hubJobs(plan, problem), worker: (rank) => workerJobs(plan, problem, rank) },
+    jobs: {
+      hub: { ...hubJobs(plan, problem), ...(source && splitHubJobs(plan, problem, source)) },
+      worker: (rank) => workerJobs(plan, problem, rank),
+    },
     initial: {
-      hub: { theta: problem.initial },
+      hub: { theta: problem.initial, ...(source && splitInitial) },
       worker: (rank) => workerInitial(plan, problem.initial, rank),
     },
   };

@@ -1,14 +1,27 @@
 /** The namespace `dist`: plans, runtimes, the simulator. Sockets and processes are in `dist/runtime/mod_bun.ts`. */
+export {
+  type Costs,
+  clockOf,
+  type Forecast,
+  forecast,
+  freeOfCost,
+  type Network,
+  type PhaseForecast,
+  type Rate,
+} from "./forecast.ts";
 export { type Problem, type Scored, trainingSetup, workerInitial, workerJobs } from "./jobs.ts";
 export {
   type CurvaturePlan,
+  type Layout,
   makePlan,
   type Plan,
   type PlanInput,
+  type SplitPlan,
   type SyncPlan,
+  type UpdateMethod,
   type UpdatePlan,
 } from "./plan.ts";
-export { type PhaseCost, type PlanCost, planCost, showPlan } from "./plan_cost.ts";
+export { type PhaseCost, type PlanCost, planCost, showPlan, type WorkerMemory } from "./plan_cost.ts";
 export type { Script } from "./protocol/script.ts";
 export { type Config, protocolDefaults } from "./protocol/types.ts";
 export {
@@ -27,11 +40,21 @@ export {
   type Faults,
   noFaults,
   report,
+  type SimClock,
   type SimOptions,
   type SimResult,
   type SimStats,
   simulate,
 } from "./sim.ts";
+export {
+  type CurvatureGroup,
+  type CurvatureSource,
+  curvatureGroup,
+  directSource,
+  groupConfig,
+  groupWorkerJobs,
+  type Snapshot,
+} from "./split.ts";
 export {
   encodeFrame,
   type Fed,
@@ -41,3 +64,4 @@ export {
   type RemoteError,
   type WireLimits,
 } from "./wire.ts";
+export type { Examples, WorkKind } from "./work_counts.ts";

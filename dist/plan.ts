@@ -9,7 +9,11 @@ import { defaultTrust } from "../optim/fosi_state.ts";
 import { lanczosOrder } from "../optim/lanczos.ts";
 import { type Config, protocolDefaults } from "./protocol/types.ts";
 
-/** The method of a local step, with its constants. */
+/**
+ * The method of a local step, with its constants.
+ *
+ * @since 0.1.0
+ */
 export type UpdateMethod =
   | { readonly name: "sgd"; readonly learningRate: number }
   | { readonly name: "momentum" | "nesterov"; readonly learningRate: number; readonly beta: number }
@@ -71,6 +75,26 @@ export interface CurvaturePlan {
   readonly layout: Layout;
   /** Whose Hessian: the mean over all workers' batches, or worker 0's alone as in the published program. */
   readonly reduce: "mean" | "rank0";
+  /** Who computes it: the workers that train, between two rounds, or with a split others beside them. */
+  readonly split: SplitPlan | null;
+}
+
+/**
+ * Curvature by workers of its own, at the same time as the training: it is measured where the parameters are at the start
+ * of a round, and adopted at the start of a later one.
+ *
+ * - `wait`: exactly `delay` rounds later, when all wait for it if it is late. The same bits in every run; curvature is in use
+ *   from `delay` to `delay + period` rounds after it was measured.
+ * - `keep-old`: in the first round in which it is there. Nobody waits; runs differ by what was fast. A snapshot whose turn
+ *   has not come when the next is taken is dropped. In one process it counts as there after `delay` rounds.
+ *
+ * @since 0.2.0
+ */
+export interface SplitPlan {
+  /** Number of curvature workers. */
+  readonly workers: number;
+  readonly delay: number;
+  readonly late: "wait" | "keep-old";
 }
 
 /**
@@ -127,7 +151,9 @@ type LooseSync<T> = T extends { readonly k: string } ? Partial<T> & Pick<T, "k">
  */
 export type PlanInput = Optional<Omit<Plan, "update" | "curvature" | "sync" | "limits">, "evaluateEvery"> & {
   readonly update: Loose<UpdatePlan>;
-  readonly curvature?: Partial<CurvaturePlan> | null;
+  readonly curvature?:
+    | (Partial<Omit<CurvaturePlan, "split">> & { readonly split?: Partial<SplitPlan> | null })
+    | null;
   readonly sync: LooseSync<SyncPlan>;
   readonly limits?: Partial<Plan["limits"]>;
 };
@@ -181,6 +207,14 @@ const planSchema: z.ZodType<Plan, unknown> = z
         trust: z.number().min(0).nullable().default(defaultTrust),
         layout: z.enum(["replicated", "rows", "columns"]).default("replicated"),
         reduce: z.enum(["mean", "rank0"]).default("mean"),
+        split: z
+          .strictObject({
+            workers: count(1).max(1024).default(1),
+            delay: count(0).default(1),
+            late: z.enum(["wait", "keep-old"]).default("wait"),
+          })
+          .nullable()
+          .default(null),
       })
       .nullable()
       .default(null),
@@ -225,6 +259,12 @@ const planSchema: z.ZodType<Plan, unknown> = z
     }
     if (curvature?.order && curvature.order < pairs) {
       issue(["curvature", "order"], `order is ${curvature.order}, at least k + l = ${pairs} is needed`);
+    }
+    if (curvature?.split && curvature.split.delay > curvature.period) {
+      issue(
+        ["curvature", "split", "delay"],
+        `delay is ${curvature.split.delay}, at most the period of ${curvature.period} rounds is needed: the next curvature is asked for then`,
+      );
     }
     if (sync.k === "consensus" && sync.relative && sync.sigma > 0 && !curvature) {
       issue(
@@ -292,6 +332,15 @@ export function curvatureDueAt({ curvature }: Plan, round: number): boolean {
   return (
     curvature !== null && round >= curvature.warmup && (round - curvature.warmup) % curvature.period === 0
   );
+}
+
+/** Whether curvature of other workers is adopted at the start of a round, if it is there. */
+export function adoptsAt(plan: Plan, round: number): boolean {
+  const split = plan.curvature?.split;
+  if (!split) return false;
+  return split.late === "wait"
+    ? curvatureDueAt(plan, round - split.delay)
+    : round >= plan.curvature!.warmup + split.delay;
 }
 
 /** Where the state of the workers is; without a curvature it is cut only by columns. */

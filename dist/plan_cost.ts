@@ -1,6 +1,7 @@
 /** What a plan costs, phase by phase, and a plan as text: both derived from the script that every peer runs. */
 import { bytesPerElement, type DType } from "../core/dtype.ts";
 import {
+  adoptsAt,
   columnsOf,
   curvatureDueAt,
   evaluatesAfter,
@@ -63,6 +64,8 @@ export interface PlanCost {
   readonly basisBytes: number;
   /** By rank; worker 0 has the most. */
   readonly memory: readonly WorkerMemory[];
+  /** Of curvature workers beside these, by their own rank; empty without a split. */
+  readonly group: readonly Pick<WorkerMemory, "parameters" | "basis">[];
   /** Hessian-vector products that each worker computes, or worker 0 alone where the plan says so. */
   readonly products: number;
 }
@@ -94,8 +97,15 @@ export function planCost(plan: Plan, options: { readonly dtype?: DType } = {}): 
   for (let round = 0; round < plan.rounds; round++) {
     const isDue = curvatureDueAt(plan, round);
     if (isDue) refreshes++;
-    const kind = [isDue, extrapolatesAfter(plan, round), evaluatesAfter(plan, round)].join();
-    const costs = kinds.get(kind) ?? roundCosts(plan, round, sizeOf);
+    const carries = carriesCurvature(plan, round);
+    const kind = [
+      isDue,
+      carries,
+      adoptsAt(plan, round),
+      extrapolatesAfter(plan, round),
+      evaluatesAfter(plan, round),
+    ].join();
+    const costs = kinds.get(kind) ?? roundCosts(plan, round, carries ? sizeOf : sizeWithoutCurvature(sizeOf));
     kinds.set(kind, costs);
     for (const cost of costs)
       phases.set(cost.name, { ...cost, rounds: (phases.get(cost.name)?.rounds ?? 0) + 1 });
@@ -111,8 +121,21 @@ export function planCost(plan: Plan, options: { readonly dtype?: DType } = {}): 
     bytesToHub: total((cost) => cost.bytesToHub),
     basisBytes: memory[0]!.basis,
     memory,
+    group: groupMemory(plan, elementBytes),
     products: refreshes * orderOf(plan),
   };
+}
+
+/** Whether curvature travels in a round that could adopt some: with a split, what was measured `delay` rounds before. */
+function carriesCurvature(plan: Plan, round: number): boolean {
+  const split = plan.curvature?.split;
+  return !split || curvatureDueAt(plan, round - split.delay);
+}
+
+/** The registers of curvature are empty in rounds without. */
+function sizeWithoutCurvature(sizeOf: SizeOf): SizeOf {
+  return (register, rank, iteration) =>
+    register === "curvature" || register === "space" ? 0 : sizeOf(register, rank, iteration);
 }
 
 /** Vectors like the parameters in the state of each method. */
@@ -135,8 +158,17 @@ function memoryOf(plan: Plan, rank: number, elementBytes: number): WorkerMemory 
     velocity: plan.curvature ? own * elementBytes : 0,
     vectors: rows * own * elementBytes,
     agreement: plan.sync.k === "gradient" ? 0 : 2 * own * elementBytes,
-    basis: 8 * orderOf(plan) * widthOf(plan, rank),
+    basis: plan.curvature?.split ? 0 : 8 * orderOf(plan) * widthOf(plan, rank),
   };
+}
+
+/** Curvature workers have the parameters of a snapshot, and their columns of the basis. */
+function groupMemory(plan: Plan, elementBytes: number): PlanCost["group"] {
+  const workers = plan.curvature?.split?.workers ?? 0;
+  return Array.from({ length: workers }, (_, rank) => ({
+    parameters: plan.parameters * elementBytes,
+    basis: 8 * orderOf(plan) * widthOf({ ...plan, workers }, rank),
+  }));
 }
 
 type SizeOf = (register: string, rank: number, iteration: number) => number;
@@ -196,7 +228,8 @@ function registerSizes(plan: Plan, elementBytes: number): SizeOf {
     rows: () => 8 * pairs * order,
     pairs: () => pairBytes,
     columns: (rank) => pairs * widthOf(plan, rank) * elementBytes,
-    curvature: () => pairBytes + pairs * whole,
+    // Whole, or of curvature workers each worker's columns.
+    curvature: (rank) => pairBytes + pairs * (isCutByColumns ? widthOf(plan, rank) * elementBytes : whole),
     // Values, residuals, one factor, and the worker's rates and rows.
     space: (rank) => 16 * pairs + elementBytes + heightOf(plan, rank) * (elementBytes + whole),
     inside: () => (isCutByColumns ? pairs * elementBytes : whole),
@@ -282,19 +315,26 @@ export function showPlan(plan: Plan, options: { readonly dtype?: DType } = {}): 
 function showCurvature(plan: Plan): string {
   const { curvature } = plan;
   if (!curvature) return "none";
-  const { period, warmup, order: _order, ...rest } = curvature;
+  const { period, warmup, order: _order, split, ...rest } = curvature;
   const when = `every ${counted(period, "round")} from round ${warmup}`;
-  return `${when}, ${counted(orderOf(plan), "product")}, ${showFields(rest)}`;
+  const by = split
+    ? `by ${counted(split.workers, "curvature worker")} beside the training, adopted ${split.late === "wait" ? `${counted(split.delay, "round")} later` : "when it is there"}, `
+    : "";
+  return `${by}${when}, ${counted(orderOf(plan), "product")}, ${showFields(rest)}`;
 }
 
 /** Of worker 0, which has the most. */
-function showMemory({ memory }: PlanCost): string {
+function showMemory({ memory, group }: PlanCost): string {
   const [{ basis, ...lasting }] = memory as readonly [WorkerMemory];
   const parts = Object.entries(lasting).filter(([, bytes]) => bytes > 0);
   const total = parts.reduce((sum, [, bytes]) => sum + bytes, 0);
   const list = parts.map(([name, bytes]) => `${name} ${showBytes(bytes)}`).join(", ");
   const transient = basis > 0 ? `; and a basis of ${showBytes(basis)} during a refresh` : "";
-  return `at most ${showBytes(total)} per worker: ${list}${transient}`;
+  const others =
+    group.length > 0
+      ? `; per curvature worker parameters ${showBytes(group[0]!.parameters)} and a basis of ${showBytes(group[0]!.basis)}`
+      : "";
+  return `at most ${showBytes(total)} per worker: ${list}${transient}${others}`;
 }
 
 function showSync({ sync }: Plan): string {

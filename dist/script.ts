@@ -2,7 +2,15 @@
  * The script of a training round, derived from the plan: sharded Lanczos when the curvature is due, then the steps in
  * the form of agreement and the layout of the plan, then an evaluation when that is due. What the functions compute is in jobs.ts.
  */
-import { curvatureDueAt, evaluatesAfter, extrapolatesAfter, layoutOf, orderOf, type Plan } from "./plan.ts";
+import {
+  adoptsAt,
+  curvatureDueAt,
+  evaluatesAfter,
+  extrapolatesAfter,
+  layoutOf,
+  orderOf,
+  type Plan,
+} from "./plan.ts";
 import type { Loop, Phase, Script, Work } from "./protocol/script.ts";
 import type { Config } from "./protocol/types.ts";
 
@@ -37,7 +45,7 @@ export function configOf(plan: Plan): Config {
     rounds: plan.rounds,
     script: (round) => roundScript(plan, round),
     durable: {
-      hub: ["theta"],
+      hub: plan.curvature?.split ? ["theta", "pending", "adopted"] : ["theta"],
       worker: durableOf(plan),
     },
     ...plan.limits,
@@ -59,17 +67,55 @@ export function configOf(plan: Plan): Config {
  */
 export function roundScript(plan: Plan, round: number): Script {
   return [
-    ...(curvatureDueAt(plan, round) ? [...searchPhases(plan), ...adoptionPhases(plan)] : []),
+    ...curvaturePhases(plan, round),
     ...trainingPhases(plan, round),
     ...(evaluatesAfter(plan, round) ? [{ name: "evaluate", hub: { fn: "evaluate", ins: ["theta"] } }] : []),
   ];
+}
+
+/** Curvature when it is due: by the workers that train, or from others. */
+function curvaturePhases(plan: Plan, round: number): Script {
+  const isDue = curvatureDueAt(plan, round);
+  const split = plan.curvature?.split;
+  if (!split) return isDue ? [...searchPhases(plan), ...adoptionPhases(plan)] : [];
+  const snapshot: Phase = { name: "snapshot", hub: { fn: "snapshot", ins: ["theta"], outs: ["pending"] } };
+  const asked = isDue ? [snapshot] : [];
+  const adopted = adoptsAt(plan, round) ? splitAdoptionPhases(plan) : [];
+  // What was measured in this round is adopted in it only if there is no delay.
+  return split.delay === 0 ? [...asked, ...adopted] : [...adopted, ...asked];
+}
+
+/** From curvature at the hub to the workers, each its part where the layout cuts it. */
+function splitAdoptionPhases(plan: Plan): Script {
+  const share = { replicated: "curvature", rows: "space@*", columns: "curvature@*" }[layoutOf(plan)];
+  return [
+    {
+      name: "collect",
+      hub: { fn: "collect", ins: ["pending", "adopted"], outs: ["adopted", share] },
+    },
+    {
+      name: "install",
+      send: [share],
+      worker: installWork(plan),
+    },
+  ];
+}
+
+/** How a worker takes curvature, or its part of it, into its state. */
+function installWork(plan: Plan): Work {
+  const released = ["optimizer", "operator", "basis"];
+  if (plan.sync.k === "consensus")
+    return { fn: "installDamped", ins: ["optimizer", "curvature", "sigma"], outs: [...released, "sigma"] };
+  return layoutOf(plan) === "rows"
+    ? { fn: "installRows", ins: ["optimizer", "space"], outs: released }
+    : { fn: "install", ins: ["optimizer", "curvature"], outs: released };
 }
 
 /**
  * Lanczos with the basis sharded by parameter columns: vectors go round whole, the basis never leaves its worker, and
  * orthogonalization exchanges one coefficient per basis vector and worker, twice.
  */
-function searchPhases(plan: Plan): Script {
+export function searchPhases(plan: Plan): readonly [Phase, ...(Phase | Loop)[]] {
   const open: Phase = {
     name: "open",
     ...(isReplicated(plan) ? {} : { send: ["theta"] }),
@@ -117,42 +163,26 @@ function searchPhases(plan: Plan): Script {
   ];
 }
 
+/** The eigenvectors of the Hessian from those of T, whole at the hub. */
+export const vectorsPhase: Phase = {
+  name: "vectors",
+  send: ["rows"],
+  worker: { fn: "vectors", ins: ["basis", "rows"], outs: ["columns"] },
+  reply: ["columns"],
+  hub: { fn: "curvature", ins: ["pairs", "columns@*"], outs: ["curvature"] },
+};
+
 /** From the eigenvectors of T to those of the Hessian, where the layout wants them. */
 function adoptionPhases(plan: Plan): Script {
-  const released = ["optimizer", "operator", "basis"];
-  const vectors: Phase = {
-    name: "vectors",
-    send: ["rows"],
-    worker: { fn: "vectors", ins: ["basis", "rows"], outs: ["columns"] },
-    reply: ["columns"],
-    hub: { fn: "curvature", ins: ["pairs", "columns@*"], outs: ["curvature"] },
-  };
   const layout = layoutOf(plan);
+  const install = installWork(plan);
   switch (layout) {
     case "replicated":
-      return [
-        vectors,
-        {
-          name: "install",
-          send: ["curvature"],
-          worker:
-            plan.sync.k === "consensus"
-              ? {
-                  fn: "installDamped",
-                  ins: ["optimizer", "curvature", "sigma"],
-                  outs: [...released, "sigma"],
-                }
-              : { fn: "install", ins: ["optimizer", "curvature"], outs: released },
-        },
-      ];
+      return [vectorsPhase, { name: "install", send: ["curvature"], worker: install }];
     case "rows":
       return [
-        { ...vectors, hub: { fn: "cutRows", ins: ["pairs", "columns@*"], outs: ["space@*"] } },
-        {
-          name: "install",
-          send: ["space@*"],
-          worker: { fn: "installRows", ins: ["optimizer", "space"], outs: released },
-        },
+        { ...vectorsPhase, hub: { fn: "cutRows", ins: ["pairs", "columns@*"], outs: ["space@*"] } },
+        { name: "install", send: ["space@*"], worker: install },
       ];
     case "columns":
       // Each worker makes its columns of the eigenvectors from those of the basis, and nobody else sees them.
@@ -160,7 +190,7 @@ function adoptionPhases(plan: Plan): Script {
         {
           name: "vectors",
           send: ["rows", "pairs"],
-          worker: { fn: "installColumns", ins: ["optimizer", "basis", "rows", "pairs"], outs: released },
+          worker: { fn: "installColumns", ins: ["optimizer", "basis", "rows", "pairs"], outs: install.outs! },
           hub: { fn: "reportPairs", ins: ["pairs"] },
         },
       ];

@@ -3,15 +3,18 @@
  * plan before it meets real machines. One thread, no wall clock; the same options give the same trace.
  */
 
+import { bytesPerElement } from "../core/dtype.ts";
+import { flatten } from "../core/tree.ts";
 import { Value } from "../core/value.ts";
 import { stringifyHead } from "./protocol/head.ts";
 import { hubBlobBound, hubBlobs, hubInit, hubStep, workerBlobBound } from "./protocol/hub.ts";
 import { expand } from "./protocol/script.ts";
 import { show, showEffect, showEvent } from "./protocol/show.ts";
-import type { BlobId, Config, Effect, Event, Head, Outcome, Peer, Step } from "./protocol/types.ts";
+import type { BlobId, Config, Effect, Event, Head, JobArgs, Outcome, Peer, Step } from "./protocol/types.ts";
 import { workerBlobs, workerInit, workerStep } from "./protocol/worker.ts";
 import { peerName, runJob, SAVES_KEPT, type Saved, type Values } from "./runtime/driver.ts";
 import { type RunSetup, type RunValues, runSequential, synchronous } from "./runtime/sequential.ts";
+import { sharedLink } from "./shared_link.ts";
 
 /**
  * What goes wrong, and how slow things are. Rates are probabilities; times are ticks.
@@ -66,6 +69,23 @@ export const noFaults: Faults = {
 };
 
 /**
+ * How long things take where there is no fault; `clockOf` makes one from measured costs. Units: seconds.
+ *
+ * @since 0.2.0
+ */
+export interface SimClock {
+  /** Of one tick of the protocol. */
+  readonly tickSeconds: number;
+  compute(peer: Peer, fn: string, args: JobArgs): number;
+  /** Of a save, and of reading it. */
+  save(peer: Peer): number;
+  /** How long a message with so many bytes keeps the link of the hub, which all messages share evenly. */
+  link(bytes: number): number;
+  /** From that link to where the worker can use it, or the other way. */
+  travel(bytes: number): number;
+}
+
+/**
  * One simulated run.
  *
  * @since 0.1.0
@@ -73,6 +93,8 @@ export const noFaults: Faults = {
 export interface SimOptions extends RunSetup {
   readonly seed: number;
   readonly faults?: Partial<Faults>;
+  /** Takes the place of the delays and the longest work in `faults`. */
+  readonly clock?: SimClock;
   /** Durable worker registers that must be equal at all workers at the end. */
   readonly replicated?: readonly string[];
   /** Tick at which the hub is asked to stop. */
@@ -92,6 +114,8 @@ export interface SimOptions extends RunSetup {
  */
 export interface SimStats {
   readonly ticks: number;
+  /** From the first question to the end of the last round, in seconds; null without a clock. */
+  readonly seconds: number | null;
   readonly messages: number;
   readonly lost: number;
   readonly duplicated: number;
@@ -220,12 +244,13 @@ interface Node {
 class Crash extends Error {}
 
 function simulateOnce(options: SimOptions): SimResult {
-  const { config, jobs, initial } = options;
+  const { config, jobs, initial, clock } = options;
   const faults: Faults = { ...noFaults, ...options.faults };
   const keepTrace = options.keepTrace ?? 60;
   const limit = faults.horizon + (options.patience ?? 20_000);
   const random = generator(options.seed);
-  const agenda = new Map<number, (() => void)[]>();
+  /** What happens when, earliest first; what is due at the same time, in the order in which it was put here. */
+  const agenda: { readonly due: number; readonly action: () => void }[] = [];
   const violations: string[] = [];
   const trace: string[] = [];
   let hash = 0x811c9dc5;
@@ -233,6 +258,7 @@ function simulateOnce(options: SimOptions): SimResult {
   let nextBlob = 0;
   let ending: { readonly reason: Outcome; readonly round: number } | null = null;
   let failure: SimResult["failure"] = null;
+  const span: { from: number | null; to: number } = { from: null, to: 0 };
   const count = { messages: 0, lost: 0, duplicated: 0, crashes: 0, computations: 0, queue: 0 };
 
   const nodes = new Map<Peer, Node>();
@@ -269,17 +295,31 @@ function simulateOnce(options: SimOptions): SimResult {
   }
 
   function after(delay: number, action: () => void): void {
-    const due = agenda.get(time + delay);
-    if (due === undefined) agenda.set(time + delay, [action]);
-    else due.push(action);
+    const due = time + delay;
+    let at = agenda.length;
+    while (at > 0 && agenda[at - 1]!.due > due) at--;
+    agenda.splice(at, 0, { due, action });
   }
 
   /** Later, unless the process crashes before. */
-  function afterWork(node: Node, action: () => void): void {
+  function afterWork(node: Node, seconds: (clock: SimClock) => number, action: () => void): void {
     const { life } = node;
-    after(1 + random.below(faults.maxWork), () => {
+    after(clock ? seconds(clock) / clock.tickSeconds : 1 + random.below(faults.maxWork), () => {
       if (node.life === life) action();
     });
+  }
+
+  const link = sharedLink(() => time, after);
+
+  /** Carries a message of so many bytes, from the hub or to it. */
+  function carry(from: Peer, bytes: number, arrive: () => void): void {
+    if (!clock) {
+      after(faults.minDelay + random.below(faults.maxDelay - faults.minDelay + 1), arrive);
+      return;
+    }
+    const [travel, atHub] = [clock.travel(bytes) / clock.tickSeconds, clock.link(bytes) / clock.tickSeconds];
+    if (from === "hub") link.carry(atHub, () => after(travel, arrive));
+    else after(travel, () => link.carry(atHub, arrive));
   }
 
   const isFaulty = (): boolean => time < faults.horizon;
@@ -357,6 +397,7 @@ function simulateOnce(options: SimOptions): SimResult {
     if (effect.k !== "drop") note(`  > ${showEffect(effect)}`);
     switch (effect.k) {
       case "send":
+        if (effect.head.k === "ask") span.from ??= time;
         post(
           node.peer,
           effect.to,
@@ -369,15 +410,18 @@ function simulateOnce(options: SimOptions): SimResult {
         const own = node.peer === "hub" ? jobs.hub : jobs.worker(node.peer);
         const { job, fn, args } = effect;
         count.computations++;
-        afterWork(node, () =>
-          dispatch(node, () => {
-            try {
-              const { outs, notes = [] } = synchronous(runJob(own, fn, ins, args), fn);
-              return { k: "computed", job, out: outs.map((value) => add(node, value)), notes };
-            } catch (error) {
-              return { k: "failed", job, reason: error instanceof Error ? error.message : String(error) };
-            }
-          }),
+        afterWork(
+          node,
+          (own) => own.compute(node.peer, fn, args),
+          () =>
+            dispatch(node, () => {
+              try {
+                const { outs, notes = [] } = synchronous(runJob(own, fn, ins, args), fn);
+                return { k: "computed", job, out: outs.map((value) => add(node, value)), notes };
+              } catch (error) {
+                return { k: "failed", job, reason: error instanceof Error ? error.message : String(error) };
+              }
+            }),
         );
         break;
       }
@@ -386,26 +430,34 @@ function simulateOnce(options: SimOptions): SimResult {
         const entries = Object.entries(effect.blobs).map(
           ([name, blob]) => [name, payload(node, blob)] as const,
         );
-        afterWork(node, () => {
+        const onClock = (own: SimClock): number => own.save(node.peer);
+        afterWork(node, onClock, () => {
           node.saves.set(round, { state, values: Object.fromEntries(entries) });
           for (const old of [...node.saves.keys()]) {
             if (old <= round - SAVES_KEPT) node.saves.delete(old);
           }
-          afterWork(node, () => dispatch(node, () => ({ k: "saved", round })));
+          afterWork(
+            node,
+            () => 0,
+            () => dispatch(node, () => ({ k: "saved", round })),
+          );
         });
         break;
       }
       case "load": {
         const { round } = effect;
-        afterWork(node, () =>
-          dispatch(node, () => {
-            const saved = node.saves.get(round);
-            if (saved === undefined) return { k: "loaded", round, blobs: null, state: null };
-            const entries = Object.entries(saved.values).map(
-              ([name, value]) => [name, add(node, value)] as const,
-            );
-            return { k: "loaded", round, blobs: Object.fromEntries(entries), state: saved.state };
-          }),
+        afterWork(
+          node,
+          (own) => own.save(node.peer),
+          () =>
+            dispatch(node, () => {
+              const saved = node.saves.get(round);
+              if (saved === undefined) return { k: "loaded", round, blobs: null, state: null };
+              const entries = Object.entries(saved.values).map(
+                ([name, value]) => [name, add(node, value)] as const,
+              );
+              return { k: "loaded", round, blobs: Object.fromEntries(entries), state: saved.state };
+            }),
         );
         break;
       }
@@ -424,8 +476,10 @@ function simulateOnce(options: SimOptions): SimResult {
       case "done":
         if (node === hub) ending = { reason: effect.reason, round: effect.round };
         break;
-      case "progress":
       case "completed":
+        span.to = time;
+        break;
+      case "progress":
         break;
       default:
         effect satisfies never;
@@ -444,12 +498,13 @@ function simulateOnce(options: SimOptions): SimResult {
     }
     // The head crosses the network as text, like on a real one.
     const text = stringifyHead(head);
+    const bytes = clock ? payloadBytes(values) : 0;
     const copies = isFaulty() && random.chance(faults.duplicateRate) ? 2 : 1;
     count.duplicated += copies - 1;
     for (let copy = 0; copy < copies; copy++) {
       target.inFlight++;
       count.queue = Math.max(count.queue, target.inFlight);
-      after(faults.minDelay + random.below(faults.maxDelay - faults.minDelay + 1), () => {
+      carry(from, bytes, () => {
         target.inFlight--;
         if (target.machine === null) return;
         dispatch(target, () => ({
@@ -538,18 +593,19 @@ function simulateOnce(options: SimOptions): SimResult {
 
   let isOver = false;
   let quietTicks = 0;
-  while (!isOver && time < limit) {
-    const due = agenda.get(time);
-    if (due !== undefined) {
-      for (let i = 0; i < due.length; i++) due[i]!();
-      agenda.delete(time);
+  for (let tick = 0; !isOver && tick < limit; tick++) {
+    while (agenda.length > 0 && agenda[0]!.due <= tick) {
+      const { due, action } = agenda.shift()!;
+      time = due;
+      action();
     }
+    time = tick;
     if (time === options.stopAt) dispatch(hub, () => ({ k: "stop" }));
     if (ending === null) dispatch(hub, () => ({ k: "tick" }));
-    time++;
     // After the end, what is still under way may arrive.
     if (ending !== null) quietTicks++;
-    isOver = quietTicks > 0 && (agenda.size === 0 || quietTicks > 200);
+    isOver = quietTicks > 0 && (agenda.length === 0 || quietTicks > 200);
+    time++;
   }
 
   const values = checkEnd();
@@ -566,6 +622,7 @@ function simulateOnce(options: SimOptions): SimResult {
     values,
     stats: {
       ticks: time,
+      seconds: clock && span.from !== null ? Math.max(0, span.to - span.from) * clock.tickSeconds : null,
       ...count,
       attempts: hub.machine?.attempt() ?? 0,
       hubBlobs: hub.peakBlobs,
@@ -574,6 +631,13 @@ function simulateOnce(options: SimOptions): SimResult {
     hash,
     trace: trace.slice(-keepTrace),
   };
+}
+
+/** Bytes of the elements of every tensor in the values of a message. */
+function payloadBytes(values: readonly unknown[]): number {
+  return values
+    .flatMap((value) => flatten(value)[0])
+    .reduce((bytes, x) => bytes + x.size * bytesPerElement(x.dtype), 0);
 }
 
 function hubMachine(config: Config): Machine {

@@ -4,28 +4,22 @@
  */
 import { eye, ones, zeros, zerosLike } from "../core/create.ts";
 import { TreeError } from "../core/errors.ts";
-import {
-  abs,
-  add,
-  cast,
-  div,
-  eigh,
-  expandDims,
-  matmul,
-  maximum,
-  minimum,
-  mul,
-  sqrt,
-  sub,
-  sum,
-  transpose,
-} from "../core/ops.ts";
+import { add, cast, div, minimum, mul, sub } from "../core/ops.ts";
 import { flatten, leaves, map, unflatten } from "../core/tree.ts";
 import type { Value } from "../core/value.ts";
 import { factorSizes, type KfacFactors, type KfacLayer, layerMatrix, setLayerMatrix } from "./kfac_layers.ts";
+import {
+  changeOf,
+  eigenpairs,
+  type KfacEigen,
+  momentumUpdates,
+  naturalGradient,
+  shortened,
+  shrinkage,
+} from "./kfac_step.ts";
 import { checkOptions, countingNumber, fraction, positive, type Range } from "./ranges.ts";
 import { rate, type Schedule } from "./schedule.ts";
-import { type CountState, factor, type GradientTransformation, zeroCount } from "./transformation.ts";
+import { type CountState, type GradientTransformation, zeroCount } from "./transformation.ts";
 
 export {
   type KfacFactors,
@@ -34,6 +28,7 @@ export {
   type LayerStatistics,
   layerStatistics,
 } from "./kfac_layers.ts";
+export type { KfacEigen, KfacEigenpairs } from "./kfac_step.ts";
 
 /**
  * The constants of K-FAC.
@@ -55,28 +50,6 @@ export interface KfacOptions {
   readonly factorPeriod?: number;
   /** Updates between decompositions; default 10. */
   readonly period?: number;
-}
-
-/**
- * A symmetric matrix by its eigenvalues, ascending and not negative, and unit eigenvectors as columns.
- *
- * @since 0.2.0
- */
-export interface KfacEigenpairs {
-  /** [n] */
-  readonly values: Value;
-  /** [n, n] */
-  readonly vectors: Value;
-}
-
-/**
- * The decomposed factors of a layer.
- *
- * @since 0.2.0
- */
-export interface KfacEigen {
-  readonly inputs: KfacEigenpairs;
-  readonly outputs: KfacEigenpairs;
 }
 
 /**
@@ -147,12 +120,6 @@ export interface Kfac extends GradientTransformation<KfacState, KfacExtra> {
  */
 export function kfacEigen({ inputs, outputs }: KfacFactors): KfacEigen {
   return { inputs: eigenpairs(inputs), outputs: eigenpairs(outputs) };
-}
-
-/** Means of squares have no negative eigenvalues: what is below zero is rounding. */
-function eigenpairs(matrix: Value): KfacEigenpairs {
-  const [values, vectors] = eigh(matrix);
-  return { values: maximum(values, 0), vectors };
 }
 
 const clipRange: Range = { text: "a positive number", holds: (x) => x > 0 };
@@ -264,26 +231,15 @@ export function kfac(layers: readonly KfacLayer[], options: KfacOptions = {}): K
       const [gs, def] = flatten(gradients);
       const size = rate(learningRate, state.count);
       const natural = [...gs];
-      const directions = layers.map((layer) => {
+      const changes = layers.map((layer) => {
         const D = layerMatrix(layer, gs);
         const N = naturalGradient(D, state.eigen[layer.name]!, damping);
-        return { layer, N, change: sum(mul(N, D)) };
+        setLayerMatrix(layer, N, gs, natural);
+        return changeOf(N, D);
       });
-      const squaredRate = typeof size === "number" ? size * size : mul(size, size);
-      const total = directions.map(({ change }) => change).reduce((x, y) => add(x, cast(y, x.dtype)));
-      const change = mul(factor(squaredRate, total), abs(total));
-      const shrink = minimum(sqrt(div(klClip, change)), 1);
-      for (const { layer, N } of directions)
-        setLayerMatrix(layer, mul(cast(shrink, N.dtype), N), gs, natural);
-      const velocity = map(
-        (x, v) => add(x, mul(momentum, v!)),
-        unflatten<typeof params>(def, natural),
-        state.velocity,
-      );
-      const updates = map(
-        (v) => mul(typeof size === "number" ? -size : mul(-1, factor(size, v)), v),
-        velocity,
-      );
+      const clipped = shortened(layers, natural, shrinkage(changes, size, klClip));
+      const whole = unflatten<typeof params>(def, clipped);
+      const [updates, velocity] = momentumUpdates(whole, state.velocity, size, momentum);
       return [updates, { ...state, count: add(state.count, 1), velocity }];
     },
     update(gradients, state, params, { layers: statistics }) {
@@ -294,12 +250,4 @@ export function kfac(layers: readonly KfacLayer[], options: KfacOptions = {}): K
     },
   };
   return self;
-}
-
-/** U ((Uᵀ D V) / (a gᵀ + damping)) Vᵀ. */
-function naturalGradient(D: Value, { inputs, outputs }: KfacEigen, damping: number): Value {
-  const [U, V] = [inputs.vectors, outputs.vectors];
-  const rotated = matmul(matmul(transpose(U), D), V);
-  const curvature = mul(expandDims(inputs.values, 1), outputs.values);
-  return matmul(matmul(U, div(rotated, add(curvature, damping))), transpose(V));
 }

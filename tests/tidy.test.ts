@@ -46,7 +46,7 @@ const CORE_BASE: readonly string[] = [
   "value",
 ].map((name) => `core/${name}.ts`);
 /** How elements are computed, for the records that say it and the generators that do it. */
-const KERNELS: readonly string[] = ["core/expr.ts", "core/functions.ts", "core/kernel.ts"];
+const KERNELS: readonly string[] = ["core/expr.ts", "core/functions.ts", "core/half.ts", "core/kernel.ts"];
 /** All of core except the backends. */
 const CORE = "core/ except backends";
 const SYSTEM: readonly string[] = ["node:*", "bun:*", "bun"];

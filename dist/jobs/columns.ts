@@ -9,7 +9,7 @@ import type { Problem } from "../jobs.ts";
 import { columnsOf, type Plan } from "../plan.ts";
 import type { Job, Jobs } from "../runtime/driver.ts";
 import { checkedNotes, computations, gradientOn, stepOf } from "./compute.ts";
-import { ownColumns, type Pairs } from "./curvature.ts";
+import { type Curvature, ownColumns, type Pairs } from "./curvature.ts";
 import { publishedSigma } from "./method.ts";
 import { job, value } from "./registers.ts";
 import { extrapolated, shifted } from "./sync.ts";
@@ -53,6 +53,9 @@ export function columnJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
       }),
       direction: job(([theta, state, mean, inside]) => ({
         outs: [...cut.direction(state as State, value(mean), value(inside), own(theta))],
+      })),
+      install: job(([state, curvature]) => ({
+        outs: [optimizer.install(state, curvature as Curvature | null, publishedSigma(plan)), null, null],
       })),
       installColumns: job(([state, basis, rows, pairs]) => {
         const vectors = ownColumns(basis, value(rows), problem.initial.dtype);

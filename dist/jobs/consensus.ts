@@ -23,10 +23,9 @@ export function consensusJobs<B>(plan: Plan, problem: Problem<B>, rank: number):
 
   return {
     installDamped: job(([state, curvature, sigma]) => {
-      const next = nextSigma(plan, curvature as Curvature, value(sigma).item());
-      return {
-        outs: [optimizer.install(state, curvature as Curvature, next), null, null, scalar(next, "float64")],
-      };
+      const found = curvature as Curvature | null;
+      const next = found ? nextSigma(plan, found, value(sigma).item()) : value(sigma).item();
+      return { outs: [optimizer.install(state, found, next), null, null, scalar(next, "float64")] };
     }),
     local: job(function* ([consensus, state, dual, local, used, sigma], { round }) {
       const z = value(consensus);

@@ -32,10 +32,7 @@ export function hubTrainingJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
     ...(layoutOf(plan) === "rows" && {
       cutRows: job(([pairs, ...columns]) => {
         const curvature = { ...(pairs as Pairs), vectors: joinColumns(plan, columns.map(value)) };
-        return {
-          outs: rowSpaces(plan, problem, curvature, ranks),
-          notes: pairNotes(pairs as Pairs),
-        };
+        return { outs: rowSpaces(plan, problem, curvature), notes: pairNotes(pairs as Pairs) };
       }),
     }),
     ...(layoutOf(plan) === "columns" && {
@@ -59,11 +56,10 @@ export function hubTrainingJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
 }
 
 /** What each worker's state takes over: its rows of V and of the rates, everything else of a state with all of V. */
-function rowSpaces<B>(
+export function rowSpaces<B>(
   plan: Plan,
   problem: Problem<B>,
   curvature: Curvature,
-  ranks: readonly number[],
 ): readonly Partial<FosiState<unknown>>[] {
   const { optimizer } = computations(plan, problem);
   const before = optimizer.init(slice(problem.initial, [0], [1]));
@@ -72,7 +68,7 @@ function rowSpaces<B>(
     curvature,
     publishedSigma(plan),
   ) as FosiState<unknown>;
-  return ranks.map((rank) => {
+  return Array.from({ length: plan.workers }, (_, rank) => {
     const [start, end] = vectorRowsOf(plan, rank);
     return {
       values,

@@ -20,8 +20,8 @@ export interface LocalOptimizer {
     theta: Value,
     factor: Value | null,
   ): readonly [update: Value, state: unknown];
-  /** The state with new curvature; sigma I is the Hessian of the ADMM penalty. */
-  install(state: unknown, curvature: Curvature, sigma: number): unknown;
+  /** The state with new curvature, the same without; sigma I is the Hessian of the ADMM penalty. */
+  install(state: unknown, curvature: Curvature | null, sigma: number): unknown;
 }
 
 export function localOptimizer(plan: Plan): LocalOptimizer {
@@ -67,7 +67,9 @@ export function localOptimizer(plan: Plan): LocalOptimizer {
       const [update, next] = method.step(gradient, { ...own, scale: shortened }, theta);
       return [update, { ...next, scale: own.scale }];
     },
-    install(state, { values, vectors, residuals, largest }, sigma) {
+    install(state, curvature, sigma) {
+      if (!curvature) return state;
+      const { values, vectors, residuals, largest } = curvature;
       const spectrum = { values, vectors, residuals, largest: largest.item() };
       const settings = { k, l, clip, damping: damping + sigma, trust };
       return installCurvature(state as FosiState<unknown>, spectrum, settings);

@@ -55,7 +55,7 @@ export function replicaJobs<B>(plan: Plan, problem: Problem<B>, rank: number): J
       return { outs: [moved.theta, state, report(moved.theta), moved.push, moved.theta] };
     }),
     install: job(([state, curvature]) => ({
-      outs: [optimizer.install(state, curvature as Curvature, publishedSigma(plan)), null, null],
+      outs: [optimizer.install(state, curvature as Curvature | null, publishedSigma(plan)), null, null],
     })),
     ...(cut && {
       inside: job(([state, mean]) => ({ outs: [cut.inside(state as State, value(mean))] })),
@@ -63,7 +63,7 @@ export function replicaJobs<B>(plan: Plan, problem: Problem<B>, rank: number): J
         outs: [...cut.direction(state as State, value(mean), value(inside), value(theta))],
       })),
       installRows: job(([state, space]) => ({
-        outs: [{ ...(state as State), ...(space as Partial<State>) }, null, null],
+        outs: [{ ...(state as State), ...(space as Partial<State> | null) }, null, null],
       })),
     }),
   };

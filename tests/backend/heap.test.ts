@@ -195,7 +195,13 @@ test("an array of a block has its type and size, and its address is that of the 
 });
 
 function onesOf(dtype: DType, size: number): TypedArray {
-  const make = { float32: Float32Array, float64: Float64Array, int32: Int32Array, uint32: Uint32Array, float16: Float16Array };
+  const make = {
+    float32: Float32Array,
+    float64: Float64Array,
+    int32: Int32Array,
+    uint32: Uint32Array,
+    float16: Float16Array,
+  };
   return new (dtype === "bool" ? Uint8Array : make[dtype])(size).fill(1);
 }
 

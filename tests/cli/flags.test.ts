@@ -43,6 +43,9 @@ const wrong: Readonly<Record<string, readonly [value: string, allowed: RegExp]>>
   "curvature-every": ["0", /a whole number of at least 1 is needed/],
   "curvature-warmup": ["-1", /a whole number of at least 0 is needed/],
   "curvature-batch": ["x", /a whole number is needed/],
+  "curvature-workers": ["0", /a whole number of at least 1 is needed/],
+  "curvature-delay": ["-1", /a whole number of at least 0 is needed/],
+  late: ["never", /one of wait, keep-old is needed/],
   admm: ["on", /one of consensus, published, off is needed/],
   layout: ["diagonals", /one of replicated, rows, columns is needed/],
   sigma: ["-0.1", /a number of at least 0 is needed/],
@@ -87,7 +90,7 @@ test("the program lists all wrong values at once, exits with 2 and writes nothin
 
 test("wrong words are named, and slips get a suggestion", async () => {
   const cases: readonly (readonly [args: string, message: RegExp])[] = [
-    ["trian", /^Cannot run "trian": it is not a command, one of train, report, worker is needed$/],
+    ["trian", /^Cannot run "trian": it is not a command, one of train, report, compare, worker, contender is needed$/],
     ["train --wrokers 3", /^Cannot use "--wrokers": .* did you mean --workers\?/],
     ["train --optimiser adam", /did you mean --optimizer\?/],
     ["train --localsteps=3", /did you mean --local-steps\?/],

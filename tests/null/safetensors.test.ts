@@ -109,7 +109,7 @@ describe("malformed files", () => {
     ["null for an entry", file({ x: null })],
     ["a number for an entry", file({ x: 3 })],
     ["an entry without a shape", file({ x: { dtype: "F32", data_offsets: [0, 4] } }, 4)],
-    ["an unknown type", file({ x: { ...whole, dtype: "F16" } }, 8)],
+    ["an unknown type", file({ x: { ...whole, dtype: "BF16" } }, 8)],
     ["an inherited name for a type", file({ x: { ...whole, dtype: "toString" } }, 8)],
     ["no type", file({ x: { shape: [2], data_offsets: [0, 8] } }, 8)],
     ["a negative size", file({ x: { ...whole, shape: [-2] } }, 8)],

@@ -151,7 +151,7 @@ test("element types have their storage, size and name", () => {
     expect(isFloat(dtype)).toBe(dtype.startsWith("float"));
   }
   expect(dtypes.map(shortName)).toEqual(["f32", "f64", "i32", "u32", "bool", "f16"]);
-  for (const name of ["float16", "toString", "", null, 3]) expect(isDType(name)).toBe(false);
+  for (const name of ["bfloat16", "toString", "", null, 3]) expect(isDType(name)).toBe(false);
 });
 
 prop(

@@ -292,6 +292,15 @@ describe.skipIf(!hasHalves)("numbers", () => {
     webgpuContext()!.device.check();
   });
 
+  test("the fastest way to compute a product is found by trying", async () => {
+    const x = await devicePut(draw(7, 13, 21), "webgpu");
+    const { tuning } = gpuBackend();
+    await tuning!.tune(() => ops.matmul(x, x.transpose()), true);
+    const table = tuning!.table();
+    expect(table.notes.filter((note) => note.includes("f16"))).toEqual([]);
+    expect(Object.keys(table.choices).filter((name) => name.startsWith("dot f16 1x13x13x21")).length).toBe(1);
+  });
+
   test("convolutions as a device with memory of its own computes them", async () => {
     const context = webgpuContext()!;
     const gpu: Capabilities = { ...context.gpu, isSoftware: false };

@@ -9,6 +9,7 @@ import {
 } from "../../core/backends/webgpu/kernel.ts";
 import { loopDispatches } from "../../core/backends/webgpu/loops.ts";
 import { webgpuContext } from "../../core/backends/webgpu/open.ts";
+import { extended } from "../../core/backends/webgpu/wgsl.ts";
 import { makeArray, type TypedArray } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { type CallStep, fused, Slot } from "../../core/passes/fuse.ts";
@@ -29,7 +30,7 @@ export function devices(): ReadonlyMap<string, Capabilities> {
     ["this device", gpu],
     ["a processor", { ...gpu, isSoftware: true }],
     ["a GPU", { ...gpu, isSoftware: false }],
-    ["a small GPU", { ...gpu, isSoftware: false, limits: little }],
+    ["a small GPU", { ...gpu, isSoftware: false, neighbours: 1, limits: little }],
   ]);
 }
 
@@ -59,7 +60,7 @@ export class Buffers {
   run(dispatches: readonly Dispatch[]): void {
     const context = webgpuContext()!;
     for (const { code, label, buffers, groups } of dispatches) {
-      const pipeline = context.pipeline(code, label);
+      const pipeline = context.pipeline(extended(code), label);
       const group = context.group(
         pipeline,
         buffers.map((ref) => this.of(ref).block.buffer),

@@ -5,6 +5,7 @@
 import { describe, expect, test } from "bun:test";
 import { Aval } from "../../core/aval.ts";
 import { reference } from "../../core/backend.ts";
+import type { Capabilities } from "../../core/backends/webgpu/kernel.ts";
 import { loopDispatches } from "../../core/backends/webgpu/loops.ts";
 import { epilogueOf } from "../../core/backends/webgpu/loops_epilogue.ts";
 import { binding, mainHead } from "../../core/backends/webgpu/wgsl.ts";
@@ -198,6 +199,34 @@ describe.skipIf(!hasGpu)("reductions", () => {
       relative: few,
       only: ["a processor"],
     });
+  });
+
+  test("neighbours join directly where they can, by way of memory where not", async () => {
+    const own = devices().get("this device")!;
+    const gpu: Capabilities = { ...own, isSoftware: false };
+    const neighbours = gpu.neighbours ?? 1;
+    expect(neighbours > 1).toBe(own.features.subgroups);
+    const f = (x: Value): Value[] => [
+      sumAxes(x, [1]),
+      reduceMax(x, [1]),
+      reduceProd(x, [1]),
+      p.sub(x, back(sumAxes(x, [1]), x, [1])),
+    ];
+    // Teams as large as the neighbours that there are, and up to whole workgroups.
+    for (const length of [2 * neighbours, 331, 1200]) {
+      const x = filled([3, length], (i) => 1 + Math.sin(i) / 64);
+      const program = stage((y) => f(y!), [x.aval]);
+      const expected = reference.compile(program).run([x]);
+      for (const count of new Set([neighbours, Math.min(neighbours, 2), 1])) {
+        const { outs, dispatches } = await runLoops(program, [x], { ...gpu, neighbours: count });
+        const isDirect = dispatches.some(({ code }) => code.includes("subgroup"));
+        expect(isDirect).toBe(count > 1);
+        outs.forEach((out, i) => {
+          const error = few * largest(expected[i]!);
+          assertApproximates(out, { value: expected[i]!, error }, `${length}, ${count}, output ${i}`);
+        });
+      }
+    }
   });
 
   test("integers wrap around, and their extremes are exact", async () => {

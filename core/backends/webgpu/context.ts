@@ -18,7 +18,7 @@ import type { Capabilities, Dispatch } from "./kernel.ts";
 import { type Block, Pool } from "./pool.ts";
 import { type Recorded, Recorder } from "./profile.ts";
 import { ChoiceTable } from "./tuning_table.ts";
-import { bufferBytes } from "./wgsl.ts";
+import { bufferBytes, extended } from "./wgsl.ts";
 
 /** The name that tensors of this backend give as their device. */
 export const DEVICE_NAME = "webgpu";
@@ -255,7 +255,7 @@ export class Context {
 
   /** The pipeline of a shader. */
   pipeline(code: string, label: string): Pipeline {
-    return this.#pipelines.get(code) ?? this.#keep(code, this.device.pipeline(code, "main", label));
+    return this.#pipelines.get(code) ?? this.#keep(code, this.device.pipeline(extended(code), "main", label));
   }
 
   /** Makes the pipelines of several shaders at the same time. */
@@ -269,7 +269,7 @@ export class Context {
     const known = this.#making.get(code);
     if (known) return known;
     const making = this.device
-      .pipelineAsync(code, "main", label)
+      .pipelineAsync(extended(code), "main", label)
       .then((pipeline) => void this.#keep(code, pipeline))
       .finally(() => this.#making.delete(code));
     this.#making.set(code, making);
@@ -453,11 +453,12 @@ export class Context {
 
 const bytesRead = ({ dtype, length }: DeviceArray): number => bufferBytes({ dtype, size: length });
 
-function capabilitiesOf({ features, subgroupSize, limits, isSoftware }: Device): Capabilities {
+function capabilitiesOf({ features, subgroupSize, neighbours, limits, isSoftware }: Device): Capabilities {
   const { maxWorkgroupSize, maxWorkgroupInvocations, bindingAlignment: _, ...rest } = limits;
   return {
     features,
     subgroupSize,
+    neighbours,
     limits: { ...rest, maxWorkgroupSize: Math.min(maxWorkgroupSize[0], maxWorkgroupInvocations) },
     isSoftware,
   };

@@ -104,7 +104,7 @@ export async function listAdapters(options: Pick<DeviceOptions, "host"> = {}): P
 }
 
 /** Sums of the first i numbers, which a device that does not compute gets wrong. */
-const PROOF = `
+const SUMS = `
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3u) {
   var sum = 0.0;
@@ -112,21 +112,44 @@ const PROOF = `
   x[id.x + 8u] = sum;
 }`;
 
+/** Invocations that the proof of neighbours asks. */
+const ASKED = 256;
+
+/**
+ * How many invocations are the neighbours that they should be: no specification says that those of a subgroup have
+ * numbers next to each other.
+ */
+const neighboursProof = (size: number): string => `enable subgroups;
+@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+@compute @workgroup_size(${ASKED}) fn main(@builtin(local_invocation_index) i: u32) {
+  var isRight = true;
+  for (var mask = 1u; mask < ${size}u; mask *= 2u) {
+    let other = subgroupShuffleXor(i, mask);
+    isRight = isRight && other == (i ^ mask);
+  }
+  x[16u + i] = select(0.0, 1.0, isRight);
+}`;
+
 async function prove(device: Device): Promise<void> {
   const buffer = device.createBuffer(
-    64,
+    4 * (16 + ASKED),
     BufferUsage.STORAGE | BufferUsage.COPY_SRC | BufferUsage.COPY_DST,
     "proof",
   );
-  const pipeline = device.pipeline(PROOF, "main", "proof");
-  const group = device.bindGroup(pipeline, [{ buffer }]);
+  const { min } = device.subgroupSize ?? { min: 1 };
+  const size = 2 ** Math.floor(Math.log2(Math.min(min, ASKED)));
+  const shaders = size > 1 ? [SUMS, neighboursProof(size)] : [SUMS];
+  const pipelines = shaders.map((code) => device.pipeline(code, "main", "proof"));
+  const groups = pipelines.map((pipeline) => device.bindGroup(pipeline, [{ buffer }]));
   device.write(buffer, 0, Float32Array.of(1, 2, 3, 4, 5, 6, 7, 8));
-  device.submit([{ dispatch: pipeline, group, x: 8 }]);
-  const [bytes] = await device.read([{ buffer, offset: 32, bytes: 32 }]);
-  const sums = new Float32Array(bytes!.buffer);
-  device.releaseBindGroup(group);
-  device.releasePipeline(pipeline);
+  device.submit(pipelines.map((dispatch, i) => ({ dispatch, group: groups[i]!, x: i === 0 ? 8 : 1 })));
+  const [bytes] = await device.read([{ buffer, offset: 32, bytes: 4 * (8 + ASKED) }]);
+  const results = new Float32Array(bytes!.buffer);
+  for (const group of groups) device.releaseBindGroup(group);
+  for (const pipeline of pipelines) device.releasePipeline(pipeline);
   device.destroyBuffer(buffer);
+  const [sums, rights] = [results.subarray(0, 8), results.subarray(8)];
+  if (size > 1 && rights.every((right) => right === 1)) device.neighbours = size;
   if ([1, 3, 6, 10, 15, 21, 28, 36].every((sum, i) => sums[i] === sum)) return;
   const { name } = device;
   device.close();
@@ -146,6 +169,8 @@ export class Device {
   readonly host: HostName;
   readonly features: DeviceFeatures;
   readonly subgroupSize: SubgroupSize | null;
+  /** How many neighbours in a workgroup are in one subgroup, where that is proved. */
+  neighbours = 1;
   readonly limits: DeviceLimits;
   /** Whether shaders run on the processor. */
   readonly isSoftware: boolean;

@@ -28,7 +28,7 @@ import {
 import { loopDispatches } from "./loops.ts";
 import { type Block, blockBytes } from "./pool.ts";
 import type { Recorded, Work } from "./profile.ts";
-import { bufferBytes, extended } from "./wgsl.ts";
+import { bufferBytes } from "./wgsl.ts";
 
 /** Sets of buffers that a dispatch has met, each with its bind group; more are forgotten together. */
 const MOST_GROUPS = 32;
@@ -360,14 +360,6 @@ export class WebgpuExecutable implements Executable {
 }
 
 function dispatchesOf(
-  step: Step,
-  named: ReadonlyMap<string, NamedKernel>,
-  gpu: Capabilities,
-): readonly Dispatch[] {
-  return dispatchesIn(step, named, gpu).map((one) => ({ ...one, code: extended(one.code) }));
-}
-
-function dispatchesIn(
   step: Step,
   named: ReadonlyMap<string, NamedKernel>,
   gpu: Capabilities,

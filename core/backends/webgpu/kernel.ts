@@ -15,6 +15,11 @@ export interface Capabilities {
     readonly subgroupMatrix: boolean;
   };
   readonly subgroupSize: { readonly min: number; readonly max: number } | null;
+  /**
+   * So many invocations with neighbouring numbers in a workgroup, a power of two, are in one subgroup: they can have each
+   * other's values without memory. 1, or absent: none can.
+   */
+  readonly neighbours?: number;
   readonly limits: {
     readonly maxBufferSize: number;
     readonly maxBindingSize: number;

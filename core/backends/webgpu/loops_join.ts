@@ -39,6 +39,8 @@ export interface Joining {
   readonly words: number;
   toWords(kept: string): readonly string[];
   fromWords(words: readonly string[]): string;
+  /** What the invocation has whose number in the subgroup differs in the bits of a mask. */
+  shuffled(kept: string, mask: number): string;
 }
 
 /** Whether many values are joined in parts: float32 loses less so. */
@@ -51,6 +53,8 @@ const integers: Readonly<Record<"i32" | "u32", Readonly<Record<Join, number>>>> 
   u32: { sum: 0, prod: 1, max: 0, min: 2 ** 32 - 1 },
 };
 const floats: Readonly<Record<Join, number>> = { sum: 0, prod: 1, max: -Infinity, min: Infinity };
+
+const shuffled = (x: string, mask: number): string => `subgroupShuffleXor(${x}, ${mask}u)`;
 
 export function joiningOf({ join, arg }: Reduction, scope: Scope): Joining {
   scope.checkType(arg.type);
@@ -66,6 +70,8 @@ export function joiningOf({ join, arg }: Reduction, scope: Scope): Joining {
       words: 2,
       toWords: (x) => [`bitcast<u32>(${x}.mantissa)`, `bitcast<u32>(${x}.exponent)`],
       fromWords: ([x, y]) => `Product(bitcast<f32>(${x}), bitcast<i32>(${y}))`,
+      shuffled: (x, mask) =>
+        `Product(${shuffled(`${x}.mantissa`, mask)}, ${shuffled(`${x}.exponent`, mask)})`,
     };
   }
   const same = (x: string): string => x;
@@ -84,6 +90,7 @@ export function joiningOf({ join, arg }: Reduction, scope: Scope): Joining {
     words: 1,
     toWords: (x) => [type === "u32" ? x : `bitcast<u32>(${x})`],
     fromWords: ([x]) => (type === "u32" ? x! : `bitcast<${type}>(${x})`),
+    shuffled,
   };
 }
 

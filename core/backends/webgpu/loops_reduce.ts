@@ -1,7 +1,7 @@
 /**
  * Loops with reductions. A row is what one result is joined from, whichever axes it lies along; a team of invocations
- * walks along it, each with every so-manyth element, and joins what they have by way of workgroup memory. What depends
- * on the result of a reduction is computed in another pass over the row.
+ * walks along it, each with every so-manyth element, and joins what they have: neighbours directly where the device can,
+ * the rest by way of workgroup memory. What depends on the result of a reduction is computed in another pass over the row.
  */
 import { type Expr, iota } from "../../expr.ts";
 import type { Layout } from "../../kernel.ts";
@@ -463,25 +463,36 @@ class RowWriter {
     return parts;
   }
 
-  #joinSome(kept: readonly Kept[]): readonly Kept[] {
+  #joinSome(given: readonly Kept[]): readonly Kept[] {
     const { team, isAcross } = this.#plan;
     const block = this.#block;
     const slots = this.#slots;
     const slot = slots > 1 ? "slot" : "0u";
+    const width = isAcross ? 1 : Math.min(team, this.#gpu.neighbours ?? 1);
+    const kept = this.#joinNeighbours(given, width);
+    if (width === team) return kept;
+    /** Members that have something to join: the first of those that are neighbours. */
+    const members = team / width;
     const place = (member: number | string): string =>
-      isAcross ? `${member}u * ${slots}u + ${slot}` : `${slot} * ${team}u + ${member}u`;
+      isAcross ? `${member}u * ${slots}u + ${slot}` : `${slot} * ${members}u + ${member}u`;
     // Two memories in turn: the next values are written while slower invocations still read these.
-    const turn = team > FAN ? 0 : this.#joins++ % 2;
-    const memories = kept.map(({ joining }, k) => this.#memory(`team${turn}_${k}`, joining.type, this.#size));
-    for (const [k, { name }] of kept.entries()) block.write(`${memories[k]}[local] = ${name};`);
+    const turn = members > FAN ? 0 : this.#joins++ % 2;
+    const memories = kept.map(({ joining }, k) =>
+      this.#memory(`team${turn}_${k}`, joining.type, this.#size / width),
+    );
+    const write = (inner: Block, at: string): void => {
+      for (const [k, { name }] of kept.entries()) inner.write(`${memories[k]}[${at}] = ${name};`);
+    };
+    if (width === 1) write(block, "local");
+    else block.nest(`if (local % ${width}u == 0u)`, (inner) => write(inner, `local / ${width}u`));
     block.write("workgroupBarrier();");
     const read = (inner: Block, memory: string, places: readonly string[], joining: Joining): string =>
       joinedInPairs(
         joining,
         places.map((at) => inner.fresh(`${memory}[${at}]`)),
       );
-    if (team <= FAN) {
-      const places = Array.from({ length: team }, (_, m) => place(m));
+    if (members <= FAN) {
+      const places = Array.from({ length: members }, (_, m) => place(m));
       return kept.map((one, k) => ({
         ...one,
         name: block.fresh(read(block, memories[k]!, places, one.joining)),
@@ -489,9 +500,10 @@ class RowWriter {
     }
     const sums = kept.map(({ joining }, k) => this.#memory(`teams_${k}`, joining.type, slots * FAN));
     block.nest(`if (member < ${FAN}u)`, (inner) => {
+      const first = width === 1 ? "local" : `${slot} * ${members}u + member`;
       kept.forEach(({ joining }, k) => {
-        const places = Array.from({ length: team / FAN }, (_, m) =>
-          isAcross ? `local + ${m * FAN * slots}u` : `local + ${m * FAN}u`,
+        const places = Array.from({ length: members / FAN }, (_, m) =>
+          isAcross ? `local + ${m * FAN * slots}u` : `${first} + ${m * FAN}u`,
         );
         const sum = read(inner, memories[k]!, places, joining);
         inner.write(`${sums[k]}[${slot} * ${FAN}u + member] = ${sum};`);
@@ -500,6 +512,19 @@ class RowWriter {
     block.write("workgroupBarrier();");
     const places = Array.from({ length: FAN }, (_, m) => `${slot} * ${FAN}u + ${m}u`);
     return kept.map((one, k) => ({ ...one, name: block.fresh(read(block, sums[k]!, places, one.joining)) }));
+  }
+
+  /** Joins what so many neighbours have, each with the one whose number differs in one bit: then all of them know it. */
+  #joinNeighbours(kept: readonly Kept[], width: number): readonly Kept[] {
+    const block = this.#block;
+    let joined = kept;
+    for (let mask = 1; mask < width; mask *= 2) {
+      joined = joined.map((one) => {
+        const other = block.fresh(one.joining.shuffled(one.name, mask));
+        return { ...one, name: block.fresh(one.joining.join(one.name, other)) };
+      });
+    }
+    return joined;
   }
 
   #memory(name: string, type: string, size: number): string {

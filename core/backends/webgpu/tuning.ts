@@ -13,7 +13,7 @@ import { type BufferRef, type Choose, FAULTS, type Variant, Workspace } from "./
 import type { Block } from "./pool.ts";
 import { messageOf } from "./refusals.ts";
 import { saveTable } from "./tuning_file.ts";
-import { bufferBytes, WORD_BYTES } from "./wgsl.ts";
+import { bufferBytes, extended, WORD_BYTES } from "./wgsl.ts";
 
 /** One round of a variant takes about so long: by the clock of the device, or by ours, which sees the way there too. */
 const ROUND_MICROSECONDS = { device: 2000, host: 20_000 } as const;
@@ -174,7 +174,7 @@ async function contender(
   const pipelines = new Map<string, Pipeline>();
   try {
     const made = await Promise.allSettled(
-      texts.map(([code, label]) => device.pipelineAsync(code, "main", label)),
+      texts.map(([code, label]) => device.pipelineAsync(extended(code), "main", label)),
     );
     made.forEach((one, i) => {
       if (one.status === "fulfilled") pipelines.set(texts[i]![0], one.value);

@@ -38,7 +38,9 @@ export function bufferBytes({ dtype, size }: Pick<Aval, "dtype" | "size">): numb
 
 /** A module with the extensions that it uses. */
 export function extended(code: string): string {
-  return /\bf16\b/.test(code) ? `enable f16;\n${code}` : code;
+  const f16 = /\bf16\b/.test(code) ? "enable f16;\n" : "";
+  const subgroups = /\bsubgroup[A-Z]/.test(code) ? "enable subgroups;\n" : "";
+  return f16 + subgroups + code;
 }
 
 /** Declares binding `index` of group 0 as an array. */

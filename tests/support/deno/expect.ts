@@ -96,24 +96,24 @@ export function spyOn<T extends object>(target: T, name: keyof T & string): Spy 
 
 const calls = (x: unknown): number => (x as Spy).mock.calls.length;
 
-/** What holds of a value, by the name of the matcher. */
+/** What holds of a value, by the name of the matcher. TypeScript 7.0.2 breaks down on results that it has to infer here. */
 const laws = {
-  toBe: (x: unknown, y: unknown) => Object.is(x, y),
-  toBeNull: (x: unknown) => x === null,
-  toEqual: isEqual,
-  toMatchObject: hasFields,
-  toBeCloseTo: (x: unknown, y: number, digits?: number) => isClose(x as number, y, digits),
-  toBeGreaterThan: (x: unknown, y: number) => (x as number) > y,
-  toBeGreaterThanOrEqual: (x: unknown, y: number) => (x as number) >= y,
-  toBeLessThan: (x: unknown, y: number) => (x as number) < y,
-  toBeLessThanOrEqual: (x: unknown, y: number) => (x as number) <= y,
-  toBeInstanceOf: (x: unknown, y: Constructor) => x instanceof y,
-  toContain: contains,
-  toHaveLength: (x: unknown, length: number) => (x as ArrayLike<unknown>).length === length,
-  toMatch: (x: unknown, y: RegExp) => y.test(x as string),
-  toStartWith: (x: unknown, y: string) => (x as string).startsWith(y),
-  toHaveBeenCalled: (x: unknown) => calls(x) > 0,
-  toHaveBeenCalledTimes: (x: unknown, count: number) => calls(x) === count,
+  toBe: (x: unknown, y: unknown): boolean => Object.is(x, y),
+  toBeNull: (x: unknown): boolean => x === null,
+  toEqual: (x: unknown, y: unknown): boolean => isEqual(x, y),
+  toMatchObject: (x: unknown, y: unknown): boolean => hasFields(x, y),
+  toBeCloseTo: (x: unknown, y: number, digits?: number): boolean => isClose(x as number, y, digits),
+  toBeGreaterThan: (x: unknown, y: number): boolean => (x as number) > y,
+  toBeGreaterThanOrEqual: (x: unknown, y: number): boolean => (x as number) >= y,
+  toBeLessThan: (x: unknown, y: number): boolean => (x as number) < y,
+  toBeLessThanOrEqual: (x: unknown, y: number): boolean => (x as number) <= y,
+  toBeInstanceOf: (x: unknown, y: Constructor): boolean => x instanceof y,
+  toContain: (x: unknown, y: unknown): boolean => contains(x, y),
+  toHaveLength: (x: unknown, length: number): boolean => (x as ArrayLike<unknown>).length === length,
+  toMatch: (x: unknown, y: RegExp): boolean => y.test(x as string),
+  toStartWith: (x: unknown, y: string): boolean => (x as string).startsWith(y),
+  toHaveBeenCalled: (x: unknown): boolean => calls(x) > 0,
+  toHaveBeenCalledTimes: (x: unknown, count: number): boolean => calls(x) === count,
 };
 
 type Laws = typeof laws;
