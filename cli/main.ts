@@ -74,12 +74,16 @@ Tasks:
 ${taskLines()}
 
 Methods, with what can be set and its default:
-${compareMethodLines()}
+${compareMethodLines(1)}
+
+With --workers N, designs for N worker processes (time counts from the end of the first round):
+${compareMethodLines(2)}
 
 Examples:
   cotangent compare
   cotangent compare --task quadratic-b --optimizers momentum,fosi-momentum --budget steps:500
   cotangent compare --task mlp --optimizers adam,fosi-adam:k=16,shampoo --seeds 3 --budget wall:20
+  cotangent compare --task mlp --workers 2 --optimizers adam,momentum,dho2
   cotangent compare --resume runs/compare-mlp --seeds 10`,
     run: compare,
   },

@@ -251,8 +251,8 @@ function added(a: PhaseForecast | undefined, b: PhaseForecast): PhaseForecast {
  * The time of a plan, phase by phase: workers compute side by side, the hub and its messages one after the other.
  *
  * The script and the bytes are those of `planCost`; the rates come from a calibration such as `bench/forecast.ts`. No
- * Lanczos loop ends early. A worker that begins to compute while others still wait for their question makes a real run
- * shorter than this, never longer.
+ * Lanczos loop ends early, and nobody begins to compute while others still wait for their question: a run in which
+ * somebody does is a little shorter.
  *
  * Shapes: plain JSON data.
  * Units: seconds and bytes.

@@ -12,14 +12,17 @@ import { consensusJobs } from "./jobs/consensus.ts";
 import { searchHubJobs, searchOf, searchWorkerJobs } from "./jobs/curvature.ts";
 import { hubTrainingJobs } from "./jobs/hub.ts";
 import { localOptimizer } from "./jobs/method.ts";
+import { preconditionedHubJobs, preconditionedJobs, preconditionerOf } from "./jobs/preconditioned.ts";
 import { replicaJobs } from "./jobs/replicas.ts";
 import { columnsOf, layoutOf, type Plan, vectorRowsOf } from "./plan.ts";
+import { preconditionedOf } from "./preconditioned.ts";
 import type { Jobs, Values } from "./runtime/driver.ts";
 import type { RunSetup } from "./runtime/sequential.ts";
 import { configOf } from "./script.ts";
 import { type CurvatureSource, directSource, splitHubJobs, splitInitial } from "./split.ts";
 
 export { baseOf } from "./jobs/method.ts";
+export { matricesOf } from "./jobs/preconditioned.ts";
 
 /**
  * Loss and metric sums over a batch.
@@ -50,6 +53,10 @@ export interface Problem<B = unknown> {
   curvatureBatch(rank: number, round: number): B;
   /** Numbers to report about the parameters, computed at the hub. */
   evaluate?(theta: Value): readonly number[];
+  /** The parameters as the model's tree; methods that see leaves by their shapes need it. */
+  unravel?(theta: Value): unknown;
+  /** The loss of `score` as a function of that tree. Not compiled: K-FAC sees the layers while it runs. */
+  loss?(params: unknown, batch: B): Value;
 }
 
 /**
@@ -87,7 +94,7 @@ export function trainingSetup<B>(
     },
     initial: {
       hub: { theta: problem.initial, ...(source && splitInitial) },
-      worker: (rank) => workerInitial(plan, problem.initial, rank),
+      worker: (rank) => workerInitial(plan, problem.initial, rank, problem),
     },
   };
 }
@@ -96,6 +103,8 @@ export function trainingSetup<B>(
  * The durable registers of a worker before the first round.
  *
  * Shapes: `theta` is `[n]`.
+ * @param problem what is trained; needed for methods that see leaves by their shapes
+ * @throws {TypeError} if such a method lacks it
  * @example A replica starts where the hub does
  * ```ts
  * const plan = ct.dist.makePlan({
@@ -107,7 +116,13 @@ export function trainingSetup<B>(
  * ```
  * @since 0.1.0
  */
-export function workerInitial(plan: Plan, theta: Value, rank: number): Values {
+export function workerInitial<B>(plan: Plan, theta: Value, rank: number, problem?: Problem<B>): Values {
+  if (preconditionedOf(plan)) {
+    if (problem) return { theta, optimizer: preconditionerOf(plan, problem)!.init(rank) };
+    throw new TypeError(
+      `Cannot start a worker of ${plan.update.name}: its problem is not given, one that has the shapes of the parameters is needed`,
+    );
+  }
   const method = localOptimizer(plan);
   if (plan.sync.k === "consensus") {
     const sigma = scalar(plan.sync.relative ? 0 : plan.sync.sigma, "float64");
@@ -151,7 +166,7 @@ const edges = ([start, end]: readonly [number, number]): [number[], number[]] =>
 export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
   const search = searchOf(plan, problem.initial.dtype);
   const batch = (round: number): B => problem.curvatureBatch(rank, round);
-  const { objective } = computations(plan, problem);
+  const objective = (theta: Value, of: B): Value => computations(plan, problem).objective(theta, of);
   return {
     ...(search && searchWorkerJobs(search, { objective, batch }, rank)),
     ...trainingJobs(plan, problem, rank),
@@ -160,11 +175,16 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
 
 function trainingJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
   if (plan.sync.k === "consensus") return consensusJobs(plan, problem, rank);
+  if (preconditionedOf(plan)) return preconditionedJobs(plan, problem, rank);
   return layoutOf(plan) === "columns" ? columnJobs(plan, problem, rank) : replicaJobs(plan, problem, rank);
 }
 
 /** The computations of the hub. */
 function hubJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
   const search = searchOf(plan, problem.initial.dtype);
-  return { ...(search && searchHubJobs(search)), ...hubTrainingJobs(plan, problem) };
+  return {
+    ...(search && searchHubJobs(search)),
+    ...hubTrainingJobs(plan, problem),
+    ...preconditionedHubJobs(plan, problem),
+  };
 }

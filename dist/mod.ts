@@ -9,7 +9,7 @@ export {
   type PhaseForecast,
   type Rate,
 } from "./forecast.ts";
-export { type Problem, type Scored, trainingSetup, workerInitial, workerJobs } from "./jobs.ts";
+export { matricesOf, type Problem, type Scored, trainingSetup, workerInitial, workerJobs } from "./jobs.ts";
 export {
   type CurvaturePlan,
   type Layout,
@@ -21,7 +21,14 @@ export {
   type UpdateMethod,
   type UpdatePlan,
 } from "./plan.ts";
-export { type PhaseCost, type PlanCost, planCost, showPlan, type WorkerMemory } from "./plan_cost.ts";
+export {
+  type CostOptions,
+  type PhaseCost,
+  type PlanCost,
+  planCost,
+  showPlan,
+  type WorkerMemory,
+} from "./plan_cost.ts";
 export type { Script } from "./protocol/script.ts";
 export { type Config, protocolDefaults } from "./protocol/types.ts";
 export {

@@ -7,6 +7,7 @@ import { PlanError } from "../core/errors.ts";
 import type { FosiMomentum } from "../optim/fosi.ts";
 import { defaultTrust } from "../optim/fosi_state.ts";
 import { lanczosOrder } from "../optim/lanczos.ts";
+import { type PreconditionedMethod, preconditionedOf } from "./preconditioned.ts";
 import { type Config, protocolDefaults } from "./protocol/types.ts";
 
 /**
@@ -31,7 +32,8 @@ export type UpdateMethod =
       readonly beta2: number;
       readonly epsilon: number;
       readonly weightDecay: number;
-    };
+    }
+  | PreconditionedMethod;
 
 /**
  * The method of a local step, and where its state is: whole at every worker, or with `shard` each worker's own columns of
@@ -191,6 +193,27 @@ const planSchema: z.ZodType<Plan, unknown> = z
         ...adamFields,
         weightDecay: z.number().min(0).default(0.01),
       }),
+      z.strictObject({
+        name: z.literal("shampoo"),
+        ...updateFields,
+        beta1: fraction.default(0.9),
+        beta2: z.number().min(0).max(1).default(1),
+        epsilon: z.number().min(0).default(1e-12),
+        period: count(1).default(20),
+        maxDimension: count(1).default(1024),
+        grafting: z.enum(["none", "sgd", "adagrad", "rmsprop", "adam"]).default("adam"),
+      }),
+      z.strictObject({
+        name: z.literal("kfac"),
+        ...updateFields,
+        momentum: fraction.default(0.9),
+        damping: positive.default(1e-3),
+        decay: fraction.default(0.95),
+        klClip: positive.default(1e-3),
+        factorPeriod: count(1).default(1),
+        period: count(1).default(10),
+        distribution: z.enum(["eigenpairs", "gradients"]).default("eigenpairs"),
+      }),
     ]),
     curvature: z
       .strictObject({
@@ -271,6 +294,16 @@ const planSchema: z.ZodType<Plan, unknown> = z
         ["sync", "relative"],
         "sigma is in units of an eigenvalue, a curvature is needed; set relative to false",
       );
+    }
+    if (preconditionedOf({ update })) {
+      if (curvature) issue(["curvature"], `${update.name} has curvature of its own, null is needed`);
+      if (sync.k !== "gradient")
+        issue(["sync", "k"], `workers of ${update.name} share what they precondition by, gradient is needed`);
+      if (update.shard)
+        issue(
+          ["update", "shard"],
+          `${update.name} is divided by matrices and not by columns, false is needed`,
+        );
     }
     if (curvature && update.name === "adamw") {
       issue(

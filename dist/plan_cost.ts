@@ -1,5 +1,6 @@
 /** What a plan costs, phase by phase, and a plan as text: both derived from the script that every peer runs. */
 import { bytesPerElement, type DType } from "../core/dtype.ts";
+import { PlanError } from "../core/errors.ts";
 import {
   adoptsAt,
   columnsOf,
@@ -12,6 +13,8 @@ import {
   type UpdateMethod,
   vectorRowsOf,
 } from "./plan.ts";
+import { preconditionedOf } from "./preconditioned.ts";
+import { dueIn, type MatrixElements, matrixElements } from "./preconditioned_cost.ts";
 import { isHubOnly, type Phase, receiveNames, slots } from "./protocol/script.ts";
 import { roundScript } from "./script.ts";
 
@@ -44,6 +47,8 @@ export interface WorkerMemory {
   readonly velocity: number;
   /** Eigenvectors. */
   readonly vectors: number;
+  /** Matrices of Shampoo or K-FAC, and their roots or eigenpairs. */
+  readonly matrices: number;
   /** Anchor and push, or dual and last local parameters. */
   readonly agreement: number;
   /** The Lanczos basis, while curvature is measured. */
@@ -51,7 +56,8 @@ export interface WorkerMemory {
 }
 
 /**
- * The phases in order of appearance, and the sums over the whole run.
+ * The phases in order of appearance, and the sums over the whole run. A phase whose cost differs between rounds appears
+ * once for each cost.
  *
  * @since 0.1.0
  */
@@ -62,7 +68,7 @@ export interface PlanCost {
   readonly bytesToHub: number;
   /** The largest shard of the Lanczos basis at any worker, in bytes. */
   readonly basisBytes: number;
-  /** By rank; worker 0 has the most. */
+  /** By rank; but for methods that divide matrices, worker 0 has the most. */
   readonly memory: readonly WorkerMemory[];
   /** Of curvature workers beside these, by their own rank; empty without a split. */
   readonly group: readonly Pick<WorkerMemory, "parameters" | "basis">[];
@@ -76,7 +82,9 @@ export interface PlanCost {
  * Shapes: plain JSON data.
  * Units: bytes of tensor elements.
  *
- * @param options the element type of the parameters, default float32
+ * @param options the element type of the parameters, default float32, and for Shampoo and K-FAC the sides of their
+ * matrices, from `matricesOf`
+ * @throws {PlanError} if these are needed and not given
  * @example One round of averaging: n numbers to each worker and back, one question, and one for the evaluation
  * ```ts
  * const plan = ct.dist.makePlan({
@@ -88,9 +96,11 @@ export interface PlanCost {
  * ```
  * @since 0.1.0
  */
-export function planCost(plan: Plan, options: { readonly dtype?: DType } = {}): PlanCost {
+export function planCost(plan: Plan, options: CostOptions = {}): PlanCost {
   const elementBytes = bytesPerElement(options.dtype ?? "float32");
-  const sizeOf = registerSizes(plan, elementBytes);
+  const matrices = matricesIn(plan, options);
+  const method = preconditionedOf(plan);
+  const sizeOf = registerSizes(plan, elementBytes, matrices);
   const kinds = new Map<string, readonly PhaseCost[]>();
   const phases = new Map<string, PhaseCost>();
   let refreshes = 0;
@@ -104,16 +114,22 @@ export function planCost(plan: Plan, options: { readonly dtype?: DType } = {}): 
       adoptsAt(plan, round),
       extrapolatesAfter(plan, round),
       evaluatesAfter(plan, round),
+      method && dueIn(method, plan, round),
     ].join();
     const costs = kinds.get(kind) ?? roundCosts(plan, round, carries ? sizeOf : sizeWithoutCurvature(sizeOf));
     kinds.set(kind, costs);
-    for (const cost of costs)
-      phases.set(cost.name, { ...cost, rounds: (phases.get(cost.name)?.rounds ?? 0) + 1 });
+    for (const cost of costs) {
+      const { name, questions, bytesToWorkers, bytesToHub } = cost;
+      const key = [name, questions, bytesToWorkers, bytesToHub].join();
+      phases.set(key, { ...cost, rounds: (phases.get(key)?.rounds ?? 0) + 1 });
+    }
   }
   const all = [...phases.values()];
   const total = (of: (cost: PhaseCost) => number): number =>
     all.reduce((sum, cost) => sum + cost.rounds * of(cost), 0);
-  const memory = Array.from({ length: plan.workers }, (_, rank) => memoryOf(plan, rank, elementBytes));
+  const memory = Array.from({ length: plan.workers }, (_, rank) =>
+    memoryOf(plan, rank, elementBytes, matrices),
+  );
   return {
     phases: all,
     questions: total((cost) => cost.questions),
@@ -138,8 +154,28 @@ function sizeWithoutCurvature(sizeOf: SizeOf): SizeOf {
     register === "curvature" || register === "space" ? 0 : sizeOf(register, rank, iteration);
 }
 
-/** Vectors like the parameters in the state of each method. */
-const baseVectors: Readonly<Record<UpdateMethod["name"], number>> = {
+/**
+ * What the cost of a plan depends on beside the plan.
+ *
+ * @since 0.2.0
+ */
+export interface CostOptions {
+  /** The element type of the parameters; default float32. */
+  readonly dtype?: DType;
+  /** The sides of the matrices of Shampoo or K-FAC, from `matricesOf`. */
+  readonly matrices?: readonly number[];
+}
+
+function matricesIn(plan: Plan, { matrices }: CostOptions): MatrixElements | null {
+  const method = preconditionedOf(plan);
+  if (!method) return null;
+  if (matrices) return matrixElements(plan, method, matrices);
+  const problem = `the sides of the matrices of ${method.name} are not given, matrices of matricesOf are needed`;
+  throw new PlanError(`Cannot price a plan: ${problem}`, [problem]);
+}
+
+/** Vectors like the parameters in the state of each method; of those with matrices see preconditioned_cost.ts. */
+const baseVectors: Readonly<Record<Exclude<UpdateMethod["name"], "shampoo" | "kfac">, number>> = {
   sgd: 0,
   momentum: 1,
   nesterov: 1,
@@ -147,16 +183,25 @@ const baseVectors: Readonly<Record<UpdateMethod["name"], number>> = {
   adamw: 2,
 };
 
-function memoryOf(plan: Plan, rank: number, elementBytes: number): WorkerMemory {
+function memoryOf(
+  plan: Plan,
+  rank: number,
+  elementBytes: number,
+  matrices: MatrixElements | null,
+): WorkerMemory {
   const n = plan.parameters;
   const layout = layoutOf(plan);
   const own = layout === "columns" ? widthOf(plan, rank) : n;
   const rows = layout === "rows" ? heightOf(plan, rank) : pairsOf(plan);
   return {
     parameters: 2 * n * elementBytes,
-    base: baseVectors[plan.update.name] * own * elementBytes,
+    base:
+      (matrices ? matrices.vectors : baseVectors[plan.update.name as keyof typeof baseVectors]) *
+      own *
+      elementBytes,
     velocity: plan.curvature ? own * elementBytes : 0,
     vectors: rows * own * elementBytes,
+    matrices: matrices ? matrices.memory(rank) * elementBytes : 0,
     agreement: plan.sync.k === "gradient" ? 0 : 2 * own * elementBytes,
     basis: plan.curvature?.split ? 0 : 8 * orderOf(plan) * widthOf(plan, rank),
   };
@@ -204,7 +249,7 @@ function phaseBytes(plan: Plan, names: readonly string[], repeat: number, sizeOf
 }
 
 /** Bytes of a register that travels; vectors of Lanczos are float64, all else has the element type of the parameters. */
-function registerSizes(plan: Plan, elementBytes: number): SizeOf {
+function registerSizes(plan: Plan, elementBytes: number, matrices: MatrixElements | null): SizeOf {
   const n = plan.parameters;
   const order = orderOf(plan);
   const pairs = pairsOf(plan);
@@ -237,6 +282,8 @@ function registerSizes(plan: Plan, elementBytes: number): SizeOf {
     own: (rank) => widthOf(plan, rank) * elementBytes,
   };
   return (register, rank, iteration) => {
+    const elements = matrices?.registers[register];
+    if (elements) return elements(rank) * elementBytes;
     const size = sizes[register];
     if (!size)
       throw new TypeError(
@@ -279,7 +326,7 @@ function heightOf(plan: Plan, rank: number): number {
  * ```
  * @since 0.1.0
  */
-export function showPlan(plan: Plan, options: { readonly dtype?: DType } = {}): string {
+export function showPlan(plan: Plan, options: CostOptions = {}): string {
   const cost = planCost(plan, options);
   const table = [
     ["phase", "rounds", "questions", "to workers", "to hub"],
@@ -323,9 +370,10 @@ function showCurvature(plan: Plan): string {
   return `${by}${when}, ${counted(orderOf(plan), "product")}, ${showFields(rest)}`;
 }
 
-/** Of worker 0, which has the most. */
+/** Of the worker that has the most. */
 function showMemory({ memory, group }: PlanCost): string {
-  const [{ basis, ...lasting }] = memory as readonly [WorkerMemory];
+  const sum = (parts: WorkerMemory): number => Object.values(parts).reduce((a, b) => a + b, 0);
+  const { basis, ...lasting } = memory.reduce((most, own) => (sum(own) > sum(most) ? own : most));
   const parts = Object.entries(lasting).filter(([, bytes]) => bytes > 0);
   const total = parts.reduce((sum, [, bytes]) => sum + bytes, 0);
   const list = parts.map(([name, bytes]) => `${name} ${showBytes(bytes)}`).join(", ");

@@ -11,6 +11,8 @@ import {
   orderOf,
   type Plan,
 } from "./plan.ts";
+import { preconditionedOf } from "./preconditioned.ts";
+import { preconditionedPhases } from "./preconditioned_script.ts";
 import type { Loop, Phase, Script, Work } from "./protocol/script.ts";
 import type { Config } from "./protocol/types.ts";
 
@@ -201,6 +203,8 @@ function adoptionPhases(plan: Plan): Script {
 
 function trainingPhases(plan: Plan, round: number): Script {
   if (plan.sync.k === "consensus") return consensusPhases();
+  const method = preconditionedOf(plan);
+  if (method) return preconditionedPhases(method, plan, round);
   return layoutOf(plan) === "columns" ? columnPhases(plan, round) : replicaPhases(plan, round);
 }
 

@@ -302,9 +302,9 @@ function simulateOnce(options: SimOptions): SimResult {
   }
 
   /** Later, unless the process crashes before. */
-  function afterWork(node: Node, seconds: (clock: SimClock) => number, action: () => void): void {
+  function afterWork(node: Node, action: () => void, seconds = 0): void {
     const { life } = node;
-    after(clock ? seconds(clock) / clock.tickSeconds : 1 + random.below(faults.maxWork), () => {
+    after(clock ? seconds / clock.tickSeconds : 1 + random.below(faults.maxWork), () => {
       if (node.life === life) action();
     });
   }
@@ -410,19 +410,15 @@ function simulateOnce(options: SimOptions): SimResult {
         const own = node.peer === "hub" ? jobs.hub : jobs.worker(node.peer);
         const { job, fn, args } = effect;
         count.computations++;
-        afterWork(
-          node,
-          (own) => own.compute(node.peer, fn, args),
-          () =>
-            dispatch(node, () => {
-              try {
-                const { outs, notes = [] } = synchronous(runJob(own, fn, ins, args), fn);
-                return { k: "computed", job, out: outs.map((value) => add(node, value)), notes };
-              } catch (error) {
-                return { k: "failed", job, reason: error instanceof Error ? error.message : String(error) };
-              }
-            }),
-        );
+        const done = (): Event => {
+          try {
+            const { outs, notes = [] } = synchronous(runJob(own, fn, ins, args), fn);
+            return { k: "computed", job, out: outs.map((value) => add(node, value)), notes };
+          } catch (error) {
+            return { k: "failed", job, reason: error instanceof Error ? error.message : String(error) };
+          }
+        };
+        afterWork(node, () => dispatch(node, done), clock?.compute(node.peer, fn, args));
         break;
       }
       case "save": {
@@ -430,35 +426,27 @@ function simulateOnce(options: SimOptions): SimResult {
         const entries = Object.entries(effect.blobs).map(
           ([name, blob]) => [name, payload(node, blob)] as const,
         );
-        const onClock = (own: SimClock): number => own.save(node.peer);
-        afterWork(node, onClock, () => {
+        const write = (): void => {
           node.saves.set(round, { state, values: Object.fromEntries(entries) });
           for (const old of [...node.saves.keys()]) {
             if (old <= round - SAVES_KEPT) node.saves.delete(old);
           }
-          afterWork(
-            node,
-            () => 0,
-            () => dispatch(node, () => ({ k: "saved", round })),
-          );
-        });
+          afterWork(node, () => dispatch(node, () => ({ k: "saved", round })));
+        };
+        afterWork(node, write, clock?.save(node.peer));
         break;
       }
       case "load": {
         const { round } = effect;
-        afterWork(
-          node,
-          (own) => own.save(node.peer),
-          () =>
-            dispatch(node, () => {
-              const saved = node.saves.get(round);
-              if (saved === undefined) return { k: "loaded", round, blobs: null, state: null };
-              const entries = Object.entries(saved.values).map(
-                ([name, value]) => [name, add(node, value)] as const,
-              );
-              return { k: "loaded", round, blobs: Object.fromEntries(entries), state: saved.state };
-            }),
-        );
+        const done = (): Event => {
+          const saved = node.saves.get(round);
+          if (saved === undefined) return { k: "loaded", round, blobs: null, state: null };
+          const entries = Object.entries(saved.values).map(
+            ([name, value]) => [name, add(node, value)] as const,
+          );
+          return { k: "loaded", round, blobs: Object.fromEntries(entries), state: saved.state };
+        };
+        afterWork(node, () => dispatch(node, done), clock?.save(node.peer));
         break;
       }
       case "drop":

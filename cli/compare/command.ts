@@ -5,7 +5,7 @@ import { writeWhole } from "../../core/io.ts";
 import { UsageError } from "../config.ts";
 import { type ProgressLine, progressLine, secondsText } from "../progress_line.ts";
 import { checkOut, createRunDirectory, fileNames, lockRun, readJson, writeJson } from "../run_directory.ts";
-import { type CompareConfig, methodOf, parseCompareFlags } from "./config.ts";
+import { type CompareConfig, methodProblems, parseCompareFlags, tableOf } from "./config.ts";
 import type { Assignment, Saying } from "./contender.ts";
 import { comparePage } from "./page.ts";
 import {
@@ -88,6 +88,8 @@ function openComparison(args: readonly string[]): {
     ...(given.includes("seeds") && { seeds: config.seeds }),
     ...(given.includes("optimizers") && { optimizers: config.optimizers }),
   };
+  const problems = methodProblems(merged.optimizers, merged.workers);
+  if (problems.length > 0) throw new UsageError(problems.join("\n"));
   return { config: merged, directory: resume };
 }
 
@@ -99,8 +101,8 @@ async function chooseRates(
 ): Promise<ReadonlyMap<string, number>> {
   const rates = new Map<string, number>();
   for (const optimizer of config.optimizers) {
-    const { method } = methodOf(optimizer);
-    const wanted = method.rates.slice(0, config.grid);
+    const { rates: known } = tableOf(config.workers)[optimizer.split(":")[0]!]!;
+    const wanted = known.slice(0, config.grid);
     if (wanted.length <= 1) {
       rates.set(optimizer, wanted[0]!);
       continue;
@@ -169,6 +171,8 @@ function openRunner(config: CompareConfig, directory: string, line: ProgressLine
       budget: { ...config.budget, amount: config.budget.amount * share },
       evaluations: Math.max(1, Math.round(config.evaluations * share)),
       stopsAtTarget: config.stop === "target",
+      workers: config.workers,
+      localSteps: config.localSteps,
       ...(config.dataDir !== undefined && { dataDir: config.dataDir }),
     };
     const started = performance.now();

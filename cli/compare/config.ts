@@ -1,6 +1,7 @@
 /** What a comparison is, checked: from flags, or from the file that it left behind. */
 import { z } from "zod";
 import { readFlags, UsageError } from "../config.ts";
+import { type DistributedMethod, distributedMethods } from "./distributed.ts";
 import type { Method, Settings } from "./method.ts";
 import { methods } from "./methods.ts";
 import type { Budget } from "./run.ts";
@@ -19,6 +20,10 @@ export interface CompareConfig {
   /** Evaluations in a run. */
   readonly evaluations: number;
   readonly stop: "target" | "budget";
+  /** Processes that train together; with 1, one process without messages. */
+  readonly workers: number;
+  /** Steps between two agreements of workers. */
+  readonly localSteps: number;
   readonly dataDir?: string | undefined;
 }
 
@@ -78,6 +83,16 @@ export const compareFlags: Readonly<
     help: "when a run ends (default budget)",
     schema: z.enum(["target", "budget"], { error: "target or budget is needed" }),
   },
+  workers: {
+    value: "N",
+    help: "compare designs for N worker processes instead of methods in one (default 1)",
+    schema: whole(1),
+  },
+  "local-steps": {
+    value: "N",
+    help: "with workers: steps per round, between agreements of designs that have them (default 10)",
+    schema: whole(1),
+  },
   "data-dir": {
     value: "DIR",
     help: "where the published data are; without it tasks draw their own",
@@ -104,6 +119,8 @@ const defaults: CompareConfig = {
   gridShare: 0.5,
   evaluations: 50,
   stop: "budget",
+  workers: 1,
+  localSteps: 10,
 };
 
 /**
@@ -130,18 +147,21 @@ export function parseCompareFlags(args: readonly string[]): {
       problems.push(
         `Cannot use --task ${task}: it is not known, one of ${Object.keys(tasks).join(", ")} is needed`,
       );
-  for (const word of (values["optimizers"] as string[] | undefined) ?? []) {
-    const problem = methodProblem(word);
-    if (problem !== null) problems.push(`Cannot use --optimizers ${word}: ${problem}`);
-  }
+  // Of a comparison that is resumed, its own number of workers says which there are.
+  if (raw["resume"] === undefined)
+    problems.push(
+      ...methodProblems((values["optimizers"] as string[]) ?? [], (values["workers"] as number) ?? 1),
+    );
   if (problems.length > 0) throw new UsageError(problems.join("\n"));
-  const { task, "grid-share": gridShare, "data-dir": dataDir, out, resume, ...rest } = values;
+  const { task, "grid-share": gridShare, "local-steps": localSteps, ...others } = values;
+  const { "data-dir": dataDir, out, resume, ...rest } = others;
   return {
     config: {
       ...defaults,
       ...rest,
       ...(task !== undefined && { tasks: task as string[] }),
       ...(gridShare !== undefined && { gridShare: gridShare as number }),
+      ...(localSteps !== undefined && { localSteps: localSteps as number }),
       ...(dataDir !== undefined && { dataDir: dataDir as string }),
     },
     out: out as string | undefined,
@@ -150,11 +170,27 @@ export function parseCompareFlags(args: readonly string[]): {
   };
 }
 
+/** What is wrong with methods of the command line. */
+export function methodProblems(optimizers: readonly string[], workers: number): readonly string[] {
+  return optimizers.flatMap((word) => {
+    const problem = methodProblem(word, tableOf(workers));
+    return problem === null ? [] : [`Cannot use --optimizers ${word}: ${problem}`];
+  });
+}
+
+/** What all methods have: those of one process, and designs for several. */
+type Table = Readonly<Record<string, Pick<Method, "summary" | "rates" | "settings">>>;
+
+/** The methods that can be compared with a number of workers. */
+export function tableOf(workers: number): Table {
+  return workers > 1 ? distributedMethods : methods;
+}
+
 /** What is wrong with a method and its settings; null if nothing is. */
-function methodProblem(word: string): string | null {
+function methodProblem(word: string, table: Table): string | null {
   const [name, ...parts] = word.split(":");
-  const method = Object.hasOwn(methods, name!) ? methods[name!] : undefined;
-  if (!method) return `it is not known, one of ${Object.keys(methods).join(", ")} is needed`;
+  const method = Object.hasOwn(table, name!) ? table[name!] : undefined;
+  if (!method) return `it is not known, one of ${Object.keys(table).join(", ")} is needed`;
   const known = Object.keys(method.settings);
   for (const part of parts) {
     const [setting, value] = part.split("=");
@@ -168,8 +204,23 @@ function methodProblem(word: string): string | null {
 
 /** A method of the command line with its settings. */
 export function methodOf(word: string): { readonly method: Method; readonly settings: Settings } {
+  return chosen(methods, word);
+}
+
+/** A design for several workers with its settings. */
+export function distributedMethodOf(word: string): {
+  readonly method: DistributedMethod;
+  readonly settings: Settings;
+} {
+  return chosen(distributedMethods, word);
+}
+
+function chosen<M extends { readonly settings: Settings }>(
+  table: Readonly<Record<string, M>>,
+  word: string,
+): { readonly method: M; readonly settings: Settings } {
   const [name, ...parts] = word.split(":");
-  const method = methods[name!]!;
+  const method = table[name!]!;
   const given = Object.fromEntries(
     parts.map((part) => {
       const [setting, value] = part.split("=");
@@ -187,8 +238,8 @@ export function taskLines(): string {
 }
 
 /** The methods with their settings, one line each: for the help text. */
-export function methodLines(): string {
-  return Object.entries(methods)
+export function methodLines(workers: number): string {
+  return Object.entries(tableOf(workers))
     .map(([name, { summary, settings }]) => {
       const values = Object.entries(settings).map(([key, value]) => `${key}=${value}`);
       return `  ${name.padEnd(16)}${summary}${values.length > 0 ? ` (${values.join(", ")})` : ""}`;

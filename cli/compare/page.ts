@@ -102,7 +102,8 @@ function valueAt(
   y: (point: Point) => number | null,
 ): readonly number[] {
   if (position > x(points.at(-1)!)) return [];
-  const value = y(points.findLast((point) => x(point) <= position)!);
+  const before = points.findLast((point) => x(point) <= position);
+  const value = before ? y(before) : null;
   return value === null || !Number.isFinite(value) ? [] : [value];
 }
 

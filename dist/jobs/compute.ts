@@ -34,6 +34,16 @@ export interface Computations<B> {
     | null;
 }
 
+/** A program for the loss of a batch, its sums and its gradient. */
+export function scoreAndGradientOf<B>(problem: Problem<B>): Computations<B>["scoreAndGradient"] {
+  return jit((theta: Value, batch: B) =>
+    valueAndGradientOf((x: Value) => {
+      const { loss, sums } = problem.score(x, batch);
+      return [loss, sums] as const;
+    })(theta),
+  );
+}
+
 function compile<B>(plan: Plan, problem: Problem<B>): Computations<B> {
   const optimizer = localOptimizer(plan);
   const layout = layoutOf(plan);
@@ -42,12 +52,7 @@ function compile<B>(plan: Plan, problem: Problem<B>): Computations<B> {
   return {
     optimizer,
     objective: jit((theta: Value, batch: B): Value => problem.score(theta, batch).loss),
-    scoreAndGradient: jit((theta: Value, batch: B) =>
-      valueAndGradientOf((x: Value) => {
-        const { loss, sums } = problem.score(x, batch);
-        return [loss, sums] as const;
-      })(theta),
-    ),
+    scoreAndGradient: scoreAndGradientOf(problem),
     step: jit((theta: Value, state: unknown, gradient: Value, factor: Value | null): [Value, unknown] => {
       const [update, next] = optimizer.step(gradient, state, theta, factor);
       return [add(theta, update), next];

@@ -101,6 +101,11 @@ export function baseOf(update: UpdateMethod): GradientTransformation<unknown> {
       return forgetState(adam(update.learningRate, update));
     case "adamw":
       return forgetState(adamw(update.learningRate, update));
+    case "shampoo":
+    case "kfac":
+      throw new TypeError(
+        `Cannot take ${update.name} as a method of flat vectors: it is one of matrices, sgd, momentum, nesterov, adam or adamw is needed`,
+      );
     default:
       return update satisfies never;
   }

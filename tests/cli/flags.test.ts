@@ -90,7 +90,10 @@ test("the program lists all wrong values at once, exits with 2 and writes nothin
 
 test("wrong words are named, and slips get a suggestion", async () => {
   const cases: readonly (readonly [args: string, message: RegExp])[] = [
-    ["trian", /^Cannot run "trian": it is not a command, one of train, report, compare, worker, contender is needed$/],
+    [
+      "trian",
+      /^Cannot run "trian": it is not a command, one of train, report, compare, worker, contender is needed$/,
+    ],
     ["train --wrokers 3", /^Cannot use "--wrokers": .* did you mean --workers\?/],
     ["train --optimiser adam", /did you mean --optimizer\?/],
     ["train --localsteps=3", /did you mean --local-steps\?/],

@@ -123,7 +123,7 @@ test("any number of workers on the same rows gives the same training", () => {
   // 12 rows at every step, dealt to 1, 2, 3, 4, 6 or 12 workers: row by row the same data.
   const thetas = [1, 2, 3, 4, 6, 12].map((workers) => {
     const run = plan(workers, { rounds: 20, curvature: { k: 2, order: 12, period: 5 } });
-    const pool = logisticProblem(n, 12, 1);
+    const { loss: _none, ...pool } = logisticProblem(n, 12, 1);
     const problem: Problem<Rows[]> = {
       ...pool,
       // Each worker's share of the same 12 one-row batches.

@@ -11,6 +11,7 @@ import {
   blockShader,
   candidates,
   dotKernel,
+  neighboursShader,
   type Shader,
   teamShader,
   tileShader,
@@ -24,6 +25,7 @@ import type { Tile } from "../../core/backends/webgpu/dot_tiles.ts";
 import { MOST_COLUMNS, type Team } from "../../core/backends/webgpu/dot_vectors.ts";
 import { type BufferRef, type Capabilities, Workspace } from "../../core/backends/webgpu/kernel.ts";
 import { webgpuContext } from "../../core/backends/webgpu/open.ts";
+import { extended } from "../../core/backends/webgpu/wgsl.ts";
 import { type DType, isFloat, makeArray, type TypedArray } from "../../core/dtype.ts";
 import { type Layout, rowMajor } from "../../core/kernel.ts";
 import * as ops from "../../core/ops.ts";
@@ -142,7 +144,7 @@ async function runVariant(
     for (const ref of refs) {
       if (ref instanceof Workspace && !buffers.has(ref)) make(ref, float, ref.bytes / 4);
     }
-    const pipeline = context.pipeline(code, label);
+    const pipeline = context.pipeline(extended(code), label);
     const group = context.group(
       pipeline,
       refs.map((ref) => buffers.get(ref)!),
@@ -188,6 +190,17 @@ const teams: readonly Team[] = [
   { along: "rows", team: 1, size: 8 },
   { along: "columns", team: 1, size: 8 },
 ];
+
+/** The shader whose invocations hand each other what they read, where the device has such; no more of them than it has. */
+function neighbourVariants(call: DotCall, seed: number, gpu: Capabilities): Variant[] {
+  const { neighbours = 1 } = gpu;
+  if (neighbours === 1) return [];
+  const few = Math.min(neighbours, 4);
+  return [call, exchanged(call)].flatMap((one, i) => {
+    const shader = neighboursShader(one, { blockRows: 3, blockColumns: 2, neighbours: few }, gpu);
+    return [variantOf(one, shader, shader.cut((seed + i) % 2 === 0 ? 1 : 3), gpu)];
+  });
+}
 
 /** One shader of every kind for a step, the sum of every other one in parts. */
 function variantsOf(call: DotCall, seed: number, gpu: Capabilities): Variant[] {
@@ -305,7 +318,8 @@ describe.skipIf(!hasGpu)("a product in every way", () => {
     test(name, async () => {
       const gpu = hardware(webgpuContext()!.gpu);
       const made = stepOf(one, new SeededDraw({ seed, size: 4 }));
-      const variants = variantsOf(dotCall(made.step), seed, gpu);
+      const call = dotCall(made.step);
+      const variants = [...variantsOf(call, seed, gpu), ...neighbourVariants(call, seed, gpu)];
       for (const variant of variants) await compare(made, variant);
       expect(variants.length).toBeGreaterThan(1);
     });
@@ -339,9 +353,9 @@ describe.skipIf(!hasGpu)("a product in every way", () => {
       for (const keepsResult of [true, false]) {
         const target = targetOf({ ...step, epilogue: { ...step.epilogue, keepsResult } });
         const one = { ...call, target };
-        const variants = [tileShader(one, tiles[0]!, gpu), blockShader(one, block, gpu)].map((shader, i) =>
-          variantOf(one, shader, shader.cut(1 + i), gpu),
-        );
+        const shaders = [tileShader(one, tiles[0]!, gpu), blockShader(one, block, gpu)];
+        const variants = shaders.map((shader, i) => variantOf(one, shader, shader.cut(1 + i), gpu));
+        if (k < 4096) variants.push(...neighbourVariants(one, 0, gpu));
         for (const variant of variants) {
           const results = await runVariant(
             new Map(schedule.ins.map((slot, i) => [slot, args[i]!])),

@@ -121,8 +121,9 @@ const ASKED = 256;
  */
 const neighboursProof = (size: number): string => `enable subgroups;
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
-@compute @workgroup_size(${ASKED}) fn main(@builtin(local_invocation_index) i: u32) {
-  var isRight = true;
+@compute @workgroup_size(${ASKED})
+fn main(@builtin(local_invocation_index) i: u32, @builtin(subgroup_invocation_id) lane: u32) {
+  var isRight = lane % ${size}u == i % ${size}u;
   for (var mask = 1u; mask < ${size}u; mask *= 2u) {
     let other = subgroupShuffleXor(i, mask);
     isRight = isRight && other == (i ^ mask);

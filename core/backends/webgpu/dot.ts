@@ -5,6 +5,7 @@ import { productAxes } from "../../passes/product.ts";
 import type { DotParams } from "../../prims/contract.ts";
 import { type Cut, cutOf, isLong, LONGEST_SUM } from "./dot_block.ts";
 import { type DotCall, dotCall, exchanged, keyOf, operationsOf } from "./dot_call.ts";
+import { type NeighbourBlock, neighboursDispatch, neighboursName } from "./dot_neighbours.ts";
 import { sumOfParts } from "./dot_parts.ts";
 import { blockDispatch, blockName, extentOf, type RegisterBlock } from "./dot_registers.ts";
 import { plainTarget, type Target } from "./dot_target.ts";
@@ -68,6 +69,16 @@ const LARGE_BLOCKS: readonly (RegisterBlock & { readonly from: number })[] = [
   { blockRows: 16, blockColumns: 8, from: 2 ** 24 },
   { blockRows: 16, blockColumns: 16, from: 2 ** 26 },
 ];
+
+/**
+ * For processors with vectors of eight or more, whose blocks hand each other what they read; and how fast these are
+ * beside blocks of registers.
+ */
+const NEIGHBOUR_BLOCKS: readonly (Omit<NeighbourBlock, "neighbours"> & { readonly speed: number })[] = [
+  { blockRows: 8, blockColumns: 4, speed: 2.2 },
+  { blockRows: 4, blockColumns: 2, speed: 1.8 },
+];
+const FEWEST_NEIGHBOURS = 8;
 
 /** Processors of a device that a product should keep busy. */
 const CORES = { gpu: 128, software: 8 } as const;
@@ -134,6 +145,15 @@ export function blockShader(call: DotCall, sizes: RegisterBlock, gpu: Capabiliti
   };
 }
 
+/** For a call whose columns are neighbours in memory; one whose rows are is `exchanged` before. */
+export function neighboursShader(call: DotCall, block: NeighbourBlock, gpu: Capabilities): Shader {
+  return {
+    name: neighboursName(block),
+    cut: (wanted) => cutOf(call.k, wanted, block.neighbours),
+    dispatch: (cut, target) => neighboursDispatch(call, block, cut, target, gpu),
+  };
+}
+
 /** For a call with few columns: one with few rows is `exchanged` before. */
 export function teamShader(call: DotCall, team: Team, gpu: Capabilities): Shader {
   return {
@@ -172,13 +192,15 @@ export function candidates(call: DotCall, gpu: Capabilities): readonly Variant[]
     shader: Shader,
     extent: { rows: number; columns: number; invocations: number },
     speed: number,
+    one: DotCall = call,
+    longest = Infinity,
   ): void => {
-    const [best] = partsOf(call.k)
+    const [best] = partsOf(one.k)
       .map((wanted) => shader.cut(wanted))
-      .filter((cut) => fitsParts(call, cut, gpu))
-      .map((cut) => ({ cut, cost: expected(call, extent, speed, cut, gpu) }))
+      .filter((cut) => fitsParts(one, cut, gpu) && Math.min(cut.length, one.k) * one.repeats <= longest)
+      .map((cut) => ({ cut, cost: expected(one, extent, speed, cut, gpu) }))
       .sort((p, q) => p.cost - q.cost);
-    if (best) ranked.push({ variant: variantOf(call, shader, best.cut, gpu), cost: best.cost });
+    if (best) ranked.push({ variant: variantOf(one, shader, best.cut, gpu), cost: best.cost });
   };
   const large = LARGE_BLOCKS.filter(({ from }) => gpu.isSoftware && operationsOf(call) >= 2 * from);
   for (const block of [...BLOCKS, ...large]) {
@@ -188,6 +210,20 @@ export function candidates(call: DotCall, gpu: Capabilities): readonly Variant[]
       ? softwareSpeed(block, gpu)
       : density(blockRows, blockColumns) * (isShort ? 2 : 0.4);
     add(blockShader(call, block, gpu), extentOf(call, block), speed);
+  }
+  const { neighbours = 1 } = gpu;
+  const lined = call.y.along === "free" ? call : call.x.along === "free" ? exchanged(call) : null;
+  if (gpu.isSoftware && neighbours >= FEWEST_NEIGHBOURS && lined !== null) {
+    for (const { blockRows, blockColumns, speed } of NEIGHBOUR_BLOCKS) {
+      const extent = { rows: blockRows, columns: blockColumns * neighbours, invocations: neighbours };
+      add(
+        neighboursShader(lined, { blockRows, blockColumns, neighbours }, gpu),
+        extent,
+        speed,
+        lined,
+        LONGEST_SUM,
+      );
+    }
   }
   if (!gpu.isSoftware) {
     for (const sizes of TILES) {

@@ -146,6 +146,26 @@ export function exchanged(call: DotCall): DotCall {
   return { ...call, m: call.n, n: call.m, isTurned: !call.isTurned, x: call.y, y: call.x };
 }
 
+/** The operand read by elements: offsets and strides count those. */
+export function inElements(factor: Factor): Factor {
+  const { width, along, batch, free, k, sums } = factor;
+  if (width === 1) return factor;
+  const scaled = (layout: Layout): Layout => inVectors(layout, 1 / width);
+  const inner = ({ shape, strides }: Layout): Layout => ({
+    shape: [...shape.slice(0, -1), shape.at(-1)! * width],
+    offset: 0,
+    strides: [...strides.slice(0, -1).map((stride) => stride * width), 1],
+  });
+  return {
+    ...factor,
+    width: 1,
+    batch: scaled(batch),
+    sums: scaled(sums),
+    free: along === "free" ? inner(free) : scaled(free),
+    k: along === "sum" ? inner(k) : scaled(k),
+  };
+}
+
 /** Whether a vector of the operand has four free indices, or four summed ones. */
 export function vectorsAlong({ along, width }: Factor, index: "sum" | "free"): boolean {
   return width === 4 && along === index;

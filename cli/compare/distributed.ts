@@ -1,0 +1,181 @@
+/** The methods of `cotangent compare --workers N`: what each puts into a plan. */
+import { ravel } from "../../core/ravel.ts";
+import type { Value } from "../../core/value.ts";
+import type { Problem as Distributed } from "../../dist/jobs.ts";
+import { makePlan, type Plan, type PlanInput } from "../../dist/plan.ts";
+import { around, type Settings } from "./method.ts";
+import type { Batch, Problem } from "./task.ts";
+
+/** A method by name. */
+export interface DistributedMethod {
+  readonly summary: string;
+  readonly rates: readonly number[];
+  readonly settings: Settings;
+  /** How it updates, where its curvature comes from, and how its workers agree. Periods are in rounds. */
+  plan(input: {
+    readonly learningRate: number;
+    readonly settings: Settings;
+    readonly parameters: number;
+    readonly inRounds: (steps: number) => number;
+  }): Pick<PlanInput, "update" | "curvature" | "sync">;
+}
+
+/** Gradients averaged at every step, the method's state at every worker. */
+function dataParallel(
+  summary: string,
+  rate: number,
+  update: (learningRate: number, settings: Settings) => PlanInput["update"],
+  settings: Settings = {},
+): DistributedMethod {
+  return {
+    summary,
+    rates: around(rate),
+    settings,
+    plan: ({ learningRate, settings: given }) => ({
+      update: update(learningRate, given),
+      sync: { k: "gradient" },
+    }),
+  };
+}
+
+const curved: Settings = { k: 10, alpha: 0.01, period: 200, order: 0 };
+
+/** FOSI by a group of workers, in one of its forms. */
+function hybrid(
+  summary: string,
+  rate: number,
+  form: {
+    readonly update: (learningRate: number) => PlanInput["update"];
+    readonly curvature: Partial<NonNullable<PlanInput["curvature"]>>;
+    readonly sync?: (settings: Settings) => PlanInput["sync"];
+    readonly settings?: Settings;
+    readonly isSplit?: boolean;
+  },
+): DistributedMethod {
+  return {
+    summary,
+    rates: around(rate),
+    settings: { ...curved, ...form.settings },
+    plan({ learningRate, settings, parameters, inRounds }) {
+      const { k, alpha, period, order } = settings as typeof curved & Settings;
+      const rounds = inRounds(period!);
+      return {
+        update: form.update(learningRate),
+        curvature: {
+          ...form.curvature,
+          k: Math.min(k!, parameters),
+          alpha: alpha!,
+          period: rounds,
+          // Time counts from the end of the first round: no method may have its curvature before.
+          warmup: Math.min(rounds, 5),
+          ...(order! > 0 && { order: Math.min(order!, parameters) }),
+          ...(form.isSplit && { split: { workers: settings["curvature-workers"]!, delay: rounds } }),
+        },
+        sync: form.sync?.(settings) ?? { k: "gradient" },
+      };
+    },
+  };
+}
+
+const overAdam = { update: adamOf, curvature: { momentum: "average", clip: 1 } } as const;
+const overMomentum = {
+  update: (learningRate: number): PlanInput["update"] => ({ name: "momentum", learningRate }),
+  curvature: { momentum: "heavyBall", clip: 3 },
+} as const;
+
+function adamOf(learningRate: number): PlanInput["update"] {
+  return { name: "adam", learningRate };
+}
+
+/** The methods by the name of the command line. */
+export const distributedMethods: Readonly<Record<string, DistributedMethod>> = {
+  sgd: dataParallel("gradient descent on the mean gradient", 0.1, (learningRate) => ({
+    name: "sgd",
+    learningRate,
+  })),
+  momentum: dataParallel("heavy ball on the mean gradient", 0.03, (learningRate) => ({
+    name: "momentum",
+    learningRate,
+  })),
+  adam: dataParallel("Adam on the mean gradient", 1e-3, adamOf),
+  "adam-zero": dataParallel("the same with its state cut over workers (ZeRO-1)", 1e-3, (learningRate) => ({
+    name: "adam",
+    learningRate,
+    shard: true,
+  })),
+  "fosi-momentum": hybrid("FOSI over heavy ball on the mean gradient", 0.03, overMomentum),
+  "fosi-adam": hybrid("FOSI over Adam on the mean gradient", 1e-3, overAdam),
+  dho2: hybrid("DHO2: FOSI over Adam in local steps, agreement by ADMM once a round", 1e-3, {
+    ...overAdam,
+    sync: ({ sigma }) => ({ k: "consensus", sigma: sigma! }),
+    settings: { sigma: 0.005, alpha: 0.01 },
+  }),
+  "dho2-momentum": hybrid("DHO2 over heavy ball", 0.03, {
+    ...overMomentum,
+    sync: ({ sigma }) => ({ k: "consensus", sigma: sigma! }),
+    settings: { sigma: 0.005 },
+  }),
+  "dho2-published": hybrid("DHO2 with the published extrapolation", 1e-3, {
+    ...overAdam,
+    sync: () => ({ k: "published", period: 20 }),
+    settings: { alpha: 0.028, k: 16 },
+  }),
+  "dho2-columns": hybrid("DHO2 on the mean gradient, everything cut by columns", 1e-3, {
+    update: adamOf,
+    curvature: { momentum: "average", clip: 1, layout: "columns" },
+  }),
+  "dho2-split": hybrid("DHO2 in local steps, curvature by workers beside", 1e-3, {
+    ...overAdam,
+    sync: ({ sigma }) => ({ k: "consensus", sigma: sigma! }),
+    settings: { sigma: 0.005, "curvature-workers": 1 },
+    isSplit: true,
+  }),
+};
+
+/** What a run with workers is made of, the same in every process. */
+export interface DistributedInput {
+  readonly method: DistributedMethod;
+  readonly settings: Settings;
+  readonly learningRate: number;
+  readonly workers: number;
+  readonly localSteps: number;
+  readonly seed: number;
+  /** Steps after which the run ends at the latest. */
+  readonly steps: number;
+}
+
+/** The plan of a run. The hub is offered an evaluation after every round; it takes those that are due. */
+export function distributedPlan(problem: Problem, input: DistributedInput): Plan {
+  const { method, settings, learningRate, workers, localSteps, seed, steps } = input;
+  const parameters = ravel(problem.initial)[0].size;
+  const inRounds = (count: number): number => Math.max(1, Math.round(count / localSteps));
+  return makePlan({
+    version: 1,
+    workers,
+    parameters,
+    rounds: Math.max(2, Math.ceil(steps / localSteps)),
+    localSteps,
+    seed,
+    ...method.plan({ learningRate, settings, parameters, inRounds }),
+    evaluateEvery: 1,
+    limits: { retryTicks: 50, deadTicks: 1200, maxRestarts: 0 },
+  });
+}
+
+/** A problem on flat parameters for the workers of a run; `evaluate` is the hub's. */
+export function distributedProblem(
+  problem: Problem,
+  plan: Pick<Plan, "workers" | "curvature">,
+  evaluate?: (theta: Value) => readonly number[],
+): Distributed<Batch> {
+  const [initial, unravel] = ravel(problem.initial);
+  const period = plan.curvature?.period ?? 1;
+  const shards = plan.curvature?.split?.workers ?? plan.workers;
+  return {
+    initial,
+    score: (theta, batch) => ({ loss: problem.loss(unravel(theta), batch), sums: [] }),
+    batch: (rank, step) => problem.batch(step, rank, plan.workers),
+    curvatureBatch: (rank, round) => problem.curvatureBatch(Math.floor(round / period), rank, shards),
+    ...(evaluate && { evaluate }),
+  };
+}

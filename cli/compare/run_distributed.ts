@@ -1,0 +1,170 @@
+/** One run of a plan on worker processes, to the end of its budget. */
+import { availableParallelism } from "node:os";
+import { ravel } from "../../core/ravel.ts";
+import type { Value } from "../../core/value.ts";
+import { trainingSetup, workerInitial, workerJobs } from "../../dist/jobs.ts";
+import { planCost } from "../../dist/plan_cost.ts";
+import {
+  type Address,
+  addressFromEnvironment,
+  runSockets,
+  serveWorker,
+  spawnBun,
+} from "../../dist/runtime/bun.ts";
+import { memoryStore, type Progress } from "../../dist/runtime/driver.ts";
+import { RunError } from "../../dist/runtime/local.ts";
+import { configOf } from "../../dist/script.ts";
+import { curvatureGroup, groupConfig, groupWorkerJobs } from "../../dist/split.ts";
+import { type DistributedInput, distributedPlan, distributedProblem } from "./distributed.ts";
+import { isReached, type Outcome, type Point, type RunOptions } from "./run.ts";
+import type { Problem } from "./task.ts";
+
+/** What a run with workers measures beyond others. */
+export interface DistributedOutcome extends Outcome {
+  readonly bytesSent: number;
+  readonly workerPeakBytes: readonly number[];
+}
+
+const tickMs = 200;
+
+/**
+ * Runs a plan. Time counts from the end of the first round, by when every process has loaded its data and compiled;
+ * evaluations are in no time.
+ *
+ * @param worker the arguments with which this program serves a rank
+ */
+export async function runDistributed(
+  problem: Problem,
+  input: DistributedInput,
+  options: RunOptions,
+  worker: (rank: number, kind: "training" | "curvature") => readonly string[],
+): Promise<DistributedOutcome> {
+  const { budget, evaluations, stopsAtTarget, onPoint } = options;
+  const plan = distributedPlan(problem, input);
+  const unravel = ravel(problem.initial)[1];
+  const points: Point[] = [];
+  const stop = new AbortController();
+  let ended: Outcome["ended"] = "budget";
+  let reached: number | null = null;
+  // The time of evaluations, and of everything before the end of the first round, is taken off.
+  let [started, evaluating, next] = [Number.NaN, 0, 0];
+  let [step, lossSum, lossCount, bytes] = [0, 0, 0, 0];
+  const seconds = (): number =>
+    Number.isNaN(started) ? 0 : (performance.now() - started) / 1000 - evaluating;
+  const used = (): number => ({ wall: seconds(), gradients: step, steps: step })[budget.unit] / budget.amount;
+  /** A look at the parameters when it is due; called by the hub after each round. */
+  const evaluate = (theta: Value): readonly number[] => {
+    if (Number.isNaN(started) || (used() < 1 && used() * evaluations < next)) return [];
+    next = Math.floor(used() * evaluations) + 1;
+    const at = { step, seconds: seconds() };
+    const began = performance.now();
+    const found = problem.evaluate(unravel(theta));
+    evaluating += (performance.now() - began) / 1000;
+    if (!Number.isFinite(found.loss)) {
+      ended = "diverged";
+      stop.abort();
+      return [];
+    }
+    const trainLoss = lossCount > 0 ? lossSum / lossCount : null;
+    [lossSum, lossCount] = [0, 0];
+    const point: Point = { ...at, gradients: at.step, trainLoss, ...found };
+    if (reached === null && isReached(found, problem.target)) reached = points.length;
+    points.push(point);
+    onPoint?.(point, Math.min(1, used()));
+    if (stopsAtTarget && reached !== null) {
+      ended = "target";
+      stop.abort();
+    }
+    return [];
+  };
+  const take = (progress: Progress): void => {
+    if (progress.k === "completed") {
+      if (Number.isNaN(started)) started = performance.now();
+      if (used() >= 1) stop.abort();
+      return;
+    }
+    const { phase, round, iteration, workers } = progress;
+    const first = round * plan.localSteps;
+    const steps = { local: plan.localSteps, gradient: 1, step: iteration + 2 }[phase];
+    if (steps === undefined) return;
+    step = first + steps;
+    lossSum += workers.reduce((sum, notes) => sum + notes[0]!, 0) / workers.length;
+    lossCount++;
+  };
+
+  const first = problem.evaluate(problem.initial);
+  points.push({ step: 0, gradients: 0, seconds: 0, trainLoss: null, ...first });
+  const shared = distributedProblem(problem, plan, evaluate);
+  const group = plan.curvature?.split ? curvatureGroup(plan, shared) : null;
+  const processes = plan.workers + (plan.curvature?.split?.workers ?? 0);
+  const threads = Math.max(1, Math.floor(availableParallelism() / processes));
+  const main = new URL("../main.ts", import.meta.url).pathname;
+  const spawner =
+    (kind: "training" | "curvature") =>
+    (rank: number, address: Address): ReturnType<typeof spawnBun> =>
+      spawnBun(main, worker(rank, kind), { address, threads });
+  const beside =
+    group &&
+    runSockets({ ...group.setup, tickMs, spawn: spawner("curvature") }).catch((error: unknown) =>
+      group.fail(error),
+    );
+  let peaks: readonly number[] = [];
+  try {
+    const { worker: _given, ...initial } = trainingSetup(plan, shared).initial;
+    const result = await runSockets({
+      ...trainingSetup(plan, shared, group?.source),
+      initial,
+      signal: stop.signal,
+      tickMs,
+      spawn: spawner("training"),
+      onProgress(progress, traffic) {
+        bytes = traffic.bytesSent + traffic.bytesReceived;
+        take(progress);
+      },
+    });
+    peaks = result.workerPeakBytes;
+  } catch (error) {
+    // A loss that is not finite ends the run at a worker.
+    if (!(error instanceof RunError && /is not finite|a finite loss is needed/.test(error.message)))
+      throw error;
+    ended = "diverged";
+  } finally {
+    group?.close();
+    await beside;
+  }
+  const { base, velocity, vectors, agreement } = planCost(plan).memory[0]!;
+  return {
+    points,
+    reached,
+    ended,
+    compileSeconds: 0,
+    stateBytes: base + velocity + vectors + agreement,
+    peakBytes: process.resourceUsage().maxRSS * 1024,
+    bytesSent: bytes,
+    workerPeakBytes: peaks,
+  };
+}
+
+/** Serves one rank of a run. */
+export async function serveDistributed(
+  problem: Problem,
+  input: DistributedInput,
+  rank: number,
+  kind: "training" | "curvature",
+): Promise<void> {
+  const plan = distributedPlan(problem, input);
+  const shared = distributedProblem(problem, plan);
+  await serveWorker({
+    rank,
+    address: addressFromEnvironment(),
+    store: memoryStore(),
+    deadlineMs: 5000,
+    ...(kind === "curvature"
+      ? { config: groupConfig(plan), jobs: groupWorkerJobs(plan, shared, rank), initial: {} }
+      : {
+          config: configOf(plan),
+          jobs: workerJobs(plan, shared, rank),
+          initial: workerInitial(plan, shared.initial, rank),
+        }),
+  });
+}
