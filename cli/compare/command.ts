@@ -15,6 +15,7 @@ import {
   isOf,
   type RunRecord,
   readRecords,
+  type Spread,
   taskResult,
 } from "./results.ts";
 import type { Point } from "./run.ts";
@@ -102,7 +103,7 @@ async function chooseRates(
   const rates = new Map<string, number>();
   for (const optimizer of config.optimizers) {
     const { rates: known } = tableOf(config.workers)[optimizer.split(":")[0]!]!;
-    const wanted = known.slice(0, config.grid);
+    const wanted = config.rate !== undefined ? [config.rate] : known.slice(0, config.grid);
     if (wanted.length <= 1) {
       rates.set(optimizer, wanted[0]!);
       continue;
@@ -213,8 +214,8 @@ function openRunner(config: CompareConfig, directory: string, line: ProgressLine
   };
 }
 
-function gridSize({ grid }: CompareConfig): number {
-  return grid > 1 ? grid : 0;
+function gridSize({ grid, rate }: CompareConfig): number {
+  return grid > 1 && rate === undefined ? grid : 0;
 }
 
 /** Makes one run in a process of its own; one that fails is a record that says why. */
@@ -294,9 +295,9 @@ function showResults(config: CompareConfig, records: readonly RunRecord[]): stri
       if (!result) return [];
       const { metric, value } = result.target;
       const head = `${result.name}: ${metric} ${metric === "loss" ? "at most" : "at least"} ${value}`;
+      const text = (x: number | null, digits: number): string => (x === null ? "-" : x.toFixed(digits));
       const table = result.rows.map((row) => {
         const { seconds, gradients } = row.toTarget;
-        const text = (x: number | null, digits: number): string => (x === null ? "-" : x.toFixed(digits));
         return [
           row.optimizer.padEnd(24),
           `lr ${row.learningRate}`.padEnd(12),
@@ -306,9 +307,11 @@ function showResults(config: CompareConfig, records: readonly RunRecord[]): stri
           `loss ${row.finalLoss.median?.toPrecision(4) ?? "-"}`,
         ].join("");
       });
+      const range = ({ median, least, most }: Spread): string =>
+        `${text(median, 2)} x [${text(least, 2)}, ${text(most, 2)}]`;
       const pairs = result.pairs.map(
-        ({ method, base, speedup }) =>
-          `${method} against ${base}: ${speedup.median === null ? "-" : `${speedup.median.toFixed(2)} x`} [${speedup.least?.toFixed(2) ?? "-"}, ${speedup.most?.toFixed(2) ?? "-"}]`,
+        ({ method, base, speedup, toBest }) =>
+          `${method} against ${base}: ${range(speedup)} to the target, ${range(toBest)} to the best of ${base}`,
       );
       return [[head, ...table, ...pairs].join("\n")];
     })

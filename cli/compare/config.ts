@@ -15,6 +15,8 @@ export interface CompareConfig {
   readonly budget: Budget;
   /** Learning rates to try for each method; 1 takes the default. */
   readonly grid: number;
+  /** The rate of all methods, in place of a search. */
+  readonly rate?: number | undefined;
   /** Part of the budget of a run that looks for the rate. */
   readonly gridShare: number;
   /** Evaluations in a run. */
@@ -64,6 +66,11 @@ export const compareFlags: Readonly<
     value: "N",
     help: "learning rates to try for each method, more if the best is at an end (default 5; 1: the default rate)",
     schema: whole(1),
+  },
+  rate: {
+    value: "X",
+    help: "the learning rate of all methods, in place of a search",
+    schema: z.coerce.number({ error: "a positive number is needed" }).positive("a positive number is needed"),
   },
   "grid-share": {
     value: "X",

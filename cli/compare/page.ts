@@ -22,13 +22,16 @@ export function comparePage(
   ]);
 }
 
-function introduction({ budget, seeds, grid, gridShare, stop }: CompareConfig): string {
+function introduction(config: CompareConfig): string {
+  const { budget, seeds, grid, gridShare, stop, rate } = config;
   const amount =
     budget.unit === "wall" ? `${secondsText(budget.amount)} of time` : `${budget.amount} ${budget.unit}`;
   const search =
-    grid > 1
-      ? `The learning rate of each method is the best of at least ${grid}, each tried for ${Math.round(100 * gridShare)}% of that with a seed that is not compared; what the search took is in the table.`
-      : "Every method has its default learning rate.";
+    rate !== undefined
+      ? `Every method has the learning rate ${rate}.`
+      : grid > 1
+        ? `The learning rate of each method is the best of at least ${grid}, each tried for ${Math.round(100 * gridShare)}% of that with a seed that is not compared; what the search took is in the table.`
+        : "Every method has its default learning rate.";
   return `<p>Each run has ${amount}${stop === "target" ? ", and ends at the target" : ""}; evaluations and compiling are not counted in it.
 Numbers are medians over ${seeds} seeds, with the least and the most of them. A product with the Hessian counts as two gradients. ${search}</p>`;
 }
@@ -149,9 +152,12 @@ function table({ rows }: TaskResult): string {
 
 function pairs({ pairs }: TaskResult): string {
   if (pairs.length === 0) return "";
-  const lines = pairs.map(({ method, base, speedup }) => {
-    const times = (x: number | null): string => (x === null ? "-" : x.toFixed(2));
-    return `<li>${escapeHtml(method)} reaches the target ${times(speedup.median)} times as fast as ${escapeHtml(base)} <small>[${times(speedup.least)}, ${times(speedup.most)}]</small></li>`;
-  });
+  const times = (x: number | null): string => (x === null ? "-" : x.toFixed(2));
+  const range = ({ median, least, most }: Spread): string =>
+    `${times(median)} <small>[${times(least)}, ${times(most)}]</small> times`;
+  const lines = pairs.map(
+    ({ method, base, speedup, toBest }) =>
+      `<li>${escapeHtml(method)} reaches the target ${range(speedup)} as fast as ${escapeHtml(base)}, and the best that ${escapeHtml(base)} reaches ${range(toBest)} as fast</li>`,
+  );
   return `<ul>${lines.join("")}</ul>`;
 }

@@ -1,6 +1,6 @@
 /** What a comparison leaves behind, and what is said of it: times to the target, with their spread over seeds. */
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
-import type { Outcome, Point } from "./run.ts";
+import { isReached, type Outcome, type Point } from "./run.ts";
 import type { Target } from "./task.ts";
 
 /** One run to make: which method on which task, with what. */
@@ -76,6 +76,8 @@ export interface Pair {
   readonly base: string;
   /** Seconds of the base over seconds of the method, to the same target: above 1 the method is faster. */
   readonly speedup: Spread;
+  /** The same to the best evaluation that the base has in its whole run. */
+  readonly toBest: Spread;
 }
 
 /** The records of a directory; a line that was cut off while it was written is left out. */
@@ -160,7 +162,7 @@ export function taskResult(task: string, records: readonly RunRecord[]): TaskRes
     target: some.target,
     parameters: some.parameters,
     rows,
-    pairs: pairsOf(rows),
+    pairs: pairsOf(rows, own, some.target),
   };
 }
 
@@ -206,15 +208,40 @@ function rateOf(point: Point | null): number | null {
 }
 
 /** Every method whose name is that of another after a dash, `fosi-adam` of `adam`, against it. */
-function pairsOf(rows: readonly Row[]): readonly Pair[] {
+function pairsOf(rows: readonly Row[], records: readonly RunRecord[], target: Target): readonly Pair[] {
   return rows.flatMap((row) => {
     const name = row.optimizer.split(":")[0]!;
     const base = rows.find(({ optimizer }) => name.endsWith(`-${optimizer.split(":")[0]}`));
     if (!base) return [];
-    const speedup = row.toTarget.seconds.values.map((own, i) => {
-      const other = base.toTarget.seconds.values[i] ?? null;
-      return own === null || other === null || own === 0 ? null : other / own;
+    const speedup = row.toTarget.seconds.values.map((own, i) =>
+      quotient(base.toTarget.seconds.values[i] ?? null, own),
+    );
+    const runsOf = (optimizer: string): readonly RunRecord[] =>
+      records.filter((record) => record.optimizer === optimizer && record.kind === "seed");
+    const toBest = runsOf(row.optimizer).flatMap((run) => {
+      const other = runsOf(base.optimizer).find(({ seed }) => seed === run.seed);
+      const best = other && bestPoint(other.points, target);
+      if (!best) return [];
+      const { loss, accuracy } = best;
+      const goal: Target = { ...target, value: target.metric === "loss" ? loss : accuracy! };
+      const reached = run.points.find((point) => isReached(point, goal));
+      return [quotient(best.seconds, reached?.seconds ?? null)];
     });
-    return [{ method: row.optimizer, base: base.optimizer, speedup: spread(speedup) }];
+    return [
+      { method: row.optimizer, base: base.optimizer, speedup: spread(speedup), toBest: spread(toBest) },
+    ];
   });
+}
+
+function quotient(base: number | null, own: number | null): number | null {
+  return own === null || base === null || own === 0 ? null : base / own;
+}
+
+/** The first of the best evaluations of a run, by what the target measures. */
+function bestPoint(points: readonly Point[], { metric }: Target): Point | null {
+  const badness = ({ loss, accuracy }: Point): number => (metric === "loss" ? loss : -(accuracy ?? 0));
+  return points.reduce<Point | null>(
+    (best, point) => (best === null || badness(point) < badness(best) ? point : best),
+    null,
+  );
 }

@@ -4,6 +4,7 @@ import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, wri
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type CompareConfig, compareFlags, parseCompareFlags } from "../../cli/compare/config.ts";
+import { distributedMethods } from "../../cli/compare/distributed.ts";
 import { methods } from "../../cli/compare/methods.ts";
 import type { RunRecord, TaskResult } from "../../cli/compare/results.ts";
 import { tasks } from "../../cli/compare/tasks.ts";
@@ -121,7 +122,7 @@ test("stopped by Ctrl-C and resumed: only what is missing is made, and it is wha
     const count = (): number => (existsSync(join(at, "runs.jsonl")) ? linesOf(at).length - 1 : 0);
     const first = start([...TINY, "--out", "run"]);
     for (let i = 0; i < 1000 && count() < 3; i++) await Bun.sleep(10);
-    first.interrupt();
+    process.kill(first.pid, "SIGINT");
     const stopped = await first.ended;
     expect(stopped.code).toBe(130);
     expect(stopped.out).toMatch(/^stopped: the runs that are done stay, continue with --resume run$/m);
@@ -200,6 +201,8 @@ const wrong: Readonly<Record<string, readonly [value: string, allowed: RegExp]>>
   "grid-share": ["1.5", /a number in \(0, 1\] is needed/],
   evaluations: ["none", /a whole number is needed/],
   stop: ["never", /target or budget is needed/],
+  workers: ["0", /a whole number of at least 1 is needed/],
+  "local-steps": ["ten", /a whole number is needed/],
   "data-dir": ["", /--data-dir VALUE is needed/],
   out: ["", /--out VALUE is needed/],
   resume: ["", /--resume VALUE is needed/],
@@ -275,7 +278,7 @@ test("--help lists every flag, task and method", async () => {
     }
     for (const { name, summary } of Object.values(tasks))
       expect(out).toContain(`  ${name.padEnd(16)}${summary}`);
-    for (const [name, { summary, settings }] of Object.entries(methods)) {
+    for (const [name, { summary, settings }] of Object.entries({ ...methods, ...distributedMethods })) {
       expect(out).toContain(`  ${name.padEnd(16)}${summary}`);
       for (const [key, value] of Object.entries(settings)) expect(out).toContain(`${key}=${value}`);
     }
