@@ -7,6 +7,7 @@
  * runs plans on worker processes of one thread each, and prints seconds per step and per refresh, measured and predicted.
  * Then the predictions for 8, 64 and 512 such devices. Calibration and runs take turns ROUNDS times (default 3); medians.
  */
+import "../core/backends/select.ts";
 import { availableParallelism } from "node:os";
 import * as nn from "../core/nn.ts";
 import * as random from "../core/random.ts";
@@ -22,7 +23,7 @@ import {
   type Rate,
 } from "../dist/forecast.ts";
 import { type Problem, trainingSetup, workerInitial, workerJobs } from "../dist/jobs.ts";
-import { curvatureDueAt, makePlan, orderOf, type Plan, type PlanInput } from "../dist/plan.ts";
+import { makePlan, orderOf, type Plan, type PlanInput } from "../dist/plan.ts";
 import type { Config } from "../dist/protocol/types.ts";
 import { addressFromEnvironment, runSockets, serveWorker, spawnBun } from "../dist/runtime/bun.ts";
 import { type Job, type Jobs, memoryStore, type Progress } from "../dist/runtime/driver.ts";
@@ -95,7 +96,7 @@ function planOf(
   workers: number,
   options: { hidden?: number; rounds?: number } = {},
 ): Plan {
-  const { hidden = HIDDEN, rounds = 5 } = options;
+  const { hidden = HIDDEN, rounds = 7 } = options;
   return makePlan({
     version: 1,
     workers,
@@ -251,26 +252,31 @@ const vectorOf = (): Value => adopt(new Float32Array(MESSAGE_FLOATS), [MESSAGE_F
 
 /** What the two ends of a message need: at the hub its processor time, at the worker all the rest. */
 async function measureMessages(): Promise<Pick<Costs["rates"], "hubMessage" | "workerMessage">> {
-  const clock = (): readonly [wall: number, own: number] => {
+  const processorTime = (): number => {
     const { user, system } = process.cpuUsage();
-    return [performance.now() / 1000, (user + system) / 1e6];
+    return (user + system) / 1e6;
   };
-  let last = clock();
-  const found = new Map<string, { wall: number; own: number }>();
+  const found = new Map<string, Sample>();
+  let walls: number[] = [];
+  let last = performance.now();
+  let before = processorTime();
   await runSockets({
     config: messageConfig,
     jobs: { hub: nothing },
     initial: { hub: { vector: vectorOf() } },
     spawn: (rank, address) => spawnBun(import.meta.path, ["messages", String(rank)], { address, threads: 1 }),
     onProgress(progress) {
-      if (progress.k === "completed") last = clock();
-      else if (progress.iteration === QUESTIONS - 1 && progress.round > 0) {
-        const now = clock();
-        const [wall, own] = [0, 1].map((i) => (now[i]! - last[i]!) / QUESTIONS) as [number, number];
-        const before = found.get(progress.phase);
-        // Each kind comes twice; the first time some of it is being compiled.
-        if (before === undefined || wall < before.wall) found.set(progress.phase, { wall, own });
+      const now = performance.now();
+      if (progress.k === "completed") {
+        walls = [];
+        before = processorTime();
+      } else {
+        walls.push((now - last) / 1000);
+        // Each kind comes twice, the second time without being compiled.
+        if (progress.iteration === QUESTIONS - 1)
+          found.set(progress.phase, { wall: median(walls), own: (processorTime() - before) / QUESTIONS });
       }
+      last = performance.now();
     },
   });
   const [empty, down, up] = messageKinds.map((kind) => found.get(kind)!) as [Sample, Sample, Sample];
@@ -284,6 +290,7 @@ async function measureMessages(): Promise<Pick<Costs["rates"], "hubMessage" | "w
   };
 }
 
+/** Seconds of one question: on the clock, the median, and of the hub's processor, the mean. */
 interface Sample {
   readonly wall: number;
   readonly own: number;
@@ -291,40 +298,41 @@ interface Sample {
 
 // ------------------------------------------------------------------------------------------------------------- runs
 
-/** Seconds of a step and of a refresh. */
-interface Spent {
-  readonly step: number;
-  readonly refresh: number;
-}
+/** Seconds of every part of a round between two answers of the hub, by its phase and place in the round. */
+type Samples = Map<string, number[]>;
 
-/** The plan on processes of one thread each: medians over the rounds after the first, in which programs are compiled. */
-async function measureRun(name: string, workers: number): Promise<Spent> {
-  const plan = planOf(methods[name]!, workers);
+/** Runs the plan on processes of one thread each. The first round, in which programs are compiled, does not count. */
+async function measureRun(plan: Plan, name: string, samples: Samples): Promise<void> {
   const setup = trainingSetup(plan, problemOf(task));
-  const trained = Array.from({ length: plan.rounds }, () => 0);
-  const refreshed = Array.from({ length: plan.rounds }, () => 0);
-  const quiet = { ...plan, curvature: plan.curvature && { ...plan.curvature, warmup: plan.rounds } } as Plan;
-  const training = new Set(forecast(quiet, freeOfCost, here).phases.map((phase) => phase.name));
   let last = performance.now();
+  let places = new Map<string, number>();
   await runSockets({
     ...setup,
     initial: { hub: setup.initial.hub },
     spawn: (rank, address) =>
-      spawnBun(import.meta.path, ["worker", String(rank), name, String(workers)], { address, threads: 1 }),
+      spawnBun(import.meta.path, ["worker", String(rank), name, String(plan.workers)], {
+        address,
+        threads: 1,
+      }),
     onProgress(progress: Progress) {
       const now = performance.now();
-      const isRefresh = progress.k === "progress" && !training.has(progress.phase);
-      const isEvaluation = progress.k === "progress" && progress.phase === "evaluate";
-      if (!isEvaluation) (isRefresh ? refreshed : trained)[progress.round]! += (now - last) / 1000;
+      const phase = progress.k === "completed" ? "save" : progress.phase;
+      const place = places.get(phase) ?? 0;
+      places.set(phase, place + 1);
+      const key = `${phase} ${place}`;
+      if (progress.round > 0) samples.set(key, [...(samples.get(key) ?? []), (now - last) / 1000]);
+      if (progress.k === "completed") places = new Map();
       last = now;
     },
   });
-  const rounds = [...trained.keys()].slice(1);
-  const due = rounds.filter((round) => curvatureDueAt(plan, round));
-  return {
-    step: median(rounds.map((round) => trained[round]!)) / STEPS,
-    refresh: due.length === 0 ? 0 : median(due.map((round) => refreshed[round]!)),
-  };
+}
+
+/** Medians of the parts of a round, added: seconds of a step and of a refresh. */
+function spentOf(plan: Plan, samples: Samples): { readonly step: number; readonly refresh: number } {
+  const parts = new Map(forecast(plan, freeOfCost, here).phases.map(({ name, part }) => [name, part]));
+  const sum = { refresh: 0, step: 0, save: 0, evaluation: 0 };
+  for (const [key, seconds] of samples) sum[parts.get(key.split(" ")[0]!)!] += median(seconds);
+  return { step: (sum.step + sum.save) / STEPS, refresh: sum.refresh };
 }
 
 /** This machine's own connections: what they take is in the rates of messages. */
@@ -365,12 +373,13 @@ const errorOf = (predicted: number, measured: number): string =>
 
 async function main(rounds: number): Promise<void> {
   const began = performance.now();
-  const rows = Object.keys(methods).flatMap((name) => [1, 2, 4].map((workers) => ({ name, workers })));
+  const rows = Object.entries(methods).flatMap(([name, method]) =>
+    [1, 2, 4].map((workers) => ({ name, plan: planOf(method, workers), samples: new Map() as Samples })),
+  );
   const calibrations: Costs["rates"][] = [];
-  const runs = rows.map((): Spent[] => []);
   for (let turn = 0; turn < rounds; turn++) {
     calibrations.push({ ...measureWork(), ...(await measureMessages()) });
-    for (const [i, { name, workers }] of rows.entries()) runs[i]!.push(await measureRun(name, workers));
+    for (const { name, plan, samples } of rows) await measureRun(plan, name, samples);
   }
   const kinds = Object.keys(freeOfCost.rates) as WorkKind[];
   const rates = Object.fromEntries(
@@ -399,17 +408,12 @@ async function main(rounds: number): Promise<void> {
 
   console.log("");
   header(["method", "workers", "step, ms", "predicted", "error", "refresh, ms", "predicted", "error"]);
-  rows.forEach(({ name, workers }, i) => {
-    const step = median(runs[i]!.map((run) => run.step));
-    const refresh = median(runs[i]!.map((run) => run.refresh));
-    const { perStep, perRefresh } = forecast(
-      planOf(methods[name]!, workers),
-      { rates, examples, devices },
-      here,
-    );
+  for (const { name, plan, samples } of rows) {
+    const { step, refresh } = spentOf(plan, samples);
+    const { perStep, perRefresh } = forecast(plan, { rates, examples, devices }, here);
     row([
       name,
-      String(workers),
+      String(plan.workers),
       ms(step),
       ms(perStep),
       errorOf(perStep, step),
@@ -417,7 +421,7 @@ async function main(rounds: number): Promise<void> {
       refresh === 0 ? "" : ms(perRefresh),
       errorOf(perRefresh, refresh),
     ]);
-  });
+  }
   predict({ rates, examples, devices: null });
 }
 
@@ -429,9 +433,10 @@ const links = [
 
 /** One device for each worker, the same batch at each, however many there are. */
 function predict(costs: Costs): void {
-  console.log(
-    "\nPredicted, ms of a step / of a refresh: one device with one worker each, latency 50, 20 and 5 µs\n",
-  );
+  console.log("\nPredicted, ms of a step / of a refresh: a device for each worker, latency 50, 20 and 5 µs;");
+  console.log("star: the hub of this program; ring: collectives that cost only what the network does\n");
+  // Nothing is packed into messages.
+  const bare: Costs = { ...costs, rates: { ...costs.rates, workerMessage: freeOfCost.rates.workerMessage } };
   const networks = (["star", "ring"] as const).flatMap((topology) =>
     links.map((link) => ({ ...link, topology })),
   );
@@ -441,7 +446,13 @@ function predict(costs: Costs): void {
       const plan = planOf(methods[name]!, workers);
       const cell = ({ perStep, perRefresh }: Forecast): string =>
         orderOf(plan) === 0 ? ms(perStep) : `${ms(perStep)} / ${ms(perRefresh)}`;
-      row([name, String(workers), ...networks.map((network) => cell(forecast(plan, costs, network)))]);
+      row([
+        name,
+        String(workers),
+        ...networks.map((network) =>
+          cell(forecast(plan, network.topology === "ring" ? bare : costs, network)),
+        ),
+      ]);
     }
   }
 }

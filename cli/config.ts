@@ -9,6 +9,8 @@ export const optimizerNames = [
   "nesterov",
   "adam",
   "adamw",
+  "shampoo",
+  "kfac",
   "fosi-sgd",
   "fosi-hb",
   "fosi-nesterov",
@@ -18,6 +20,7 @@ export const optimizerNames = [
 export const admmForms = ["consensus", "published", "off"] as const;
 export const layoutNames = ["replicated", "rows", "columns"] as const;
 export const lateForms = ["wait", "keep-old"] as const;
+export const distributionNames = ["eigenpairs", "gradients"] as const;
 export const runtimeNames = ["sockets", "local"] as const;
 export const deviceNames = ["cpu", "webgpu"] as const;
 
@@ -41,16 +44,21 @@ interface Need {
 
 const isCurved = ({ optimizer }: TrainConfig): boolean =>
   optimizer === "dho2" || optimizer.startsWith("fosi-");
+const isPreconditioned = ({ optimizer }: TrainConfig): boolean =>
+  optimizer === "shampoo" || optimizer === "kfac";
+const preconditioned: Need = { text: "--optimizer shampoo or kfac", holds: isPreconditioned };
+const kfac: Need = { text: "--optimizer kfac", holds: ({ optimizer }) => optimizer === "kfac" };
 const curved: Need = { text: "--optimizer fosi-* or dho2", holds: isCurved };
 const dho2: Need = { text: "--optimizer dho2", holds: ({ optimizer }) => optimizer === "dho2" };
 const penalized: Need = {
   text: "--optimizer dho2 with --admm consensus or published",
   holds: ({ optimizer, admm }) => optimizer === "dho2" && admm !== "off",
 };
-// The workers of a consensus step on their own, and rows are rows of eigenvectors.
+// The workers of a consensus step on their own, matrices have no columns of parameters, rows are rows of eigenvectors.
 const agreeing: Need = {
-  text: "a method whose workers agree at every step (dho2 with --admm published or off), for rows one with curvature",
+  text: "a method of vectors whose workers agree at every step (dho2 with --admm published or off), for rows one with curvature",
   holds: (config) =>
+    !isPreconditioned(config) &&
     (config.optimizer !== "dho2" || config.admm !== "consensus") &&
     (config.layout !== "rows" || isCurved(config)),
 };
@@ -188,6 +196,24 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     help: "late curvature: wait for it, or keep the old one until it is there (default wait)",
     schema: oneOf(lateForms),
   },
+  "precondition-every": {
+    needs: preconditioned,
+    value: "N",
+    help: "steps between inverse roots of shampoo (default 20) or eigenpairs of kfac (default 10)",
+    schema: whole(1),
+  },
+  damping: {
+    needs: kfac,
+    value: "X",
+    help: "what kfac adds to the eigenvalues that it divides by (default 0.001)",
+    schema: positive,
+  },
+  distribution: {
+    needs: kfac,
+    value: distributionNames.join("|"),
+    help: "what kfac's workers compute for each other: eigenpairs at refreshes, or preconditioned gradients at every step (default eigenpairs)",
+    schema: oneOf(distributionNames),
+  },
   admm: {
     needs: dho2,
     value: admmForms.join("|"),
@@ -297,6 +323,9 @@ export interface TrainConfig {
   readonly curvatureWorkers?: number | undefined;
   readonly curvatureDelay?: number | undefined;
   readonly late?: (typeof lateForms)[number] | undefined;
+  readonly preconditionEvery?: number | undefined;
+  readonly damping?: number | undefined;
+  readonly distribution?: (typeof distributionNames)[number] | undefined;
   readonly admm: (typeof admmForms)[number];
   readonly sigma?: number | undefined;
   readonly layout?: (typeof layoutNames)[number] | undefined;

@@ -19,6 +19,8 @@ const methods: Readonly<Record<OptimizerName, Method>> = {
   nesterov: { base: "nesterov", lr: 0.05 },
   adam: { base: "adam", lr: 1e-3 },
   adamw: { base: "adamw", lr: 1e-3 },
+  shampoo: { base: "shampoo", lr: 3e-3 },
+  kfac: { base: "kfac", lr: 0.02 },
   "fosi-sgd": { base: "sgd", lr: 0.1, curvature: { alpha: 0.01, clip: 3, momentum: "none" } },
   "fosi-hb": { base: "momentum", lr: 0.05, curvature: { alpha: 0.01, clip: 3, momentum: "heavyBall" } },
   "fosi-nesterov": { base: "nesterov", lr: 0.05, curvature: { alpha: 0.01, clip: 3, momentum: "nesterov" } },
@@ -69,6 +71,9 @@ export function planOf(config: TrainConfig, trainCount: number, parameters: numb
       name: method.base,
       learningRate: config.lr ?? method.lr,
       shard: !method.curvature && config.layout === "columns",
+      ...(config.preconditionEvery !== undefined && { period: config.preconditionEvery }),
+      ...(config.damping !== undefined && { damping: config.damping }),
+      ...(config.distribution !== undefined && { distribution: config.distribution }),
     } as PlanInput["update"],
     curvature: method.curvature
       ? {

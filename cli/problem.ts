@@ -57,8 +57,9 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
   const shardRows = (rank: number): Rows => rowsOf(data.train, shard(data.train.count, rank, config.workers));
   const batches = batcher(config, size, shardRows);
 
-  const score = jit((theta: Value, { x, y }: Batch): Scored => {
-    const logits = model.apply(unravel(theta), config.model === "cnn" ? x : reshape(x, [x.shape[0]!, -1]));
+  /** Of the parameters as a tree and as a vector. */
+  const scored = (params: nn.Params, theta: Value, { x, y }: Batch): Scored => {
+    const logits = model.apply(params, config.model === "cnn" ? x : reshape(x, [x.shape[0]!, -1]));
     const penalty = config.l2 > 0 ? mul(config.l2 / 2, sum(mul(theta, theta))) : 0;
     if (isBinary) {
       const logit = reshape(logits, [-1]);
@@ -70,13 +71,15 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
     }
     const right = equal(argmax(logits, { axis: -1 }), y);
     return { loss: add(nn.softmaxCrossEntropy(logits, y), penalty), sums: [sum(cast(right, "float32"))] };
-  });
+  };
+  const score = jit((theta: Value, batch: Batch): Scored => scored(unravel(theta), theta, batch));
 
   return {
     initial,
     parameters: initial.size,
     unravel,
     score,
+    loss: (params, batch) => scored(params as nn.Params, ravel(params)[0], batch).loss,
     batch: (rank, step) => batches(rank, step),
     curvatureBatch(rank) {
       const rows = shardRows(rank);

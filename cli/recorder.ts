@@ -84,8 +84,8 @@ export async function openRecorder(
       const { round, phase, iteration, hub, workers } = progress;
       const start = round * plan.localSteps;
       if (phase === "local") add(round, start + plan.localSteps, plan.localSteps, workers);
-      if (phase === "gradient") add(round, start + 1, 1, workers);
-      if (phase === "step") add(round, start + iteration + 2, 1, workers);
+      // Steps of a round may be turns of several loops: each adds one.
+      if (phase === "gradient" || phase === "step") add(round, start + pending.length + 1, 1, workers);
       if (phase === "product") line.show(`step ${start}  measuring curvature: product ${iteration + 1}`);
       // Of curvature workers it is adopted here; in rounds without there are no notes.
       const isAdopted = phase === "collect" && hub.length > 0;

@@ -3,7 +3,7 @@ import { rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import * as io from "../core/io.ts";
 import type { Value } from "../core/value.ts";
-import { trainingSetup } from "../dist/jobs.ts";
+import { matricesOf, trainingSetup } from "../dist/jobs.ts";
 import type { Plan } from "../dist/plan.ts";
 import { showBytes, showPlan } from "../dist/plan_cost.ts";
 import type { Store } from "../dist/runtime/driver.ts";
@@ -46,9 +46,11 @@ export async function train(args: readonly string[]): Promise<number> {
   const { config: wanted, out, resumed } = openRun(args);
   const line = progressLine(process.stderr);
   const data = await openData(wanted, (text) => line.note(text));
-  if (data.train.count < wanted.workers) {
+  const { workers, curvatureWorkers = 0 } = wanted;
+  for (const [flag, count] of Object.entries({ workers, "curvature-workers": curvatureWorkers })) {
+    if (data.train.count >= count) continue;
     throw new UsageError(
-      `Cannot use --workers ${wanted.workers}: there are ${data.train.count} training examples, at least one for each worker is needed`,
+      `Cannot use --${flag} ${count}: there are ${data.train.count} training examples, at least one for each worker is needed`,
     );
   }
   // The hub evaluates, and is the only process of a local run.
@@ -70,7 +72,8 @@ export async function train(args: readonly string[]): Promise<number> {
     );
   }
   await writeJson(directory, fileNames.config, config);
-  await io.writeWhole(join(directory, fileNames.plan), `${showPlan(plan)}\n`);
+  const text = showPlan(plan, { matrices: matricesOf(plan, problem) });
+  await io.writeWhole(join(directory, fileNames.plan), `${text}\n`);
   // Before a word is said: who reads it may answer with Ctrl-C.
   const interrupt = interruption(line);
 

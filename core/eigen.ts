@@ -1,4 +1,5 @@
 /** Eigenvalues and eigenvectors of symmetric matrices, in float64 on the host. */
+import { nativeFactors } from "./factor.ts";
 
 /**
  * Replaces `values` by the eigenvalues of a symmetric tridiagonal matrix, in no order, by QL iterations with implicit
@@ -136,13 +137,14 @@ export function symmetricEigen(
   const values = new Float64Array(n);
   const vectors = new Float64Array(n * n);
   const rows = new Float64Array(n * n);
-  if (a.every(Number.isFinite)) {
+  if (!a.every(Number.isFinite)) values.fill(Number.NaN);
+  else if (!nativeFactors(n)?.eigen(a, n, values, rows)) {
     const couplings = new Float64Array(n);
     const halves = new Float64Array(n);
     tridiagonalize(a, n, values, couplings, halves);
     accumulateReflections(a, n, halves, rows);
     if (settleTridiagonal(values, couplings, rows, n) >= 0) values.fill(Number.NaN);
-  } else values.fill(Number.NaN);
+  }
   const order = Array.from(values.keys()).sort((i, j) => values[i]! - values[j]!);
   order.forEach((from, to) => {
     copyWithSign(rows.subarray(from * n, (from + 1) * n), vectors.subarray(to * n, (to + 1) * n));

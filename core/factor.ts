@@ -1,5 +1,39 @@
 /** Factorizations of dense matrices and what is solved with them, in float64 on the host; rows are contiguous. */
 
+/**
+ * Factorizations by a native library, in place of functions of this file and of eigen.ts, with their operands and layouts.
+ * Each says whether it has an answer; where it has none, it has changed nothing.
+ */
+export interface NativeFactors {
+  /** Eigenvalues in ascending order, and unit eigenvectors of any sign as rows; all elements of `a` are finite. */
+  eigen(a: Float64Array, n: number, values: Float64Array, rows: Float64Array): boolean;
+  /** What is above the diagonal is arbitrary. */
+  cholesky(a: Float64Array, n: number): boolean;
+  solve(a: Float64Array, n: number, x: Float64Array, transpose: boolean): boolean;
+  triangle(t: Float64Array, n: number, x: Float64Array, triangle: Triangle): boolean;
+  /** The diagonal of R has any sign. */
+  qr(columns: Float64Array, m: number, n: number, q: Float64Array, r: Float64Array): boolean;
+}
+
+/** Smaller matrices gain little: a call copies its operands. */
+const NATIVE_FROM = 64;
+/** A triangle with fewer right sides takes as long to copy as they take to solve. */
+const NATIVE_SIDES = 4;
+
+let findNative: () => NativeFactors | null = () => null;
+
+/** Sets what is asked for a native library, each time that a matrix is large enough; returns what was asked before. */
+export function setNativeFactors(find: () => NativeFactors | null): () => NativeFactors | null {
+  const previous = findNative;
+  findNative = find;
+  return previous;
+}
+
+/** The native library for matrices of n columns; null where there is none, or they are small. */
+export function nativeFactors(n: number): NativeFactors | null {
+  return n < NATIVE_FROM ? null : findNative();
+}
+
 /** The sum of products of n elements of x from `i` and of y from `j`, in four sums that do not wait for each other. */
 function product(x: Float64Array, i: number, y: Float64Array, j: number, n: number): number {
   let [s0, s1, s2, s3] = [0, 0, 0, 0];
@@ -24,7 +58,7 @@ function subtract(y: Float64Array, j: number, factor: number, x: Float64Array, i
  * lower triangle where the matrix is not positive definite.
  */
 export function choleskyFactor(a: Float64Array, n: number): void {
-  const isDefinite = factorRows(a, n);
+  const isDefinite = nativeFactors(n)?.cholesky(a, n) || factorRows(a, n);
   for (let i = 0; i < n; i++) {
     a.fill(0, i * n + i + 1, (i + 1) * n);
     if (!isDefinite) a.fill(Number.NaN, i * n, i * n + i + 1);
@@ -93,6 +127,12 @@ export interface Triangle {
 
 /** Replaces each row of n elements of `x` by the solution of T y = row, T a triangle of the n rows of `t`. */
 export function solveTriangle(t: Float64Array, n: number, x: Float64Array, triangle: Triangle): void {
+  const native = x.length < NATIVE_SIDES * n ? null : nativeFactors(n);
+  if (!native?.triangle(t, n, x, triangle)) substitute(t, n, x, triangle);
+}
+
+/** The same, row by row of the triangle. */
+function substitute(t: Float64Array, n: number, x: Float64Array, triangle: Triangle): void {
   const { lower, transpose, unitDiagonal } = triangle;
   for (let at = 0; at < x.length; at += n) {
     for (let step = 0; step < n; step++) {
@@ -113,24 +153,25 @@ export function solveTriangle(t: Float64Array, n: number, x: Float64Array, trian
 
 /** Replaces each row of n elements of `x` by the solution of A y = row, or Aᵀ y = row; `a` is used up. */
 export function solveSquare(a: Float64Array, n: number, x: Float64Array, transpose: boolean): void {
+  if (nativeFactors(n)?.solve(a, n, x, transpose)) return;
   const order = factorWithPivots(a, n);
   const lower: Triangle = { lower: true, transpose, unitDiagonal: true };
   const upper: Triangle = { lower: false, transpose, unitDiagonal: false };
   const row = new Float64Array(n);
   // A is L U with the rows put in order: A y = b is L U y = b in that order; in the transpose, y is in that order.
-  if (transpose) solveTriangle(a, n, x, upper);
+  if (transpose) substitute(a, n, x, upper);
   for (let at = 0; at < x.length; at += n) {
     if (transpose) {
       row.set(x.subarray(at, at + n));
-      solveTriangle(a, n, row, lower);
+      substitute(a, n, row, lower);
       for (let i = 0; i < n; i++) x[at + order[i]!] = row[i]!;
     } else {
       for (let i = 0; i < n; i++) row[i] = x[at + order[i]!]!;
-      solveTriangle(a, n, row, lower);
+      substitute(a, n, row, lower);
       x.set(row, at);
     }
   }
-  if (!transpose) solveTriangle(a, n, x, upper);
+  if (!transpose) substitute(a, n, x, upper);
 }
 
 /** Replaces the matrix by L below the diagonal and U from it on; returns which row of the matrix each row of L U is. */
@@ -167,6 +208,16 @@ export function qrFactor(
   q: Float64Array,
   r: Float64Array,
 ): void {
+  if (!nativeFactors(n)?.qr(columns, m, n, q, r)) reflectColumns(columns, m, n, q, r);
+  for (let k = 0; k < n; k++) {
+    if (r[k * n + k]! >= 0) continue;
+    for (let j = k; j < n; j++) r[k * n + j]! *= -1;
+    for (let i = 0; i < m; i++) q[k * m + i]! *= -1;
+  }
+}
+
+/** Q R = A with a diagonal of any sign. */
+function reflectColumns(columns: Float64Array, m: number, n: number, q: Float64Array, r: Float64Array): void {
   const halves = new Float64Array(n);
   for (let k = 0; k < n; k++) {
     const at = k * m + k;
@@ -181,11 +232,6 @@ export function qrFactor(
   for (let c = 0; c < n; c++) {
     q[c * m + c] = 1;
     for (let k = c; k >= 0; k--) reflect(q, c * m + k, columns, k * m + k, halves[k]!, m - k);
-  }
-  for (let k = 0; k < n; k++) {
-    if (r[k * n + k]! >= 0) continue;
-    for (let j = k; j < n; j++) r[k * n + j]! *= -1;
-    for (let i = 0; i < m; i++) q[k * m + i]! *= -1;
   }
 }
 

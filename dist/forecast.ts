@@ -2,6 +2,7 @@
 import type { DType } from "../core/dtype.ts";
 import { curvatureDueAt, evaluatesAfter, extrapolatesAfter, type Plan } from "./plan.ts";
 import { type PhaseCost, type PlanCost, planCost, type WorkerMemory } from "./plan_cost.ts";
+import { preconditionedOf } from "./preconditioned.ts";
 import { type Phase, slots } from "./protocol/script.ts";
 import { configOf, roundScript } from "./script.ts";
 import type { SimClock } from "./sim.ts";
@@ -258,7 +259,7 @@ function added(a: PhaseForecast | undefined, b: PhaseForecast): PhaseForecast {
  * Units: seconds and bytes.
  *
  * @param options the element type of the parameters, default float32
- * @throws {RangeError} if the bandwidth is not positive, or the curvature has workers of its own
+ * @throws {RangeError} if the bandwidth is not positive, the curvature has workers of its own, or the method has matrices
  * @throws {TypeError} for a function of the script whose work is not known
  * @example Bytes alone: 3 steps move 40 bytes to and from each of 2 workers, and then worker 0 reports
  * ```ts
@@ -301,7 +302,8 @@ export function forecast(plan: Plan, costs: Costs, network: Network, options: Op
   };
 }
 
-function check({ curvature }: Plan, { bandwidth }: Network): void {
+function check(plan: Plan, { bandwidth }: Network): void {
+  const { curvature, update } = plan;
   if (!(bandwidth > 0)) {
     throw new RangeError(
       `Cannot forecast a plan: the bandwidth is ${bandwidth}, a positive number of bytes per second is needed`,
@@ -310,6 +312,11 @@ function check({ curvature }: Plan, { bandwidth }: Network): void {
   if (curvature?.split) {
     throw new RangeError(
       `Cannot forecast a plan: its curvature has ${curvature.split.workers} workers of its own, a plan without a split is needed`,
+    );
+  }
+  if (preconditionedOf(plan)) {
+    throw new RangeError(
+      `Cannot forecast a plan: the work of ${update.name} on its matrices is not counted, a method whose state is vectors is needed`,
     );
   }
 }

@@ -20,7 +20,7 @@ import { job, nothing, value } from "./jobs/registers.ts";
 import type { Problem } from "./jobs.ts";
 import { columnsOf, layoutOf, type Plan, type SplitPlan } from "./plan.ts";
 import type { Config } from "./protocol/types.ts";
-import type { JobResult, Jobs } from "./runtime/driver.ts";
+import type { Job, JobResult, Jobs } from "./runtime/driver.ts";
 import { type RunSetup, runSequential } from "./runtime/sequential.ts";
 import { searchPhases, vectorsPhase } from "./script.ts";
 
@@ -50,10 +50,13 @@ export interface CurvatureSource {
 }
 
 /** The registers of the hub before the first snapshot. */
-export const splitInitial = {
+export const splitInitial: {
+  readonly pending: { readonly version: Value; readonly theta: Value };
+  readonly adopted: Value;
+} = {
   pending: { version: scalar(-1, "int32"), theta: nothing() },
   adopted: scalar(-1, "int32"),
-} as const;
+};
 
 /** What the hub of the training run does: asks for curvature, and hands out what is there. */
 export function splitHubJobs<B>(plan: Plan, problem: Problem<B>, source: CurvatureSource): Jobs {
@@ -154,6 +157,7 @@ export function directSource<B>(
         {
           take: () => ({ version, theta }),
           deliver: (_version, curvature) => known.set(version, curvature),
+          check() {},
         },
         1,
       ),
@@ -174,6 +178,8 @@ export function directSource<B>(
 interface Exchange {
   take(): Snapshot | Promise<Snapshot>;
   deliver(version: number, curvature: Curvature): void;
+  /** Throws when nobody wants curvature any more. */
+  check(): void;
 }
 
 /**
@@ -182,11 +188,19 @@ interface Exchange {
 function groupSetup<B>(plan: Plan, problem: Problem<B>, exchange: Exchange, rounds: number): RunSetup {
   const search = groupSearch(plan, problem as Problem<never>);
   const hub = searchHubJobs(search);
+  // A search may take minutes: who no longer wants it waits for one phase of it, not for all.
+  const wanted = Object.entries(hub).map(([name, run]): readonly [string, Job] => [
+    name,
+    (ins, args) => {
+      exchange.check();
+      return run(ins, args);
+    },
+  ]);
   return {
     config: { ...groupConfig(plan), rounds },
     jobs: {
       hub: {
-        ...hub,
+        ...Object.fromEntries(wanted),
         take: (): ReturnType<Jobs[string]> => {
           const outs = ({ version, theta }: Snapshot) => ({ outs: [theta, scalar(version, "int32")] });
           const taken = exchange.take();
@@ -367,6 +381,9 @@ export function curvatureGroup<B>(plan: Plan, problem: Problem<B>): CurvatureGro
       waiting.get(version)?.resolve(curvature);
       waiting.delete(version);
     },
+    check() {
+      if (ended) throw ended.error;
+    },
   };
   let closed = false;
   return {
@@ -397,7 +414,15 @@ export function curvatureGroup<B>(plan: Plan, problem: Problem<B>): CurvatureGro
       closed = true;
       end(new Error("Cannot give more curvature: the training is over, a running one is needed"));
     },
-    fail: end,
+    fail(error) {
+      // Their ranks and rounds are not those of the training, to which this is told.
+      const reason = error instanceof Error ? error.message : String(error);
+      end(
+        new Error(
+          `Cannot give more curvature: its workers have failed (${reason}), workers that run are needed`,
+        ),
+      );
+    },
     isClosed: () => closed,
   };
 }

@@ -6,7 +6,7 @@ import { UsageError } from "../config.ts";
 import { type ProgressLine, progressLine, secondsText } from "../progress_line.ts";
 import { checkOut, createRunDirectory, fileNames, lockRun, readJson, writeJson } from "../run_directory.ts";
 import { type CompareConfig, methodProblems, parseCompareFlags, tableOf } from "./config.ts";
-import type { Assignment, Saying } from "./contender.ts";
+import { type Assignment, sayingOf } from "./contender.ts";
 import { comparePage } from "./page.ts";
 import {
   appendRecord,
@@ -54,7 +54,11 @@ export async function compare(args: readonly string[]): Promise<number> {
   await writeResults(config, directory, runner.records);
   process.stdout.write(`${showResults(config, runner.records)}\n`);
   process.stdout.write(`results in ${directory}: ${names.results}, ${names.report}, ${names.runs}\n`);
-  return 0;
+  const isMade = (task: string): boolean =>
+    runner.records.some(
+      (record) => record.task === task && record.kind === "seed" && record.failure === null,
+    );
+  return config.tasks.every(isMade) ? 0 : 1;
 }
 
 function openComparison(args: readonly string[]): {
@@ -102,6 +106,14 @@ async function chooseRates(
 ): Promise<ReadonlyMap<string, number>> {
   const rates = new Map<string, number>();
   for (const optimizer of config.optimizers) {
+    // What was compared before keeps its rate: a search that is made anew might find another.
+    const earlier = runner.records.find(
+      (record) => record.task === task && record.optimizer === optimizer && record.kind === "seed",
+    );
+    if (earlier) {
+      rates.set(optimizer, earlier.learningRate);
+      continue;
+    }
     const { rates: known } = tableOf(config.workers)[optimizer.split(":")[0]!]!;
     const wanted = config.rate !== undefined ? [config.rate] : known.slice(0, config.grid);
     if (wanted.length <= 1) {
@@ -150,7 +162,8 @@ class Interrupted extends Error {}
 
 function openRunner(config: CompareConfig, directory: string, line: ProgressLine): Runner {
   const path = join(directory, names.runs);
-  const records = readRecords(path);
+  // What could not be made, because a process was killed or a file was missing, is tried again.
+  const records = readRecords(path).filter(({ failure }) => failure === null);
   const state = { isInterrupted: false, made: 0, seconds: 0 };
   let child: { kill(signal: "SIGKILL"): void } | null = null;
   // The first Ctrl-C ends the run that is being made; those before it are kept.
@@ -196,7 +209,7 @@ function openRunner(config: CompareConfig, directory: string, line: ProgressLine
     const record = await runInProcess(assignment, line, onPoint, (started) => {
       child = started;
     });
-    if (state.isInterrupted) throw new Interrupted();
+    if (state.isInterrupted && record.failure !== null) throw new Interrupted();
     state.made++;
     state.seconds += (performance.now() - started) / 1000;
     records.push(record);
@@ -230,6 +243,8 @@ async function runInProcess(
     stdout: "pipe",
     stderr: "pipe",
     stdin: "ignore",
+    // Ctrl-C reaches every process of a terminal: a run that ended by it would look like one that failed.
+    detached: true,
   });
   onStart(child);
   let record: RunRecord | null = null;
@@ -241,7 +256,7 @@ async function runInProcess(
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop()!;
     for (const text of lines) {
-      const saying = JSON.parse(text) as Saying;
+      const saying = sayingOf(text);
       if (saying.k === "note") line.note(saying.text);
       else if (saying.k === "point") onPoint(saying.point, saying.fraction);
       else if (saying.k === "failed") reason = saying.reason;
@@ -250,6 +265,8 @@ async function runInProcess(
   }
   const code = await child.exited;
   if (record) return record;
+  const ending = child.signalCode ? `it was ended by ${child.signalCode}` : `it ended with code ${code}`;
+  const words = reason === null ? (await errors).trim().slice(-500) : "";
   return {
     ...assignment.entry,
     points: [],
@@ -263,7 +280,7 @@ async function runInProcess(
     parameters: 0,
     bytesSent: 0,
     workerPeakBytes: [],
-    failure: reason ?? ((await errors).trim() || `it ended with code ${code}`),
+    failure: reason ?? (words === "" ? ending : `${ending}: ${words}`),
   };
 }
 
@@ -294,17 +311,19 @@ function showResults(config: CompareConfig, records: readonly RunRecord[]): stri
       const result = taskResult(task, records);
       if (!result) return [];
       const { metric, value } = result.target;
-      const head = `${result.name}: ${metric} ${metric === "loss" ? "at most" : "at least"} ${value}`;
+      const head = `${result.name}: ${result.parameters === 0 ? "no run could be made" : `${metric} ${metric === "loss" ? "at most" : "at least"} ${value}`}`;
+      const width = Math.max(24, ...result.rows.map(({ optimizer }) => optimizer.length + 2));
       const text = (x: number | null, digits: number): string => (x === null ? "-" : x.toFixed(digits));
       const table = result.rows.map((row) => {
         const { seconds, gradients } = row.toTarget;
         return [
-          row.optimizer.padEnd(24),
+          row.optimizer.padEnd(width),
           `lr ${row.learningRate}`.padEnd(12),
           `${row.reached}/${row.seeds}`.padEnd(6),
           `${text(seconds.median, 2)} s [${text(seconds.least, 2)}, ${text(seconds.most, 2)}]`.padEnd(28),
           `${text(gradients.median, 0)} gradients`.padEnd(20),
           `loss ${row.finalLoss.median?.toPrecision(4) ?? "-"}`,
+          row.diverged > 0 ? `  ${row.diverged} diverged` : "",
         ].join("");
       });
       const range = ({ median, least, most }: Spread): string =>

@@ -200,11 +200,12 @@ function methodProblem(word: string, table: Table): string | null {
   if (!method) return `it is not known, one of ${Object.keys(table).join(", ")} is needed`;
   const known = Object.keys(method.settings);
   for (const part of parts) {
-    const [setting, value] = part.split("=");
+    const [setting, ...values] = part.split("=");
+    const value = values.join("=");
     if (!known.includes(setting!))
       return `${name} has no setting "${setting}", ${known.length > 0 ? `one of ${known.join(", ")}` : "none"} is needed`;
-    if (value === undefined || value === "" || !Number.isFinite(Number(value)))
-      return `its ${setting} is "${value ?? ""}", a number is needed`;
+    if (value.trim() === "" || !Number.isFinite(Number(value)))
+      return `its ${setting} is "${value}", a number is needed`;
   }
   return null;
 }

@@ -28,6 +28,19 @@ export type Saying =
   | { readonly k: "failed"; readonly reason: string }
   | { readonly k: "done"; readonly record: RunRecord };
 
+const kinds: readonly unknown[] = ["note", "point", "failed", "done"];
+
+/** What a line of the process says; one that is not its own, as a library may print, is a note. */
+export function sayingOf(line: string): Saying {
+  try {
+    const saying = JSON.parse(line) as Saying | null;
+    if (kinds.includes(saying?.k)) return saying!;
+  } catch {
+    // No JSON: a note.
+  }
+  return { k: "note", text: line };
+}
+
 const say = (saying: Saying): void => void process.stdout.write(`${JSON.stringify(saying)}\n`);
 
 /** Makes the run and says how it goes, also where it cannot be made; or serves a rank of it. Returns the exit code. */
@@ -65,10 +78,15 @@ function inputOf({ entry, workers, localSteps, budget }: Assignment): Distribute
 
 async function make(assignment: Assignment): Promise<void> {
   const { entry, workers } = assignment;
+  const parent = process.ppid;
   const problem = await open(assignment, (text) => say({ k: "note", text }));
   const options: RunOptions = {
     ...assignment,
-    onPoint: (point, fraction) => say({ k: "point", point, fraction }),
+    onPoint(point, fraction) {
+      // A comparison that was killed cannot end its runs: one that went on would disturb those that are made next.
+      if (process.ppid !== parent) process.exit(1);
+      say({ k: "point", point, fraction });
+    },
   };
   const single = (): Outcome => {
     const { method, settings } = methodOf(entry.optimizer);

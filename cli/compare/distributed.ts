@@ -1,4 +1,5 @@
 /** The methods of `cotangent compare --workers N`: what each puts into a plan. */
+import type { Params } from "../../core/nn.ts";
 import { ravel } from "../../core/ravel.ts";
 import type { Value } from "../../core/value.ts";
 import type { Problem as Distributed } from "../../dist/jobs.ts";
@@ -103,6 +104,31 @@ export const distributedMethods: Readonly<Record<string, DistributedMethod>> = {
     learningRate,
     shard: true,
   })),
+  kfac: dataParallel(
+    "K-FAC, its layers divided among the workers",
+    0.03,
+    (learningRate, { period, factors, damping, clip }) => ({
+      name: "kfac",
+      learningRate,
+      period: period!,
+      factorPeriod: factors!,
+      damping: damping!,
+      klClip: clip!,
+    }),
+    { period: 50, factors: 5, damping: 1e-3, clip: 1e-3 },
+  ),
+  shampoo: dataParallel(
+    "Shampoo with the step lengths of Adam, its matrices divided among the workers",
+    1e-3,
+    (learningRate, { period, dimension }) => ({
+      name: "shampoo",
+      learningRate,
+      beta2: 0.999,
+      period: period!,
+      maxDimension: dimension!,
+    }),
+    { period: 100, dimension: 1024 },
+  ),
   "fosi-momentum": hybrid("FOSI over heavy ball on the mean gradient", 0.03, overMomentum),
   "fosi-adam": hybrid("FOSI over Adam on the mean gradient", 1e-3, overAdam),
   dho2: hybrid("DHO2: FOSI over Adam in local steps, agreement by ADMM once a round", 1e-3, {
@@ -174,6 +200,8 @@ export function distributedProblem(
   return {
     initial,
     score: (theta, batch) => ({ loss: problem.loss(unravel(theta), batch), sums: [] }),
+    unravel,
+    loss: (params, batch) => problem.loss(params as Params, batch),
     batch: (rank, step) => problem.batch(step, rank, plan.workers),
     curvatureBatch: (rank, round) => problem.curvatureBatch(Math.floor(round / period), rank, shards),
     ...(evaluate && { evaluate }),

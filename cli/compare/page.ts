@@ -33,7 +33,7 @@ function introduction(config: CompareConfig): string {
         ? `The learning rate of each method is the best of at least ${grid}, each tried for ${Math.round(100 * gridShare)}% of that with a seed that is not compared; what the search took is in the table.`
         : "Every method has its default learning rate.";
   return `<p>Each run has ${amount}${stop === "target" ? ", and ends at the target" : ""}; evaluations and compiling are not counted in it.
-Numbers are medians over ${seeds} seeds, with the least and the most of them. A product with the Hessian counts as two gradients. ${search}</p>`;
+Numbers are medians over ${seeds} seeds, with the least and the most of them. A product with the Hessian counts as a gradient of its batch, and linearizing the gradient, once for all products at a point, as another. ${search}</p>`;
 }
 
 function taskParts(result: TaskResult, records: readonly RunRecord[]): Part[] {
@@ -53,9 +53,13 @@ function taskParts(result: TaskResult, records: readonly RunRecord[]): Part[] {
     y: (point: Point) => number | null,
   ): Part => ({ plot: { title, xLabel, yLabel, logarithmic, ...curvesOf(optimizers, runs, x, y) } });
   const loss = (point: Point): number => point.loss;
+  const about =
+    result.parameters === 0
+      ? "No run could be made."
+      : `${result.parameters} parameters; the target is ${metric === "loss" ? "a loss of at most" : "an accuracy of at least"} ${value} on data that no step has seen.`;
   return [
     {
-      html: `<h2>${escapeHtml(result.name)}</h2><p>${result.parameters} parameters; the target is ${metric === "loss" ? "a loss of at most" : "an accuracy of at least"} ${value} on data that no step has seen.</p>${table(result)}${pairs(result)}`,
+      html: `<h2>${escapeHtml(result.name)}</h2><p>${about}</p>${table(result)}${pairs(result)}`,
     },
     plot("Loss against time", "seconds", "loss", isPositive, (p) => p.seconds, loss),
     plot("Loss against gradients", "gradients", "loss", isPositive, (p) => p.gradients, loss),
@@ -111,11 +115,16 @@ function valueAt(
 }
 
 function table({ rows }: TaskResult): string {
-  const range = ({ median, least, most }: Spread, digits: (x: number) => string): string =>
+  const range = (
+    { median, least, most }: Spread,
+    digits: (x: number) => string,
+    [none, few] = ["none", "most none"],
+  ): string =>
     least === null || most === null
-      ? "not reached"
-      : `${median === null ? "most not" : digits(median)} <small>[${digits(least)}, ${digits(most)}]</small>`;
+      ? none!
+      : `${median === null ? few : digits(median)} <small>[${digits(least)}, ${digits(most)}]</small>`;
   const fixed = (x: number): string => (x < 10 ? x.toFixed(2) : x < 100 ? x.toFixed(1) : x.toFixed(0));
+  const missed: [none: string, few: string] = ["not reached", "most not"];
   const columns: readonly (readonly [string, (row: TaskResult["rows"][number]) => string])[] = [
     ["method", ({ optimizer }) => escapeHtml(optimizer)],
     [
@@ -124,9 +133,10 @@ function table({ rows }: TaskResult): string {
         `${learningRate}${isAtEdge ? " (at the end of what was tried)" : ""}${triedRates.length > 0 ? ` <small>of ${triedRates.join(", ")}</small>` : ""}`,
     ],
     ["reached", ({ reached, seeds }) => `${reached} of ${seeds}`],
-    ["seconds to target", ({ toTarget }) => range(toTarget.seconds, fixed)],
-    ["gradients to target", ({ toTarget }) => range(toTarget.gradients, (x) => x.toFixed(0))],
-    ["steps to target", ({ toTarget }) => range(toTarget.steps, (x) => x.toFixed(0))],
+    ["diverged", ({ diverged, seeds }) => (diverged > 0 ? `${diverged} of ${seeds}` : "")],
+    ["seconds to target", ({ toTarget }) => range(toTarget.seconds, fixed, missed)],
+    ["gradients to target", ({ toTarget }) => range(toTarget.gradients, (x) => x.toFixed(0), missed)],
+    ["steps to target", ({ toTarget }) => range(toTarget.steps, (x) => x.toFixed(0), missed)],
     ["loss at the end", ({ finalLoss }) => range(finalLoss, (x) => x.toPrecision(4))],
     [
       "accuracy at the end",
@@ -136,6 +146,10 @@ function table({ rows }: TaskResult): string {
     ["steps per second", ({ stepsPerSecond }) => range(stepsPerSecond, fixed)],
     ["state", ({ stateBytes }) => showBytes(stateBytes)],
     ["peak memory", ({ peakBytes }) => showBytes(peakBytes)],
+    [
+      "peak memory of a worker",
+      ({ workerPeakBytes }) => (workerPeakBytes > 0 ? showBytes(workerPeakBytes) : ""),
+    ],
     ["sent", ({ bytesSent }) => (bytesSent > 0 ? showBytes(bytesSent) : "")],
     [
       "search for the rate",

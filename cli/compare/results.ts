@@ -49,12 +49,16 @@ export interface Row {
   readonly tuning: { readonly seconds: number; readonly gradients: number; readonly steps: number };
   readonly seeds: number;
   readonly reached: number;
+  /** Runs that ended because the loss was no number any more; they have no loss at the end. */
+  readonly diverged: number;
   readonly toTarget: { readonly seconds: Spread; readonly gradients: Spread; readonly steps: Spread };
   readonly finalLoss: Spread;
   readonly finalAccuracy: Spread;
   readonly stepsPerSecond: Spread;
   readonly stateBytes: number;
   readonly peakBytes: number;
+  /** The largest of a worker process; 0 with one worker. */
+  readonly workerPeakBytes: number;
   readonly bytesSent: number;
   readonly compileSeconds: number;
   readonly failures: readonly string[];
@@ -74,16 +78,21 @@ export interface TaskResult {
 export interface Pair {
   readonly method: string;
   readonly base: string;
-  /** Seconds of the base over seconds of the method, to the same target: above 1 the method is faster. */
+  /**
+   * Seconds of the base over seconds of the method, to the same target: above 1 the method is faster. Null where only the
+   * method reached it, 0 where only the base did, nothing where neither did.
+   */
   readonly speedup: Spread;
   /** The same to the best evaluation that the base has in its whole run. */
   readonly toBest: Spread;
 }
 
-/** The records of a directory; a line that was cut off while it was written is left out. */
+/**
+ * The records of a directory, of several of one entry the last; a line that was cut off while it was written is left out.
+ */
 export function readRecords(path: string): RunRecord[] {
   if (!existsSync(path)) return [];
-  return readFileSync(path, "utf8")
+  const all = readFileSync(path, "utf8")
     .split("\n")
     .flatMap((line) => {
       try {
@@ -92,10 +101,13 @@ export function readRecords(path: string): RunRecord[] {
         return [];
       }
     });
+  return all.filter((record, i) => !all.some((later, j) => j > i && isOf(later, record)));
 }
 
+/** Adds a record, on a line of its own also where the one before was cut off. */
 export function appendRecord(path: string, record: RunRecord): void {
-  appendFileSync(path, `${JSON.stringify(record)}\n`);
+  const isCut = existsSync(path) && !/(^|\n)$/.test(readFileSync(path, "utf8"));
+  appendFileSync(path, `${isCut ? "\n" : ""}${JSON.stringify(record)}\n`);
 }
 
 /** Whether a record is of an entry. */
@@ -130,12 +142,14 @@ export function bestLoss({ points }: Outcome): number {
 
 /**
  * The better of two runs with different learning rates: the one that reaches the target sooner, in the unit of the budget;
- * if neither does, the one with the smaller loss.
+ * if neither does, one that does not diverge, and of these the one with the smaller loss.
  */
 export function compareRuns(a: RunRecord, b: RunRecord, unit: "seconds" | "gradients" | "step"): number {
   const [at, bt] = [reachedPoint(a), reachedPoint(b)];
   if (at && bt && at[unit] !== bt[unit]) return at[unit] - bt[unit];
   if (Boolean(at) !== Boolean(bt)) return at ? -1 : 1;
+  const [isLost, isOtherLost] = [a.ended === "diverged", b.ended === "diverged"];
+  if (!at && isLost !== isOtherLost) return isLost ? 1 : -1;
   const [aLoss, bLoss] = [bestLoss(a), bestLoss(b)];
   return aLoss === bLoss ? 0 : aLoss - bLoss;
 }
@@ -143,6 +157,11 @@ export function compareRuns(a: RunRecord, b: RunRecord, unit: "seconds" | "gradi
 /** The last point of a run, if there is one. */
 function lastPoint({ points }: Outcome): Point | null {
   return points.at(-1) ?? null;
+}
+
+/** Where a run ended; null if it diverged, whatever was measured before. */
+function endPoint(run: Outcome): Point | null {
+  return run.ended === "diverged" ? null : lastPoint(run);
 }
 
 /** Everything that is said of a task. */
@@ -187,16 +206,18 @@ function rowOf(optimizer: string, records: readonly RunRecord[]): Row | null {
     },
     seeds: runs.length,
     reached: at.filter((point) => point !== null).length,
+    diverged: runs.filter(({ ended, failure }) => ended === "diverged" && failure === null).length,
     toTarget: {
       seconds: spread(at.map((point) => point?.seconds ?? null)),
       gradients: spread(at.map((point) => point?.gradients ?? null)),
       steps: spread(at.map((point) => point?.step ?? null)),
     },
-    finalLoss: spread(runs.map((run) => lastPoint(run)?.loss ?? null)),
-    finalAccuracy: spread(runs.map((run) => lastPoint(run)?.accuracy ?? null)),
+    finalLoss: spread(runs.map((run) => endPoint(run)?.loss ?? null)),
+    finalAccuracy: spread(runs.map((run) => endPoint(run)?.accuracy ?? null)),
     stepsPerSecond: spread(runs.map((run) => rateOf(lastPoint(run)))),
     stateBytes: Math.max(...runs.map((run) => run.stateBytes)),
     peakBytes: Math.max(...runs.map((run) => run.peakBytes)),
+    workerPeakBytes: Math.max(0, ...runs.flatMap((run) => run.workerPeakBytes)),
     bytesSent: Math.max(...runs.map((run) => run.bytesSent)),
     compileSeconds: spread(runs.map((run) => run.compileSeconds)).median ?? 0,
     failures: [...new Set(records.flatMap(({ failure }) => (failure === null ? [] : [failure])))],
@@ -213,8 +234,9 @@ function pairsOf(rows: readonly Row[], records: readonly RunRecord[], target: Ta
     const name = row.optimizer.split(":")[0]!;
     const base = rows.find(({ optimizer }) => name.endsWith(`-${optimizer.split(":")[0]}`));
     if (!base) return [];
-    const speedup = row.toTarget.seconds.values.map((own, i) =>
-      quotient(base.toTarget.seconds.values[i] ?? null, own),
+    const ofBase = base.toTarget.seconds.values;
+    const speedup = row.toTarget.seconds.values.flatMap((own, i) =>
+      i < ofBase.length ? quotient(ofBase[i]!, own) : [],
     );
     const runsOf = (optimizer: string): readonly RunRecord[] =>
       records.filter((record) => record.optimizer === optimizer && record.kind === "seed");
@@ -225,7 +247,7 @@ function pairsOf(rows: readonly Row[], records: readonly RunRecord[], target: Ta
       const { loss, accuracy } = best;
       const goal: Target = { ...target, value: target.metric === "loss" ? loss : accuracy! };
       const reached = run.points.find((point) => isReached(point, goal));
-      return [quotient(best.seconds, reached?.seconds ?? null)];
+      return quotient(best.seconds, reached?.seconds ?? null);
     });
     return [
       { method: row.optimizer, base: base.optimizer, speedup: spread(speedup), toBest: spread(toBest) },
@@ -233,8 +255,12 @@ function pairsOf(rows: readonly Row[], records: readonly RunRecord[], target: Ta
   });
 }
 
-function quotient(base: number | null, own: number | null): number | null {
-  return own === null || base === null || own === 0 ? null : base / own;
+/** How much sooner than its base a method was somewhere: a list of one, or of none where that says nothing. */
+function quotient(base: number | null, own: number | null): readonly (number | null)[] {
+  if (own === null) return base === null ? [] : [0];
+  // Missing numbers count as larger than all.
+  if (base === null) return [null];
+  return own === 0 ? [] : [base / own];
 }
 
 /** The first of the best evaluations of a run, by what the target measures. */

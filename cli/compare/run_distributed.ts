@@ -2,7 +2,7 @@
 import { availableParallelism } from "node:os";
 import { ravel } from "../../core/ravel.ts";
 import type { Value } from "../../core/value.ts";
-import { trainingSetup, workerInitial, workerJobs } from "../../dist/jobs.ts";
+import { matricesOf, trainingSetup, workerInitial, workerJobs } from "../../dist/jobs.ts";
 import { planCost } from "../../dist/plan_cost.ts";
 import {
   type Address,
@@ -16,6 +16,7 @@ import { RunError } from "../../dist/runtime/local.ts";
 import { configOf } from "../../dist/script.ts";
 import { curvatureGroup, groupConfig, groupWorkerJobs } from "../../dist/split.ts";
 import { type DistributedInput, distributedPlan, distributedProblem } from "./distributed.ts";
+import { PRODUCT_GRADIENTS } from "./method.ts";
 import { isReached, type Outcome, type Point, type RunOptions } from "./run.ts";
 import type { Problem } from "./task.ts";
 
@@ -51,12 +52,20 @@ export async function runDistributed(
   let [step, lossSum, lossCount, bytes] = [0, 0, 0, 0];
   const seconds = (): number =>
     Number.isNaN(started) ? 0 : (performance.now() - started) / 1000 - evaluating;
-  const used = (): number => ({ wall: seconds(), gradients: step, steps: step })[budget.unit] / budget.amount;
+  // Curvature is measured on a batch of its own, whoever does it; a gradient is of one of a step.
+  let extraGradients = 0;
+  const share = (problem.curvatureBatch(0).x.shape[0] ?? 1) / problem.batchSize;
+  const count = (phase: string): void => {
+    if (phase === "open") extraGradients += share;
+    if (phase === "product") extraGradients += PRODUCT_GRADIENTS * share;
+  };
+  const used = (): number =>
+    ({ wall: seconds(), gradients: step + extraGradients, steps: step })[budget.unit] / budget.amount;
   /** A look at the parameters when it is due; called by the hub after each round. */
   const evaluate = (theta: Value): readonly number[] => {
     if (Number.isNaN(started) || (used() < 1 && used() * evaluations < next)) return [];
     next = Math.floor(used() * evaluations) + 1;
-    const at = { step, seconds: seconds() };
+    const at = { step, gradients: step + extraGradients, seconds: seconds() };
     const began = performance.now();
     const found = problem.evaluate(unravel(theta));
     evaluating += (performance.now() - began) / 1000;
@@ -67,7 +76,7 @@ export async function runDistributed(
     }
     const trainLoss = lossCount > 0 ? lossSum / lossCount : null;
     [lossSum, lossCount] = [0, 0];
-    const point: Point = { ...at, gradients: at.step, trainLoss, ...found };
+    const point: Point = { ...at, trainLoss, ...found };
     if (reached === null && isReached(found, problem.target)) reached = points.length;
     points.push(point);
     onPoint?.(point, Math.min(1, used()));
@@ -84,6 +93,7 @@ export async function runDistributed(
       return;
     }
     const { phase, round, iteration, workers } = progress;
+    count(phase);
     const first = round * plan.localSteps;
     const steps = { local: plan.localSteps, gradient: 1, step: iteration + 2 }[phase];
     if (steps === undefined) return;
@@ -105,9 +115,14 @@ export async function runDistributed(
       spawnBun(main, worker(rank, kind), { address, threads });
   const beside =
     group &&
-    runSockets({ ...group.setup, tickMs, spawn: spawner("curvature") }).catch((error: unknown) =>
-      group.fail(error),
-    );
+    runSockets({
+      ...group.setup,
+      tickMs,
+      spawn: spawner("curvature"),
+      onProgress(progress) {
+        if (progress.k === "progress") count(progress.phase);
+      },
+    }).catch((error: unknown) => group.fail(error));
   let peaks: readonly number[] = [];
   try {
     const { worker: _given, ...initial } = trainingSetup(plan, shared).initial;
@@ -132,13 +147,14 @@ export async function runDistributed(
     group?.close();
     await beside;
   }
-  const { base, velocity, vectors, agreement } = planCost(plan).memory[0]!;
+  const cost = planCost(plan, { matrices: matricesOf(plan, shared) });
+  const { base, velocity, vectors, agreement, matrices } = cost.memory[0]!;
   return {
     points,
     reached,
     ended,
     compileSeconds: 0,
-    stateBytes: base + velocity + vectors + agreement,
+    stateBytes: base + velocity + vectors + agreement + matrices,
     peakBytes: process.resourceUsage().maxRSS * 1024,
     bytesSent: bytes,
     workerPeakBytes: peaks,
@@ -164,7 +180,7 @@ export async function serveDistributed(
       : {
           config: configOf(plan),
           jobs: workerJobs(plan, shared, rank),
-          initial: workerInitial(plan, shared.initial, rank),
+          initial: workerInitial(plan, shared.initial, rank, shared),
         }),
   });
 }

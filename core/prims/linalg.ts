@@ -2,7 +2,8 @@
  * Linear algebra of dense matrices in the last two axes: Cholesky, triangular and general systems, symmetric
  * eigenproblems, QR.
  *
- * The factorizations run on the host in float64 whatever the element type, on every backend. None of them throws for what
+ * The factorizations run on the host in float64 whatever the element type, on every backend; those of 64 columns or more in
+ * the LAPACK of the library that multiplies matrices, where there is one. None of them throws for what
  * the elements are, since a compiled program could not: NaN says that there is no answer.
  */
 import { Aval } from "../aval.ts";

@@ -108,8 +108,9 @@ export function kfacPreconditioner<B>(
       factorsOf: (factors, rank) => among(rank)(factors as Factors),
       direction(state, part, factors, refreshes, rank) {
         const own = methods[rank] ?? null;
-        if (!own) return { state, direction: {} };
         let next = state as State;
+        // All count the statistics, so that nothing but the matrices differs between workers.
+        if (!own) return { state: factors ? { ...next, seen: add(next.seen, 1) } : next, direction: {} };
         if (factors) next = own.accumulate(next, factors as Factors);
         if (refreshes) next = own.refreshCurvature(next);
         return { state: next, direction: directions(next.eigen, part as ByLayer<Value>) };

@@ -12,7 +12,7 @@ import { UsageError } from "../../cli/config.ts";
 import { type Ended, withPrograms, words } from "./program_support.ts";
 
 // Every run of a comparison is a process.
-setDefaultTimeout(30_000);
+setDefaultTimeout(60_000);
 
 const TINY: readonly string[] = [
   "compare",
@@ -47,7 +47,7 @@ beforeAll(async () => {
     cpSync(join(dir, "whole"), join(place, "whole"), { recursive: true });
     whole = { dir: join(place, "whole"), ended };
   });
-}, 30_000);
+}, 60_000);
 afterAll(() => rmSync(place, { recursive: true, force: true }));
 
 test("a comparison leaves every run, the results and a page, and the results are those of the runs", () => {
@@ -122,7 +122,7 @@ test("stopped by Ctrl-C and resumed: only what is missing is made, and it is wha
     const count = (): number => (existsSync(join(at, "runs.jsonl")) ? linesOf(at).length - 1 : 0);
     const first = start([...TINY, "--out", "run"]);
     for (let i = 0; i < 1000 && count() < 3; i++) await Bun.sleep(10);
-    process.kill(first.pid, "SIGINT");
+    first.interrupt();
     const stopped = await first.ended;
     expect(stopped.code).toBe(130);
     expect(stopped.out).toMatch(/^stopped: the runs that are done stay, continue with --resume run$/m);
@@ -169,6 +169,10 @@ test("a last line that was cut off is made again", async () => {
     const [{ rows }] = resultsOf(at).tasks as [TaskResult];
     const [{ rows: expected }] = resultsOf(whole.dir).tasks as [TaskResult];
     expect(rows.map(({ finalLoss }) => finalLoss)).toEqual(expected.map(({ finalLoss }) => finalLoss));
+    // The new run has a line of its own, and is known from now on.
+    const mended = readFileSync(join(at, "runs.jsonl"), "utf8");
+    expect((await start(words("compare --resume run")).ended).code).toBe(0);
+    expect(readFileSync(join(at, "runs.jsonl"), "utf8")).toBe(mended);
   });
 });
 
@@ -198,6 +202,7 @@ const wrong: Readonly<Record<string, readonly [value: string, allowed: RegExp]>>
   seeds: ["0", /a whole number of at least 1 is needed/],
   budget: ["hours:1", /wall:60, gradients:2000 or steps:2000 is needed/],
   grid: ["2.5", /a whole number is needed/],
+  rate: ["0", /a positive number is needed/],
   "grid-share": ["1.5", /a number in \(0, 1\] is needed/],
   evaluations: ["none", /a whole number is needed/],
   stop: ["never", /target or budget is needed/],

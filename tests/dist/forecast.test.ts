@@ -118,6 +118,14 @@ test("with one cost alone, the time is that cost times its count in the plan", (
     expect(time({ workerMessage: { call: 1, unit: 0 } })).toBe(2 * questions);
     expect(time({ hubMessage: { call: 0, unit: 1 } })).toBe(bytesToWorkers + bytesToHub);
     expect(time({ save: { call: 1, unit: 0 } })).toBe(2 * plan.rounds);
+    // The hub reads every answer once; in a ring each worker reads its share.
+    const read = { call: 0, unit: 1 };
+    expect(time({ reduce: read, iterate: read })).toBe(bytesToHub);
+    const ring: Network = { ...atOnce, topology: "ring" };
+    expect(forecast(plan, only({ reduce: read, iterate: read }), ring).seconds).toBeCloseTo(
+      bytesToHub / plan.workers,
+      9,
+    );
     const over = (network: Partial<Network>): number =>
       forecast(plan, freeOfCost, { ...atOnce, ...network }).seconds;
     expect(over({ bandwidth: 1 / 2 })).toBe(2 * (bytesToWorkers + bytesToHub));
@@ -138,12 +146,44 @@ test("an update costs each worker what it moves: all parameters, or its columns;
   ]);
   // Two rounds end with an extrapolation of the columns.
   expect(units(columns, "update")).toBe(4 * steps + 2 * 4);
+  // The dual, the augmented gradients and the candidate of each of four rounds are worth two vectors.
+  expect(units(plansFor(4, 16).at(-1)!, "update")).toBe(16 * steps + 4 * 2 * 16);
   expect(units(replicated, "project")).toBe(6 * 2 * 16 * steps);
   // One of the two rows of V, five products.
   expect(units(rows, "project")).toBe(5 * 16 * steps);
   expect(units(columns, "project")).toBe(6 * 2 * 4 * steps);
   // Four passes over j vectors in Lanczos step j, and the eigenvectors.
   expect(units(replicated, "basis")).toBe(2 * 4 * (4 * (1 + 2 + 3 + 4) + 2 * 4));
+});
+
+test("a worker reads and writes its own bytes, and worker 0 the report too", () => {
+  const [plain, sharded] = plansFor(4, 16) as [Plan, Plan];
+  const bytes = (plan: Plan): number =>
+    forecast(plan, only({ workerMessage: { call: 0, unit: 1 } }), atOnce).seconds;
+  // Three sums of 16 float32 in each of 4 rounds: there and back, and a report; or theta, gradient, own columns twice.
+  expect(bytes(plain)).toBe(4 * (3 * 2 + 1) * 64);
+  expect(bytes(sharded)).toBe(4 * 3 * (64 + 64 + 16 + 16));
+});
+
+test("a save has the parameters where a worker holds them, its own state, and what the hub holds", () => {
+  const [plain, sharded, replicated, , columns, , consensus] = plansFor(4, 16) as [
+    Plan,
+    Plan,
+    Plan,
+    Plan,
+    Plan,
+    Plan,
+    Plan,
+  ];
+  const bytes = (plan: Plan): number => forecast(plan, only({ save: { call: 0, unit: 1 } }), atOnce).seconds;
+  // In vectors of 16 float32, two of them in the state of Adam: 4 rounds, and theta at the hub.
+  expect(bytes(plain)).toBe(4 * 64 * (1 + 2 + 1));
+  expect(bytes(sharded)).toBe(4 * 64 * (2 / 4 + 1));
+  // The velocity and two eigenvectors.
+  expect(bytes(replicated)).toBe(4 * 64 * (1 + 2 + 1 + 2 + 1));
+  // Anchor and push, or dual and local parameters.
+  expect(bytes(columns)).toBe(4 * 64 * ((2 + 1 + 2 + 2) / 4 + 1));
+  expect(bytes(consensus)).toBe(4 * 64 * (2 + 1 + 2 + 2 + 1));
 });
 
 test("a star's reductions grow with the workers, a ring's bytes do not", () => {
@@ -306,6 +346,15 @@ test("what cannot be forecast is refused", () => {
   );
   expect(() => clockOf(plan, freeOfCost, { ...atOnce, topology: "ring" })).toThrow(
     /^Cannot make a clock: the topology is a ring, a star is needed/,
+  );
+  const shampoo = planOf({
+    workers: 2,
+    parameters: 16,
+    update: { name: "shampoo", learningRate: 1 },
+    sync: { k: "gradient" },
+  });
+  expect(() => forecast(shampoo, freeOfCost, atOnce)).toThrow(
+    /^Cannot forecast a plan: the work of shampoo on its matrices is not counted/,
   );
   const split = { ...plan, curvature: { ...plansFor(2, 16)[2]!.curvature!, split: { workers: 2 } } } as Plan;
   expect(() => forecast(split, freeOfCost, atOnce)).toThrow(

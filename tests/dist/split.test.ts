@@ -19,7 +19,7 @@ import {
   type SplitPlan,
 } from "../../dist/plan.ts";
 import { planCost, showPlan } from "../../dist/plan_cost.ts";
-import { memoryStore } from "../../dist/runtime/driver.ts";
+import { type Job, memoryStore } from "../../dist/runtime/driver.ts";
 import { runLocal } from "../../dist/runtime/local.ts";
 import { runSequential } from "../../dist/runtime/sequential.ts";
 import { sameBits } from "../../dist/sim.ts";
@@ -246,7 +246,25 @@ test("a group that has died: keep-old goes on with the curvature that it has, wa
   expect(String(kept.reason)).toContain("the device is gone");
   expect(kept.result).toMatchObject({ reason: "finished", round: 30 });
   const waited = await run(splitPlan({ late: "wait", workers: 2, delay: 1 }));
-  expect(String(waited.result)).toContain("the device is gone");
+  expect(String(waited.result)).toMatch(/Cannot give more curvature: its workers .* \(.*the device is gone/);
+});
+
+test("a group that is closed while it searches ends there, and does not finish the search", async () => {
+  const plan = splitPlan({ late: "keep-old", delay: 1 });
+  const problem = dealt(2);
+  const group = curvatureGroup(plan, problem);
+  const { hub } = group.setup.jobs;
+  let products = 0;
+  const product: Job = (ins, args) => {
+    products++;
+    if (products === 2) group.close();
+    return hub["product"]!(ins, args);
+  };
+  group.source.submit({ version: 2, theta: problem.initial });
+  const jobs = { ...group.setup.jobs, hub: { ...hub, product } };
+  const ending = await runLocal({ ...group.setup, jobs }).catch((error: unknown) => error);
+  expect(String(ending)).toContain("the training is over");
+  expect(products).toBe(2);
 });
 
 test("a plan says who computes the curvature, what it costs them, and refuses a delay beyond the period", () => {

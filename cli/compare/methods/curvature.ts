@@ -3,6 +3,7 @@ import { jit } from "../../../autodiff/jit.ts";
 import { hessianOperator } from "../../../autodiff/operator.ts";
 import { grad, valueAndGrad } from "../../../autodiff/vjp.ts";
 import type { Params } from "../../../core/nn.ts";
+import { slice } from "../../../core/ops.ts";
 import * as random from "../../../core/random.ts";
 import { ravel } from "../../../core/ravel.ts";
 import type { Value } from "../../../core/value.ts";
@@ -59,8 +60,9 @@ function hybrid<T>(
   return method({
     summary,
     rates: around(rate),
-    // As published, the first curvature comes after a warm-up; 0 stands for one period.
-    settings: { k: 10, l: 0, alpha: 0.01, period: 200, warmup: 0, clip: form.clip, order: 0 },
+    // As published, the first curvature comes after a warm-up, of one period by 0, and is measured on as many examples as
+    // a step has, by 0.
+    settings: { k: 10, l: 0, alpha: 0.01, period: 200, warmup: 0, clip: form.clip, order: 0, batch: 0 },
     make({ problem, learningRate, settings, seed }) {
       const n = ravel(problem.initial)[0].size;
       const k = Math.min(settings.k, n);
@@ -77,8 +79,9 @@ function hybrid<T>(
         ...(order > 0 && { order: Math.min(n, order) }),
       });
       const loss = compiledLoss(problem);
-      // Products are on the batch of the curvature; a gradient is one of a step's batch.
-      const examples = problem.curvatureBatch(0).x.shape[0] ?? 1;
+      const wanted = settings.batch > 0 ? settings.batch : problem.batchSize;
+      const curvatureBatch = (refresh: number): Batch => firstOf(problem.curvatureBatch(refresh), wanted);
+      const examples = curvatureBatch(0).x.shape[0]!;
       const products = Math.min(n, order > 0 ? order : lanczosOrder(k, l, n));
       return inHalves<FosiState<unknown>>(problem, {
         init: (params) => optimizer.init(params),
@@ -86,10 +89,10 @@ function hybrid<T>(
         step: (gradients, state, params) => optimizer.step(gradients, state, params),
         refresh(state, params, made) {
           const number = optimizer.refreshNumber(made) ?? 0;
-          const operator = hessianOperator(loss, params, problem.curvatureBatch(number));
+          const operator = hessianOperator(loss, params, curvatureBatch(number));
           return optimizer.refreshCurvature(state, operator, random.foldIn(random.key(seed), made));
         },
-        refreshGradients: (PRODUCT_GRADIENTS * products * examples) / problem.batchSize,
+        refreshGradients: ((1 + PRODUCT_GRADIENTS * products) * examples) / problem.batchSize,
       });
     },
   });
@@ -122,7 +125,7 @@ export const curvatureMethods: Readonly<Record<string, Method>> = {
           const operator = hessianOperator(loss, params, batch);
           return optimizer.refreshCurvature(state, operator, random.foldIn(random.key(seed), made));
         },
-        refreshGradients: PRODUCT_GRADIENTS,
+        refreshGradients: 1 + PRODUCT_GRADIENTS,
       });
     },
   }),
@@ -143,13 +146,32 @@ export const curvatureMethods: Readonly<Record<string, Method>> = {
         step: (gradients, state, params) => optimizer.step(gradients, state, params),
         refresh(state, params, made, { x }) {
           const found = gradient(params, random.foldIn(random.key(seed), made), x);
-          return optimizer.refreshCurvature(state, found, problem.batchSize);
+          return optimizer.refreshCurvature(state, found, termsOf(problem));
         },
         refreshGradients: 1,
       });
     },
   }),
 };
+
+/** How many terms the loss of a step's batch is a mean of: its examples, or the positions of all where each has a class. */
+export function termsOf(problem: Problem): number {
+  const { y } = problem.batch(0);
+  return problem.model?.likelihood.name === "categorical" ? y.size : (y.shape[0] ?? 1);
+}
+
+/** The first examples of a batch, at most so many. */
+function firstOf({ x, y }: Batch, count: number): Batch {
+  const first = (rows: Value): Value =>
+    rows.shape[0]! <= count
+      ? rows
+      : slice(
+          rows,
+          rows.shape.map(() => 0),
+          [count, ...rows.shape.slice(1)],
+        );
+  return { x: first(x), y: first(y) };
+}
 
 /** The model of a problem; an error where the method needs one and there is none. */
 export function modelOf(name: string, { model, name: task }: Problem): NonNullable<Problem["model"]> {

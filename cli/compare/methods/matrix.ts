@@ -11,14 +11,14 @@ import { soap } from "../../../optim/soap.ts";
 import { applyUpdates } from "../../../optim/transformation.ts";
 import { around, type Method, method } from "../method.ts";
 import type { Batch } from "../task.ts";
-import { inHalves, modelOf } from "./curvature.ts";
+import { inHalves, modelOf, termsOf } from "./curvature.ts";
 
 /** The methods by the name of the command line. */
 export const matrixMethods: Readonly<Record<string, Method>> = {
   shampoo: method({
     summary: "Shampoo with the step lengths of Adam, 0 for its own",
     rates: around(1e-3),
-    settings: { period: 20, graft: 1, beta2: 0.999, dimension: 1024 },
+    settings: { period: 100, graft: 1, beta2: 0.999, dimension: 1024 },
     make({ problem, learningRate, settings: { period, graft, beta2, dimension } }) {
       const optimizer: Shampoo = shampoo(learningRate, {
         period,
@@ -49,7 +49,7 @@ export const matrixMethods: Readonly<Record<string, Method>> = {
   soap: method({
     summary: "SOAP: Adam in the eigenbasis of Shampoo",
     rates: around(3e-3),
-    settings: { period: 10, decay: 0 },
+    settings: { period: 100, decay: 0 },
     make({ problem, learningRate, settings: { period, decay } }) {
       const optimizer = soap(learningRate, { period, weightDecay: decay });
       return inHalves(problem, {
@@ -64,7 +64,7 @@ export const matrixMethods: Readonly<Record<string, Method>> = {
   kfac: method({
     summary: "K-FAC in the eigen form; sampled=1 draws the labels of its statistics",
     rates: around(0.03),
-    settings: { period: 10, factors: 1, damping: 1e-3, clip: 1e-3, beta: 0.9, sampled: 0 },
+    settings: { period: 50, factors: 5, damping: 1e-3, clip: 1e-3, beta: 0.9, sampled: 0 },
     make({ problem, learningRate, settings, seed }) {
       const { outputs, likelihood } = modelOf("kfac", problem);
       const { period, factors, damping, clip, beta, sampled } = settings;
@@ -78,12 +78,13 @@ export const matrixMethods: Readonly<Record<string, Method>> = {
         klClip: clip,
         momentum: beta,
       });
-      const both = jit(layerStatistics(loss));
+      const examples = termsOf(problem);
+      const both = jit(layerStatistics(loss, { examples }));
       const gradient = jit((params: Params, batch: Batch) =>
         valueAndGrad((p: Params) => problem.loss(p, batch))(params),
       );
       const drawn = sampledLoss((p: Params, x: Value) => outputs(p, x), likelihood);
-      const ofDrawn = jit(layerStatistics(drawn));
+      const ofDrawn = jit(layerStatistics(drawn, { examples }));
       const accumulate = jit(optimizer.accumulate);
       const step = jit((gradients: Params, state: KfacState, params: Params): [Params, KfacState] => {
         const [updates, next] = optimizer.step(gradients, state, params);
@@ -91,6 +92,8 @@ export const matrixMethods: Readonly<Record<string, Method>> = {
       });
       return {
         init: (params) => optimizer.init(params),
+        // The first step takes the gradient with the statistics; later ones may be without.
+        warm: ({ params }) => void gradient(params, first),
         step({ params, state }, index, batch) {
           let own = state as KfacState;
           let [loss, gradients]: [Value | null, Params | null] = [null, null];

@@ -7,8 +7,10 @@ import {
   type KernelProfile,
   reference,
 } from "../../backend.ts";
+import { setNativeFactors } from "../../factor.ts";
 import type { AnyPrimitive } from "../../primitive.ts";
 import type { Program } from "../../program.ts";
+import { currentBackend } from "../../trace.ts";
 import { eagerly } from "../eager.ts";
 import { findBlas } from "./blas.ts";
 import { convInputKernel, convKernel, convKernelKernel } from "./convolution.ts";
@@ -16,6 +18,7 @@ import { dotKernel } from "./dot.ts";
 import { engine } from "./engine.ts";
 import { Compiler, compile } from "./executable.ts";
 import { indexingKernels } from "./indexing.ts";
+import { findLapack } from "./lapack.ts";
 import type { NamedKernel } from "./named.ts";
 import { poolingKernels } from "./pooling.ts";
 import { scanKernels } from "./scan.ts";
@@ -84,6 +87,10 @@ export const cpu: Backend = {
   info() {
     const blas = findBlas();
     const products = typeof blas === "string" ? `own kernels (no BLAS: ${blas})` : blas.name;
-    return { backend: "cpu", ...engine().info(), products };
+    const factorizations = findLapack() === null ? "own functions" : "LAPACK of the same library";
+    return { backend: "cpu", ...engine().info(), products, factorizations };
   },
 };
+
+// The reference backend is what others are compared with: it computes without libraries.
+setNativeFactors(() => (currentBackend() === reference ? null : findLapack()));

@@ -225,7 +225,8 @@ function variablesOf(host: ForeignHost, platform: string): Variables {
   };
 }
 
-function tryOpen<N extends string>(
+/** A library's functions; null where one is missing. */
+export function tryOpen<N extends string>(
   host: ForeignHost,
   path: string,
   signatures: Readonly<Record<N, Signature>>,

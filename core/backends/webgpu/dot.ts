@@ -71,12 +71,15 @@ const LARGE_BLOCKS: readonly (RegisterBlock & { readonly from: number })[] = [
 ];
 
 /**
- * For processors with vectors of eight or more, whose blocks hand each other what they read; and how fast these are
- * beside blocks of registers.
+ * For processors with vectors of eight or more: neighbours hand each other what they read. How fast these are beside
+ * blocks of registers, and for how many multiplications or more, since they take long to compile.
  */
-const NEIGHBOUR_BLOCKS: readonly (Omit<NeighbourBlock, "neighbours"> & { readonly speed: number })[] = [
-  { blockRows: 8, blockColumns: 4, speed: 2.2 },
-  { blockRows: 4, blockColumns: 2, speed: 1.8 },
+const NEIGHBOUR_BLOCKS: readonly (Omit<NeighbourBlock, "neighbours"> & {
+  readonly speed: number;
+  readonly from: number;
+})[] = [
+  { blockRows: 8, blockColumns: 4, speed: 1.35, from: 2 ** 24 },
+  { blockRows: 4, blockColumns: 2, speed: 1.2, from: 2 ** 20 },
 ];
 const FEWEST_NEIGHBOURS = 8;
 
@@ -214,7 +217,8 @@ export function candidates(call: DotCall, gpu: Capabilities): readonly Variant[]
   const { neighbours = 1 } = gpu;
   const lined = call.y.along === "free" ? call : call.x.along === "free" ? exchanged(call) : null;
   if (gpu.isSoftware && neighbours >= FEWEST_NEIGHBOURS && lined !== null) {
-    for (const { blockRows, blockColumns, speed } of NEIGHBOUR_BLOCKS) {
+    for (const { blockRows, blockColumns, speed, from } of NEIGHBOUR_BLOCKS) {
+      if (operationsOf(lined) < 2 * from) continue;
       const extent = { rows: blockRows, columns: blockColumns * neighbours, invocations: neighbours };
       add(
         neighboursShader(lined, { blockRows, blockColumns, neighbours }, gpu),

@@ -84,10 +84,15 @@ test("numbers, texts and lists", async () => {
   }
 });
 
-test("promises that are rejected", async () => {
+test("functions that throw, and promises that are rejected", async () => {
+  const thrower = (): never => {
+    throw new RangeError("x is 1");
+  };
   for (const promise of [() => Promise.reject(new RangeError("x is 1")), () => Promise.resolve(1)]) {
     for (const wanted of ["x is", "y is", /is 1$/, /^is/, RangeError, TypeError]) {
       await assertSame((ask) => ask(promise()).rejects.toThrow(wanted));
+      await assertSame((ask) => ask(thrower).toThrow(wanted));
+      await assertSame((ask) => ask(() => 1).toThrow(wanted));
     }
   }
 });

@@ -49,6 +49,16 @@ function isThrown(error: unknown, wanted: string | RegExp | Constructor): boolea
   return typeof wanted === "string" ? message.includes(wanted) : wanted.test(message);
 }
 
+/** Whether a function throws that. */
+function throws(f: unknown, wanted: string | RegExp | Constructor): boolean {
+  try {
+    (f as () => unknown)();
+  } catch (error) {
+    return isThrown(error, wanted);
+  }
+  return false;
+}
+
 function contains(x: unknown, y: unknown): boolean {
   return typeof x === "string"
     ? x.includes(String(y))
@@ -111,6 +121,7 @@ const laws = {
   toContain: (x: unknown, y: unknown): boolean => contains(x, y),
   toHaveLength: (x: unknown, length: number): boolean => (x as ArrayLike<unknown>).length === length,
   toMatch: (x: unknown, y: RegExp): boolean => y.test(x as string),
+  toThrow: (f: unknown, wanted: string | RegExp | Constructor): boolean => throws(f, wanted),
   toStartWith: (x: unknown, y: string): boolean => (x as string).startsWith(y),
   toHaveBeenCalled: (x: unknown): boolean => calls(x) > 0,
   toHaveBeenCalledTimes: (x: unknown, count: number): boolean => calls(x) === count,
