@@ -197,13 +197,13 @@ export function fosi<B>(base: GradientTransformation<B, NoExtra>, options: FosiO
       const [g, unravel] = ravel(gradients);
       const [p] = ravel(params);
       const { vectors: V, rates, scale } = state;
-      const inside = (x: Value): Value => matmul(matmul(V, x), V); // Vᵀ V x
-      const g1 = inside(g);
+      const g1 = matmul(matmul(V, g), V); // Vᵀ V g
       const velocity = accumulate(momentum, beta, g1, state.velocity);
-      const d1 = matmul(mul(rates, matmul(V, velocity)), V);
       const [raw, baseState] = base.update(sub(g, g1), state.base, p, {});
-      const db = sub(raw, inside(raw));
-      const updates = sub(mul(scale, db), mul(factor(rate(alpha, state.count), d1), d1));
+      // s (raw - Vᵀ V raw) - alpha Vᵀ (r ∘ V vel), with one product by Vᵀ: reading V is what a step takes beyond its base.
+      const newton = mul(rates, matmul(V, velocity));
+      const removed = add(mul(scale, matmul(V, raw)), mul(factor(rate(alpha, state.count), newton), newton));
+      const updates = sub(mul(scale, raw), matmul(removed, V));
       return [unravel(updates), { ...state, count: add(state.count, 1), base: baseState, velocity }];
     },
     update(gradients, state, params, { hessian }) {
