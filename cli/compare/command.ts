@@ -329,8 +329,8 @@ function showResults(config: CompareConfig, records: readonly RunRecord[]): stri
       const range = ({ median, least, most }: Spread): string =>
         `${text(median, 2)} x [${text(least, 2)}, ${text(most, 2)}]`;
       const pairs = result.pairs.map(
-        ({ method, base, speedup, toBest }) =>
-          `${method} against ${base}: ${range(speedup)} to the target, ${range(toBest)} to the best of ${base}`,
+        ({ method, base, speedup, fewer, toBest }) =>
+          `${method} against ${base}: time ${range(speedup)}, gradients ${range(fewer)} to the target; time ${range(toBest)} to the best of ${base}`,
       );
       return [[head, ...table, ...pairs].join("\n")];
     })

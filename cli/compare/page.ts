@@ -170,8 +170,8 @@ function pairs({ pairs }: TaskResult): string {
   const range = ({ median, least, most }: Spread): string =>
     `${times(median)} <small>[${times(least)}, ${times(most)}]</small> times`;
   const lines = pairs.map(
-    ({ method, base, speedup, toBest }) =>
-      `<li>${escapeHtml(method)} reaches the target ${range(speedup)} as fast as ${escapeHtml(base)}, and the best that ${escapeHtml(base)} reaches ${range(toBest)} as fast</li>`,
+    ({ method, base, speedup, fewer, toBest }) =>
+      `<li>${escapeHtml(method)} reaches the target ${range(speedup)} as fast as ${escapeHtml(base)}, with ${range(fewer)} fewer gradients, and the best that ${escapeHtml(base)} reaches ${range(toBest)} as fast</li>`,
   );
   return `<ul>${lines.join("")}</ul>`;
 }

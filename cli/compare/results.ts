@@ -83,7 +83,9 @@ export interface Pair {
    * method reached it, 0 where only the base did, nothing where neither did.
    */
   readonly speedup: Spread;
-  /** The same to the best evaluation that the base has in its whole run. */
+  /** The same in gradients. */
+  readonly fewer: Spread;
+  /** Seconds of the base over seconds of the method to the best evaluation that the base has in its whole run. */
   readonly toBest: Spread;
 }
 
@@ -234,10 +236,12 @@ function pairsOf(rows: readonly Row[], records: readonly RunRecord[], target: Ta
     const name = row.optimizer.split(":")[0]!;
     const base = rows.find(({ optimizer }) => name.endsWith(`-${optimizer.split(":")[0]}`));
     if (!base) return [];
-    const ofBase = base.toTarget.seconds.values;
-    const speedup = row.toTarget.seconds.values.flatMap((own, i) =>
-      i < ofBase.length ? quotient(ofBase[i]!, own) : [],
-    );
+    const ratio = (unit: "seconds" | "gradients"): Spread => {
+      const ofBase = base.toTarget[unit].values;
+      return spread(
+        row.toTarget[unit].values.flatMap((own, i) => (i < ofBase.length ? quotient(ofBase[i]!, own) : [])),
+      );
+    };
     const runsOf = (optimizer: string): readonly RunRecord[] =>
       records.filter((record) => record.optimizer === optimizer && record.kind === "seed");
     const toBest = runsOf(row.optimizer).flatMap((run) => {
@@ -250,7 +254,13 @@ function pairsOf(rows: readonly Row[], records: readonly RunRecord[], target: Ta
       return quotient(best.seconds, reached?.seconds ?? null);
     });
     return [
-      { method: row.optimizer, base: base.optimizer, speedup: spread(speedup), toBest: spread(toBest) },
+      {
+        method: row.optimizer,
+        base: base.optimizer,
+        speedup: ratio("seconds"),
+        fewer: ratio("gradients"),
+        toBest: spread(toBest),
+      },
     ];
   });
 }

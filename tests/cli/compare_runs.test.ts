@@ -154,6 +154,7 @@ test("a method is compared with its base seed by seed, and what a base never rea
       method: "fosi-adam:k=4",
       base: "adam",
       speedup: spread([2, 4, null]),
+      fewer: spread([2, 4, null]),
       // Adam's best of the third seed comes at 9 seconds, and is the loss that the other has at 2.
       toBest: spread([2, 4, 4.5]),
     },
