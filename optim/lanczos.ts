@@ -270,7 +270,23 @@ export function ritzPairs(t: Tridiagonal, k: number, l: number): Ritz {
 
 /** Q w: one coefficient per basis vector. On a column shard: the shard's part of each. */
 export function coefficients(basis: readonly Float64Array[], w: Float64Array): Float64Array {
-  return Float64Array.from(basis, (q) => dot(q, w));
+  const h = new Float64Array(basis.length);
+  for (let j = 0; j + 1 < basis.length; j += 2) dotPair(basis[j]!, basis[j + 1]!, w, h, j);
+  if (basis.length % 2 === 1) h[basis.length - 1] = dot(basis.at(-1)!, w);
+  return h;
+}
+
+/** Two products at once: an addition waits for the one before it, and so there are two to wait for. */
+function dotPair(p: Float64Array, q: Float64Array, w: Float64Array, h: Float64Array, j: number): void {
+  let s = 0;
+  let t = 0;
+  for (let i = 0; i < w.length; i++) {
+    const x = w[i]!;
+    s += p[i]! * x;
+    t += q[i]! * x;
+  }
+  h[j] = s;
+  h[j + 1] = t;
 }
 
 /** w - Qᵀ h. */
@@ -281,10 +297,14 @@ export function subtractProjection(
 ): Float64Array<ArrayBuffer> {
   const out = w.slice();
   basis.forEach((q, j) => {
-    const c = h[j]!;
-    for (let i = 0; i < out.length; i++) out[i]! -= c * q[i]!;
+    subtract(out, q, h[j]!);
   });
   return out;
+}
+
+/** A function of its own: compilers see one loop, not one for each caller. */
+function subtract(out: Float64Array, q: Float64Array, c: number): void {
+  for (let i = 0; i < out.length; i++) out[i] = out[i]! - c * q[i]!;
 }
 
 /** Sum over basis vectors of row[j] q_j. */
@@ -303,7 +323,9 @@ export function norm(x: Float64Array): number {
 }
 
 export function scaled(x: Float64Array, c: number): Float64Array<ArrayBuffer> {
-  return Float64Array.from(x, (value) => c * value);
+  const out = new Float64Array(x.length);
+  for (let i = 0; i < x.length; i++) out[i] = c * x[i]!;
+  return out;
 }
 
 /** A unit vector from a given one or from a key. */
