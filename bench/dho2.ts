@@ -134,9 +134,9 @@ async function memory(): Promise<void> {
   console.log("|-|-|-|-|-|-|");
   let alone = Number.NaN;
   for (const workers of [1, 2, 4, 8]) {
-    const shape = { width: 1024, examples: 16 };
+    const shape = { width: 512, examples: 16 };
     const plan = { ...common, workers, rounds: 3, localSteps: 1 };
-    const curvature = { k: 16, order: 64, period: 10, warmup: 1, layout: "columns" as const };
+    const curvature = { k: 8, order: 40, period: 10, warmup: 1, layout: "columns" as const };
     const withCurvature = await run({ ...shape, plan: { ...plan, curvature } });
     const without = await run({
       ...shape,

@@ -185,6 +185,7 @@ function openRunner(config: CompareConfig, directory: string, line: ProgressLine
       budget: { ...config.budget, amount: config.budget.amount * share },
       evaluations: Math.max(1, Math.round(config.evaluations * share)),
       stopsAtTarget: config.stop === "target",
+      ...(config.target !== undefined && { target: config.target }),
       workers: config.workers,
       localSteps: config.localSteps,
       ...(config.dataDir !== undefined && { dataDir: config.dataDir }),

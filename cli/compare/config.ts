@@ -22,6 +22,8 @@ export interface CompareConfig {
   /** Evaluations in a run. */
   readonly evaluations: number;
   readonly stop: "target" | "budget";
+  /** What is to be reached, in place of the value of the task. */
+  readonly target?: number | undefined;
   /** Processes that train together; with 1, one process without messages. */
   readonly workers: number;
   /** Steps between two agreements of workers. */
@@ -84,6 +86,11 @@ export const compareFlags: Readonly<
     value: "N",
     help: "evaluations in a run, at equal distances (default 50)",
     schema: whole(1),
+  },
+  target: {
+    value: "X",
+    help: "the loss or accuracy to reach, in place of that of the task",
+    schema: z.coerce.number({ error: "a number is needed" }),
   },
   stop: {
     value: "target|budget",

@@ -18,6 +18,7 @@ export interface Assignment {
   readonly budget: Budget;
   readonly evaluations: number;
   readonly stopsAtTarget: boolean;
+  readonly target?: number;
   readonly dataDir?: string | undefined;
 }
 
@@ -63,9 +64,14 @@ export async function contender(args: readonly string[]): Promise<number> {
   }
 }
 
-async function open({ entry, dataDir }: Assignment, note: (text: string) => void): Promise<Problem> {
+async function open({ entry, dataDir, target }: Assignment, note: (text: string) => void): Promise<Problem> {
   await openPlace("cpu", 0);
-  return tasks[entry.task]!.open({ seed: entry.seed, note, ...(dataDir !== undefined && { dataDir }) });
+  const problem = await tasks[entry.task]!.open({
+    seed: entry.seed,
+    note,
+    ...(dataDir !== undefined && { dataDir }),
+  });
+  return target === undefined ? problem : { ...problem, target: { ...problem.target, value: target } };
 }
 
 function inputOf({ entry, workers, localSteps, budget }: Assignment): DistributedInput {

@@ -4,7 +4,7 @@ import { ravel } from "../../core/ravel.ts";
 import type { Value } from "../../core/value.ts";
 import type { Problem as Distributed } from "../../dist/jobs.ts";
 import { makePlan, type Plan, type PlanInput } from "../../dist/plan.ts";
-import { around, type Settings } from "./method.ts";
+import { around, firstOf, type Settings } from "./method.ts";
 import type { Batch, Problem } from "./task.ts";
 
 /** A method by name. */
@@ -39,7 +39,7 @@ function dataParallel(
   };
 }
 
-const curved: Settings = { k: 10, alpha: 0.01, period: 200, order: 0 };
+const curved: Settings = { k: 10, alpha: 0.01, period: 200, order: 0, batch: 0 };
 
 /** FOSI by a group of workers, in one of its forms. */
 function hybrid(
@@ -188,10 +188,11 @@ export function distributedPlan(problem: Problem, input: DistributedInput): Plan
   });
 }
 
-/** A problem on flat parameters for the workers of a run; `evaluate` is the hub's. */
+/** A problem on flat parameters for the workers of a run, with examples for curvature; `evaluate` is the hub's. */
 export function distributedProblem(
   problem: Problem,
   plan: Pick<Plan, "workers" | "curvature">,
+  examples: number,
   evaluate?: (theta: Value) => readonly number[],
 ): Distributed<Batch> {
   const [initial, unravel] = ravel(problem.initial);
@@ -203,7 +204,10 @@ export function distributedProblem(
     unravel,
     loss: (params, batch) => problem.loss(params as Params, batch),
     batch: (rank, step) => problem.batch(step, rank, plan.workers),
-    curvatureBatch: (rank, round) => problem.curvatureBatch(Math.floor(round / period), rank, shards),
+    curvatureBatch(rank, round) {
+      const part = problem.curvatureBatch(Math.floor(round / period), rank, shards);
+      return firstOf(part, Math.max(1, Math.floor(examples / shards)));
+    },
     ...(evaluate && { evaluate }),
   };
 }

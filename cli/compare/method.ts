@@ -1,6 +1,8 @@
 /** What a method of `cotangent compare` is. */
+import { slice } from "../../core/ops.ts";
+import type { Value } from "../../core/value.ts";
 import type { Stepper } from "./run.ts";
-import type { Problem } from "./task.ts";
+import type { Batch, Problem } from "./task.ts";
 
 /** Numbers that a person may set for a method: `fosi-adam:k=10:period=200`. */
 export type Settings = Readonly<Record<string, number>>;
@@ -39,6 +41,25 @@ export function method<const S extends Settings>(
  * at 0.95 (bench/curvature.ts). Linearizing is a gradient more.
  */
 export const PRODUCT_GRADIENTS = 1;
+
+/** As many examples for curvature as wanted: those of a step by 0, at most those that there are. */
+export function curvatureExamples(problem: Problem, wanted: number): number {
+  const { x } = problem.curvatureBatch(0);
+  return Math.min(x.shape[0]!, wanted > 0 ? wanted : problem.batchSize);
+}
+
+/** The first examples of a batch, at most so many. */
+export function firstOf({ x, y }: Batch, count: number): Batch {
+  const first = (rows: Value): Value =>
+    rows.shape[0]! <= count
+      ? rows
+      : slice(
+          rows,
+          rows.shape.map(() => 0),
+          [count, ...rows.shape.slice(1)],
+        );
+  return { x: first(x), y: first(y) };
+}
 
 /** Five rates around one, each a factor 10^(1/2) from the next, the middle first. */
 export function around(rate: number): readonly number[] {

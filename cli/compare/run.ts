@@ -16,7 +16,7 @@ export interface Carry {
 export interface Stepped extends Carry {
   /** On the batch of the step, before it. */
   readonly loss: Value;
-  /** What the step cost beyond its gradient, in gradients of a batch of the step's size: products count as two. */
+  /** What the step cost beyond its gradient, in gradients of a batch of the step's size; see `PRODUCT_GRADIENTS`. */
   readonly extraGradients: number;
 }
 

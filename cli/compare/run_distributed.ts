@@ -16,7 +16,7 @@ import { RunError } from "../../dist/runtime/local.ts";
 import { configOf } from "../../dist/script.ts";
 import { curvatureGroup, groupConfig, groupWorkerJobs } from "../../dist/split.ts";
 import { type DistributedInput, distributedPlan, distributedProblem } from "./distributed.ts";
-import { PRODUCT_GRADIENTS } from "./method.ts";
+import { curvatureExamples, PRODUCT_GRADIENTS } from "./method.ts";
 import { isReached, type Outcome, type Point, type RunOptions } from "./run.ts";
 import type { Problem } from "./task.ts";
 
@@ -54,7 +54,8 @@ export async function runDistributed(
     Number.isNaN(started) ? 0 : (performance.now() - started) / 1000 - evaluating;
   // Curvature is measured on a batch of its own, whoever does it; a gradient is of one of a step.
   let extraGradients = 0;
-  const share = (problem.curvatureBatch(0).x.shape[0] ?? 1) / problem.batchSize;
+  const examples = curvatureExamples(problem, input.settings["batch"] ?? 0);
+  const share = examples / problem.batchSize;
   const count = (phase: string): void => {
     if (phase === "open") extraGradients += share;
     if (phase === "product") extraGradients += PRODUCT_GRADIENTS * share;
@@ -92,19 +93,18 @@ export async function runDistributed(
       if (used() >= 1) stop.abort();
       return;
     }
-    const { phase, round, iteration, workers } = progress;
+    const { phase, workers } = progress;
     count(phase);
-    const first = round * plan.localSteps;
-    const steps = { local: plan.localSteps, gradient: 1, step: iteration + 2 }[phase];
+    const steps = { local: plan.localSteps, gradient: 1, step: 1 }[phase];
     if (steps === undefined) return;
-    step = first + steps;
+    step += steps;
     lossSum += workers.reduce((sum, notes) => sum + notes[0]!, 0) / workers.length;
     lossCount++;
   };
 
   const first = problem.evaluate(problem.initial);
   points.push({ step: 0, gradients: 0, seconds: 0, trainLoss: null, ...first });
-  const shared = distributedProblem(problem, plan, evaluate);
+  const shared = distributedProblem(problem, plan, examples, evaluate);
   const group = plan.curvature?.split ? curvatureGroup(plan, shared) : null;
   const processes = plan.workers + (plan.curvature?.split?.workers ?? 0);
   const threads = Math.max(1, Math.floor(availableParallelism() / processes));
@@ -169,7 +169,8 @@ export async function serveDistributed(
   kind: "training" | "curvature",
 ): Promise<void> {
   const plan = distributedPlan(problem, input);
-  const shared = distributedProblem(problem, plan);
+  const examples = curvatureExamples(problem, input.settings["batch"] ?? 0);
+  const shared = distributedProblem(problem, plan, examples);
   await serveWorker({
     rank,
     address: addressFromEnvironment(),

@@ -27,6 +27,8 @@ export interface TaskOptions {
   readonly seed: number;
   /** Directory of the published data; without it the task draws its own stand-in, and says so in its name. */
   readonly dataDir?: string;
+  /** Training examples in a step, in place of the number of the task; of a task without data it means nothing. */
+  readonly batch?: number;
   /** Called with what a person may want to know while it opens. */
   note(text: string): void;
 }

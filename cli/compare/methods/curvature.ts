@@ -3,7 +3,6 @@ import { jit } from "../../../autodiff/jit.ts";
 import { hessianOperator } from "../../../autodiff/operator.ts";
 import { grad, valueAndGrad } from "../../../autodiff/vjp.ts";
 import type { Params } from "../../../core/nn.ts";
-import { slice } from "../../../core/ops.ts";
 import * as random from "../../../core/random.ts";
 import { ravel } from "../../../core/ravel.ts";
 import type { Value } from "../../../core/value.ts";
@@ -15,7 +14,7 @@ import { momentum, nesterov, sgd } from "../../../optim/momentum.ts";
 import { sampledLoss } from "../../../optim/sampled_loss.ts";
 import { sophia } from "../../../optim/sophia.ts";
 import { applyUpdates, forgetState, type GradientTransformation } from "../../../optim/transformation.ts";
-import { around, type Method, method, PRODUCT_GRADIENTS } from "../method.ts";
+import { around, curvatureExamples, firstOf, type Method, method, PRODUCT_GRADIENTS } from "../method.ts";
 import { compiledLoss, type Stepper } from "../run.ts";
 import type { Batch, Problem } from "../task.ts";
 
@@ -79,9 +78,7 @@ function hybrid<T>(
         ...(order > 0 && { order: Math.min(n, order) }),
       });
       const loss = compiledLoss(problem);
-      const wanted = settings.batch > 0 ? settings.batch : problem.batchSize;
-      const curvatureBatch = (refresh: number): Batch => firstOf(problem.curvatureBatch(refresh), wanted);
-      const examples = curvatureBatch(0).x.shape[0]!;
+      const examples = curvatureExamples(problem, settings.batch);
       const products = Math.min(n, order > 0 ? order : lanczosOrder(k, l, n));
       return inHalves<FosiState<unknown>>(problem, {
         init: (params) => optimizer.init(params),
@@ -89,7 +86,7 @@ function hybrid<T>(
         step: (gradients, state, params) => optimizer.step(gradients, state, params),
         refresh(state, params, made) {
           const number = optimizer.refreshNumber(made) ?? 0;
-          const operator = hessianOperator(loss, params, curvatureBatch(number));
+          const operator = hessianOperator(loss, params, firstOf(problem.curvatureBatch(number), examples));
           return optimizer.refreshCurvature(state, operator, random.foldIn(random.key(seed), made));
         },
         refreshGradients: ((1 + PRODUCT_GRADIENTS * products) * examples) / problem.batchSize,
@@ -158,19 +155,6 @@ export const curvatureMethods: Readonly<Record<string, Method>> = {
 export function termsOf(problem: Problem): number {
   const { y } = problem.batch(0);
   return problem.model?.likelihood.name === "categorical" ? y.size : (y.shape[0] ?? 1);
-}
-
-/** The first examples of a batch, at most so many. */
-function firstOf({ x, y }: Batch, count: number): Batch {
-  const first = (rows: Value): Value =>
-    rows.shape[0]! <= count
-      ? rows
-      : slice(
-          rows,
-          rows.shape.map(() => 0),
-          [count, ...rows.shape.slice(1)],
-        );
-  return { x: first(x), y: first(y) };
 }
 
 /** The model of a problem; an error where the method needs one and there is none. */

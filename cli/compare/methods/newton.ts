@@ -18,8 +18,9 @@ interface Meter {
   gradients: number;
 }
 
-/** An operator whose products are counted. */
+/** An operator whose products are counted, and that it was linearized. */
 function metered(operator: LinearOperator, meter: Meter): LinearOperator {
+  meter.gradients++;
   return {
     ...operator,
     apply(v) {

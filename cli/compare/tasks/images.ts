@@ -53,7 +53,7 @@ const mlpTask: Task = {
       likelihood: nn.categorical,
       accuracy: nn.accuracy,
       ...imageRows(data),
-      batchSize: 128,
+      batchSize: options.batch ?? 128,
       penalty: 1e-4,
     });
   },
@@ -74,7 +74,7 @@ const cnnTask: Task = {
       accuracy: nn.accuracy,
       train,
       validation: firstRows(validation, FEWER),
-      batchSize: 64,
+      batchSize: options.batch ?? 64,
       curvatureSize: 256,
       penalty: 1e-4,
     });
@@ -96,7 +96,7 @@ const autoencoderTask: Task = {
       accuracy: null,
       train: selfTargets(train),
       validation: selfTargets(firstRows(validation, FEWER)),
-      batchSize: 64,
+      batchSize: options.batch ?? 64,
       curvatureSize: 256,
     });
   },

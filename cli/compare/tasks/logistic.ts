@@ -65,7 +65,7 @@ function logit(inputs: number, bias: boolean): nn.Model {
 export const logisticTask: Task = {
   name: "logistic",
   summary: "logistic regression on a9a in batches of 1024, or on 400 generated rows at once",
-  async open({ seed, dataDir }): Promise<Problem> {
+  async open({ seed, dataDir, batch }): Promise<Problem> {
     const data =
       dataDir === undefined
         ? planes()
@@ -81,7 +81,7 @@ export const logisticTask: Task = {
       accuracy: binaryAccuracy,
       train: rowsOf(data.train, { start: 0, end: data.train.count }),
       validation: rowsOf(data.test, { start: 0, end: data.test.count }),
-      batchSize: isPublished ? 1024 : ROWS,
+      batchSize: batch ?? (isPublished ? 1024 : ROWS),
       penalty: isPublished ? 1e-4 : 1e-3,
     });
   },

@@ -29,7 +29,7 @@ function centred(rows: Rows): Rows {
 export const resnetTask: Task = {
   name: "resnet20",
   summary: "residual network of 20 layers, at half its width, on CIFAR-10 or on tinted glyphs",
-  async open({ seed, dataDir }) {
+  async open({ seed, dataDir, batch = 64 }) {
     const data =
       dataDir === undefined
         ? tinted({ seed, ...DRAWN })
@@ -45,7 +45,7 @@ export const resnetTask: Task = {
       accuracy: nn.accuracy,
       train: centred(rowsOf(data.train, { start: 0, end: data.train.count })),
       validation: firstRows(centred(rowsOf(data.test, { start: 0, end: data.test.count })), JUDGED),
-      batchSize: 64,
+      batchSize: batch,
       curvatureSize: 128,
       penalty: 1e-4,
       momentsSize: 512,

@@ -33,7 +33,7 @@ function sequences(text: Int32Array): Rows {
 export const transformerTask: Task = {
   name: "transformer",
   summary: "causal transformer of two blocks over the characters of Tiny Shakespeare, or of generated plays",
-  async open({ seed, dataDir }) {
+  async open({ seed, dataDir, batch = 32 }) {
     const text =
       dataDir === undefined
         ? plays({ seed })
@@ -47,7 +47,7 @@ export const transformerTask: Task = {
       accuracy: nn.accuracy,
       train: sequences(text.train),
       validation: firstRows(sequences(text.validation), JUDGED),
-      batchSize: 32,
+      batchSize: batch,
       curvatureSize: 64,
     });
   },
