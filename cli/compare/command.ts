@@ -186,6 +186,7 @@ function openRunner(config: CompareConfig, directory: string, line: ProgressLine
       evaluations: Math.max(1, Math.round(config.evaluations * share)),
       stopsAtTarget: config.stop === "target",
       ...(config.target !== undefined && { target: config.target }),
+      ...(config.batch !== undefined && { batch: config.batch }),
       workers: config.workers,
       localSteps: config.localSteps,
       ...(config.dataDir !== undefined && { dataDir: config.dataDir }),

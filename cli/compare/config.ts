@@ -22,6 +22,8 @@ export interface CompareConfig {
   /** Evaluations in a run. */
   readonly evaluations: number;
   readonly stop: "target" | "budget";
+  /** Training examples in a step, in place of the number of the task. */
+  readonly batch?: number | undefined;
   /** What is to be reached, in place of the value of the task. */
   readonly target?: number | undefined;
   /** Processes that train together; with 1, one process without messages. */
@@ -85,6 +87,11 @@ export const compareFlags: Readonly<
   evaluations: {
     value: "N",
     help: "evaluations in a run, at equal distances (default 50)",
+    schema: whole(1),
+  },
+  batch: {
+    value: "N",
+    help: "training examples in a step, in place of those of the task",
     schema: whole(1),
   },
   target: {

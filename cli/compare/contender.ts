@@ -19,6 +19,7 @@ export interface Assignment {
   readonly evaluations: number;
   readonly stopsAtTarget: boolean;
   readonly target?: number;
+  readonly batch?: number;
   readonly dataDir?: string | undefined;
 }
 
@@ -64,12 +65,14 @@ export async function contender(args: readonly string[]): Promise<number> {
   }
 }
 
-async function open({ entry, dataDir, target }: Assignment, note: (text: string) => void): Promise<Problem> {
+async function open(assignment: Assignment, note: (text: string) => void): Promise<Problem> {
+  const { entry, dataDir, target, batch } = assignment;
   await openPlace("cpu", 0);
   const problem = await tasks[entry.task]!.open({
     seed: entry.seed,
     note,
     ...(dataDir !== undefined && { dataDir }),
+    ...(batch !== undefined && { batch }),
   });
   return target === undefined ? problem : { ...problem, target: { ...problem.target, value: target } };
 }

@@ -205,6 +205,7 @@ const wrong: Readonly<Record<string, readonly [value: string, allowed: RegExp]>>
   rate: ["0", /a positive number is needed/],
   "grid-share": ["1.5", /a number in \(0, 1\] is needed/],
   evaluations: ["none", /a whole number is needed/],
+  batch: ["0", /a whole number of at least 1 is needed/],
   target: ["high", /a number is needed/],
   stop: ["never", /target or budget is needed/],
   workers: ["0", /a whole number of at least 1 is needed/],
