@@ -140,7 +140,8 @@ const GRID_SEED = 1_000_000;
 
 function bestOf(records: readonly RunRecord[], { budget }: CompareConfig): RunRecord {
   const unit = ({ wall: "seconds", gradients: "gradients", steps: "step" } as const)[budget.unit];
-  return records.toSorted((a, b) => compareRuns(a, b, unit))[0]!;
+  // Where all are as bad as the start, the smallest: then the search goes on below.
+  return records.toSorted((a, b) => compareRuns(a, b, unit) || a.learningRate - b.learningRate)[0]!;
 }
 
 /** The rate one step of the grid further out, where the best is at an end; null where it is inside. */
