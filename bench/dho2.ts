@@ -1,7 +1,7 @@
 /**
  * What DHO2 needs of a worker, and whether curvature beside the training slows it:
  *
- *     bun bench/dho2.ts memory            resident set per worker of 1, 2, 4, 8 workers, curvature against its formula
+ *     bun bench/dho2.ts memory            what curvature takes of a worker, of 1, 2, 4, 8 workers, against its formula
  *     bun bench/dho2.ts overlap           steps per second while curvature workers compute and while they rest
  *
  * Workers are processes of this script. Give it a quiet machine with a core for each process that computes.
@@ -22,7 +22,7 @@ import {
   serveWorker,
   spawnBun,
 } from "../dist/runtime/bun.ts";
-import { memoryStore } from "../dist/runtime/driver.ts";
+import { type JobResult, type Jobs, memoryStore } from "../dist/runtime/driver.ts";
 import { configOf } from "../dist/script.ts";
 import { curvatureGroup, groupConfig, groupWorkerJobs } from "../dist/split.ts";
 
@@ -70,24 +70,59 @@ function opened({ width, examples, plan }: Assignment): { problem: Problem<Batch
 
 async function serve(assignment: Assignment, rank: number, kind: string): Promise<void> {
   const { problem, plan } = opened(assignment);
+  const initial = workerInitial(plan, problem.initial, rank);
   await serveWorker({
     rank,
     address: addressFromEnvironment(),
     store: memoryStore(),
     ...(kind === "curvature"
       ? { config: groupConfig(plan), jobs: groupWorkerJobs(plan, problem, rank), initial: {} }
-      : {
-          config: configOf(plan),
-          jobs: workerJobs(plan, problem, rank),
-          initial: workerInitial(plan, problem.initial, rank),
-        }),
+      : { config: configOf(plan), jobs: measured(workerJobs(plan, problem, rank), plan, rank), initial }),
   });
 }
 
-/** Runs a plan; tells when rounds end, and the largest resident set of each worker. */
+/** The same jobs; worker 0 says what the curvature holds, in arrays, and how the resident set has grown by it. */
+function measured(jobs: Jobs, plan: Plan, rank: number): Jobs {
+  if (rank !== 0 || !jobs["installColumns"]) return jobs;
+  let [before, after, basis] = [0, 0, 0];
+  return {
+    ...jobs,
+    open(ins, args) {
+      const result = jobs["open"]!(ins, args);
+      Bun.gc(true);
+      before = process.memoryUsage.rss();
+      return result;
+    },
+    product(ins, args) {
+      const result = jobs["product"]!(ins, args) as JobResult;
+      basis = (result.outs[1] as readonly Float64Array[]).reduce(
+        (sum, { byteLength }) => sum + byteLength,
+        0,
+      );
+      Bun.gc(true);
+      after = Math.max(after, process.memoryUsage.rss());
+      return result;
+    },
+    installColumns(ins, args) {
+      const result = jobs["installColumns"]!(ins, args) as JobResult;
+      const { vectors } = result.outs[0] as { readonly vectors: Value };
+      const { memory } = planCost(plan);
+      const cells = [
+        plan.workers,
+        megabytes(basis + 4 * vectors.size),
+        megabytes(memory[0]!.basis + memory[0]!.vectors),
+        megabytes(after - before),
+      ];
+      console.log(`| ${cells.join(" | ")} |`);
+      return result;
+    },
+  };
+}
+
+/** Runs a plan; tells when its rounds end. */
 async function run(
   assignment: Assignment,
-): Promise<{ readonly ends: readonly number[]; readonly peaks: readonly number[]; readonly plan: Plan }> {
+): Promise<{ readonly ends: readonly number[]; readonly plan: Plan }> {
   const { problem, plan } = opened(assignment);
   const group = plan.curvature?.split ? curvatureGroup(plan, problem) : null;
   const spawner =
@@ -102,7 +137,7 @@ async function run(
     runSockets({ ...group.setup, spawn: spawner("curvature") }).catch((error: unknown) => group.fail(error));
   const { worker: _own, ...initial } = trainingSetup(plan, problem).initial;
   const ends: number[] = [];
-  const result = await runSockets({
+  await runSockets({
     ...trainingSetup(plan, problem, group?.source),
     initial,
     spawn: spawner("training"),
@@ -112,7 +147,7 @@ async function run(
   });
   group?.close();
   await beside;
-  return { ends, peaks: result.workerPeakBytes, plan };
+  return { ends, plan };
 }
 
 const common: Omit<PlanInput, "workers" | "rounds" | "localSteps" | "curvature"> = {
@@ -126,46 +161,34 @@ const median = (x: readonly number[]): number =>
   x.toSorted((a, b) => a - b)[Math.floor(x.length / 2)] ?? Number.NaN;
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
 
-/** Everything cut by columns, with and without curvature: what the curvature adds to the resident set. */
+/** Everything cut by columns: what curvature takes at worker 0, who has the most. */
 async function memory(): Promise<void> {
   console.log(
-    "| workers | curvature by formula | resident set with | without | difference | times P, of one worker's |",
+    "| workers | basis and eigenvectors, held | by formula | growth of the resident set in a refresh |",
   );
-  console.log("|-|-|-|-|-|-|");
-  let alone = Number.NaN;
+  console.log("|-|-|-|-|");
   for (const workers of [1, 2, 4, 8]) {
-    const shape = { width: 512, examples: 16 };
-    const plan = { ...common, workers, rounds: 3, localSteps: 1 };
     const curvature = { k: 8, order: 40, period: 10, warmup: 1, layout: "columns" as const };
-    const withCurvature = await run({ ...shape, plan: { ...plan, curvature } });
-    const without = await run({
-      ...shape,
-      plan: { ...plan, update: { name: "adam", learningRate: 1e-4, shard: true } },
+    await run({
+      width: 512,
+      examples: 16,
+      plan: { ...common, workers, rounds: 3, localSteps: 1, curvature },
     });
-    const { basis, vectors, velocity } = planCost(withCurvature.plan).memory[0]!;
-    const [largest, plain] = [Math.max(...withCurvature.peaks), Math.max(...without.peaks)];
-    const difference = largest - plain;
-    if (workers === 1) alone = difference;
-    const cells = [
-      workers,
-      megabytes(basis + vectors + velocity),
-      megabytes(largest),
-      megabytes(plain),
-      megabytes(difference),
-      ((difference * workers) / alone).toFixed(2),
-    ];
-    console.log(`| ${cells.join(" | ")} |`);
   }
 }
 
-/** One training worker and one curvature worker, each with one thread: rounds while curvature is computed, and others. */
-async function overlap(): Promise<void> {
+/**
+ * One training worker and one curvature worker, each with one thread: rounds while curvature is computed, and others. With
+ * gradients agreed on at every step the hub is asked all the time, and it has the sums of Lanczos to do as well.
+ */
+async function overlap(sync: PlanInput["sync"]): Promise<void> {
   const [period, delay, rounds] = [40, 20, 200];
   const { ends, plan } = await run({
     width: 256,
     examples: 256,
     plan: {
       ...common,
+      sync,
       workers: 1,
       rounds,
       localSteps: 5,
@@ -177,18 +200,21 @@ async function overlap(): Promise<void> {
   const idle: number[] = [];
   for (let round = 10; round < rounds; round++) {
     const age = (round - plan.curvature!.warmup) % period;
-    // The first half of the delay: the group computes for sure; the last quarter of the period: it rests for sure.
+    // The first rounds of the delay: the group computes for sure; the end of the period: it rests for sure.
     if (age > 0 && age < 8) busy.push(lengths[round]!);
     if (age > delay + 10) idle.push(lengths[round]!);
   }
   const rate = (x: readonly number[]): string => ((1000 * plan.localSteps) / median(x)).toFixed(1);
+  const slower = (100 * (median(busy) / median(idle) - 1)).toFixed(1);
   console.log(
-    `steps per second while curvature is computed ${rate(busy)}, while not ${rate(idle)}: ${(100 * (median(busy) / median(idle) - 1)).toFixed(1)}% slower`,
+    `${sync.k}: ${rate(busy)} steps per second while curvature is computed, ${rate(idle)} while not: ${slower}% slower`,
   );
 }
 
 const [what, ...rest] = process.argv.slice(2);
 if (what === "serve") await serve(JSON.parse(rest[0]!) as Assignment, Number(rest[1]), rest[2]!);
 else if (what === "memory") await memory();
-else if (what === "overlap") await overlap();
-else console.error("Cannot measure: memory or overlap is needed");
+else if (what === "overlap") {
+  await overlap({ k: "gradient" });
+  await overlap({ k: "consensus", sigma: 0, relative: false });
+} else console.error("Cannot measure: memory or overlap is needed");

@@ -1,6 +1,7 @@
 /** The mathematics of ADMM rounds on trees: who computes what is the business of dist/. */
 import { add, div, mul, sub } from "../core/ops.ts";
 import { map } from "../core/tree.ts";
+import type { Value } from "../core/value.ts";
 
 /**
  * Gradient of worker i's part of the augmented Lagrangian: `g + pi + sigma (w - z)`.
@@ -21,7 +22,7 @@ export function augmentedGradient<P>(terms: {
   readonly dual: P;
   readonly local: P;
   readonly consensus: P;
-  readonly sigma: number;
+  readonly sigma: number | Value;
 }): P {
   const { gradient, dual, local, consensus, sigma } = terms;
   return map((g, pi, w, z) => add(add(g, pi!), mul(sigma, sub(w!, z!))), gradient, dual, local, consensus);

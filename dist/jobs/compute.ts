@@ -4,6 +4,7 @@ import { valueAndGradientOf } from "../../autodiff/vjp.ts";
 import { itemsOf } from "../../core/devices.ts";
 import { add } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
+import { augmentedGradient } from "../../optim/admm.ts";
 import type { FosiState } from "../../optim/fosi.ts";
 import type { Problem } from "../jobs.ts";
 import { layoutOf, type Plan } from "../plan.ts";
@@ -26,6 +27,8 @@ export interface Computations<B> {
     gradient: Value,
     factor: Value | null,
   ) => readonly [theta: Value, state: unknown];
+  /** The gradient of a worker's part of the augmented Lagrangian. */
+  readonly augmented: (terms: Parameters<typeof augmentedGradient<Value>>[0]) => Value;
   /** The update in pieces, where V is cut over workers; `move` is the last of them. */
   readonly cut:
     | (Pick<CutUpdate, "inside" | "direction"> & {
@@ -57,6 +60,9 @@ function compile<B>(plan: Plan, problem: Problem<B>): Computations<B> {
       const [update, next] = optimizer.step(gradient, state, theta, factor);
       return [add(theta, update), next];
     }),
+    augmented: jit((terms: Parameters<typeof augmentedGradient<Value>>[0]) =>
+      augmentedGradient<Value>(terms),
+    ),
     cut: cut && {
       inside: jit(cut.inside),
       direction: jit(cut.direction),

@@ -3,7 +3,7 @@
 import { itemsOf } from "../../core/devices.ts";
 import { scalar } from "../../core/trace.ts";
 import type { Value } from "../../core/value.ts";
-import { augmentedGradient, consensusCandidate, dualUpdate } from "../../optim/admm.ts";
+import { consensusCandidate, dualUpdate } from "../../optim/admm.ts";
 import type { Problem } from "../jobs.ts";
 import type { Plan } from "../plan.ts";
 import type { Jobs } from "../runtime/driver.ts";
@@ -14,7 +14,7 @@ import { job, value } from "./registers.ts";
 
 /** The computations of one worker. */
 export function consensusJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
-  const { optimizer, step: compiledStep } = computations(plan, problem);
+  const { optimizer, step: compiledStep, augmented } = computations(plan, problem);
   const gradientAt = gradientOn(plan, problem, rank);
   const dtype = problem.initial.dtype;
   // The factor is a tensor: sigma changes with the curvature, and the program stays.
@@ -40,7 +40,7 @@ export function consensusJobs<B>(plan: Plan, problem: Problem<B>, rank: number):
         scored.push(scores);
         const full =
           penalty > 0
-            ? augmentedGradient({ gradient, dual: pi, local: theta, consensus: z, sigma: penalty })
+            ? augmented({ gradient, dual: pi, local: theta, consensus: z, sigma: scalar(penalty, dtype) })
             : gradient;
         [theta, next] = advance(theta, next, full, penalty);
         yield;
