@@ -16,48 +16,19 @@ import {
   spread,
   taskResult,
 } from "../../cli/compare/results.ts";
-import type { Outcome, Point } from "../../cli/compare/run.ts";
+import type { Outcome } from "../../cli/compare/run.ts";
 import { tasks } from "../../cli/compare/tasks.ts";
 import { zeros } from "../../core/create.ts";
 import { bernoulli, categorical, gaussian, type Likelihood } from "../../core/likelihood.ts";
+import { point, record as recordOf } from "./compare_records.ts";
 import { isAlive, type Program, signal, until, withPrograms, words } from "./program_support.ts";
 
-const point = (seconds: number, loss: number): Point => ({
-  step: seconds,
-  gradients: seconds,
-  seconds,
-  trainLoss: loss,
-  loss,
-  accuracy: null,
-});
-
-/** A run for a loss of 1, which it has at a time or never. */
-function record(
+/** A run for a loss of 1 that begins at 3; where it does not get there it ends at 2. */
+const record = (
   entry: Partial<Entry>,
   reachedAt: number | null,
   ended: Outcome["ended"] = "budget",
-): RunRecord {
-  return {
-    task: "t",
-    optimizer: "adam",
-    learningRate: 0.1,
-    kind: "seed",
-    seed: 0,
-    ...entry,
-    points: reachedAt === null ? [point(0, 3), point(9, 2)] : [point(0, 3), point(reachedAt, 1)],
-    reached: reachedAt === null ? null : 1,
-    ended,
-    compileSeconds: 0,
-    stateBytes: 8,
-    peakBytes: 16,
-    taskName: "t",
-    target: { metric: "loss", value: 1 },
-    parameters: 2,
-    bytesSent: 0,
-    workerPeakBytes: [],
-    failure: null,
-  };
-}
+): RunRecord => recordOf(entry, reachedAt, { start: 3, loss: reachedAt === null ? 2 : 1, ended });
 
 test("a record after a line that was cut off is not lost, and of two of one entry the later counts", () => {
   const dir = mkdtempSync(join(tmpdir(), "cotangent-records-"));

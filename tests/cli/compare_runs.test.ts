@@ -1,18 +1,12 @@
 /** What a comparison computes and says: budgets, targets, medians with missing values, speedups by seed. */
 import { expect, test } from "bun:test";
 import { methods } from "../../cli/compare/methods.ts";
-import {
-  compareRuns,
-  type Entry,
-  isOf,
-  type RunRecord,
-  spread,
-  taskResult,
-} from "../../cli/compare/results.ts";
-import { type Budget, type Outcome, type Point, runOnce } from "../../cli/compare/run.ts";
+import { compareRuns, isOf, type RunRecord, spread, taskResult } from "../../cli/compare/results.ts";
+import { type Budget, runOnce } from "../../cli/compare/run.ts";
 import type { Problem, Target } from "../../cli/compare/task.ts";
 import { full, tensor } from "../../core/create.ts";
 import { mul, sum } from "../../core/ops.ts";
+import { record } from "./compare_records.ts";
 
 /** f(x) = (x_1^2 + 9 x_2^2) / 2 from (1, 1). */
 function parabola(target: Target, initial: readonly number[] = [1, 1]): Problem {
@@ -93,48 +87,12 @@ test("medians put what is missing last", () => {
   expect(spread([])).toEqual({ median: null, least: null, most: null, values: [] });
 });
 
-const point = (seconds: number, loss: number): Point => ({
-  step: seconds,
-  gradients: seconds,
-  seconds,
-  trainLoss: loss,
-  loss,
-  accuracy: null,
-});
-
-function record(entry: Partial<Entry>, reachedAt: number | null, loss = 1): RunRecord {
-  const points = reachedAt === null ? [point(0, 2), point(9, loss)] : [point(0, 2), point(reachedAt, loss)];
-  const outcome: Outcome = {
-    points,
-    reached: reachedAt === null ? null : 1,
-    ended: "budget",
-    compileSeconds: 0,
-    stateBytes: 8,
-    peakBytes: 16,
-  };
-  return {
-    task: "t",
-    optimizer: "adam",
-    learningRate: 0.1,
-    kind: "seed",
-    seed: 0,
-    ...entry,
-    ...outcome,
-    taskName: "t",
-    target: { metric: "loss", value: 1 },
-    parameters: 2,
-    bytesSent: 0,
-    workerPeakBytes: [],
-    failure: null,
-  };
-}
-
 test("of two rates the one that reaches the target sooner is better, then the one with the smaller loss", () => {
   const better = (a: RunRecord, b: RunRecord): boolean => compareRuns(a, b, "seconds") < 0;
   expect(better(record({}, 3), record({}, 5))).toBe(true);
-  expect(better(record({}, 8), record({}, null, 0.01))).toBe(true);
-  expect(better(record({}, null, 1.5), record({}, null, 1.7))).toBe(true);
-  expect(better(record({}, null, Number.NaN), record({}, null, 2))).toBe(false);
+  expect(better(record({}, 8), record({}, null, { loss: 0.01 }))).toBe(true);
+  expect(better(record({}, null, { loss: 1.5 }), record({}, null, { loss: 1.7 }))).toBe(true);
+  expect(better(record({}, null, { loss: Number.NaN }), record({}, null, { loss: 2 }))).toBe(false);
 });
 
 test("a method is compared with its base seed by seed, and what a base never reached gives no ratio", () => {
