@@ -10,19 +10,24 @@ import * as random from "../core/random.ts";
 import { ravel } from "../core/ravel.ts";
 import { scalar } from "../core/trace.ts";
 import type { Value } from "../core/value.ts";
-import { defaultTrust, type FosiState, installCurvature } from "./fosi_state.ts";
+import {
+  accumulated,
+  defaultTrust,
+  type FosiMomentum,
+  type FosiState,
+  installCurvature,
+} from "./fosi_state.ts";
 import { type LanczosOptions, lanczos, lanczosAsync } from "./lanczos.ts";
 import { rate, type Schedule } from "./schedule.ts";
 import { factor, type GradientTransformation, type NoExtra, zeroCount } from "./transformation.ts";
 
-export { type FosiPair, type FosiState, fosiPairs, installCurvature } from "./fosi_state.ts";
-
-/**
- * How the gradient inside the space is accumulated before the Newton step.
- *
- * @since 0.1.0
- */
-export type FosiMomentum = "none" | "heavyBall" | "nesterov" | "average";
+export {
+  type FosiMomentum,
+  type FosiPair,
+  type FosiState,
+  fosiPairs,
+  installCurvature,
+} from "./fosi_state.ts";
 
 const fosiMomenta: readonly FosiMomentum[] = ["none", "heavyBall", "nesterov", "average"];
 
@@ -198,7 +203,7 @@ export function fosi<B>(base: GradientTransformation<B, NoExtra>, options: FosiO
       const [p] = ravel(params);
       const { vectors: V, rates, scale } = state;
       const g1 = matmul(matmul(V, g), V); // Vᵀ V g
-      const velocity = accumulate(momentum, beta, g1, state.velocity);
+      const velocity = accumulated(momentum, beta, g1, state.velocity);
       const [raw, baseState] = base.update(sub(g, g1), state.base, p, {});
       // s (raw - Vᵀ V raw) - alpha Vᵀ (r ∘ V vel), with one product by Vᵀ: reading V is what a step takes beyond its base.
       const newton = mul(rates, matmul(V, velocity));
@@ -278,19 +283,4 @@ function resolveOptions(options: FosiOptions): Fosi<unknown>["options"] {
   ];
   if (problems.length > 0) throw new RangeError(`Cannot make FOSI: ${problems.join("; ")}`);
   return settings;
-}
-
-function accumulate(momentum: FosiMomentum, beta: number, g: Value, v: Value): Value {
-  switch (momentum) {
-    case "none":
-      return g;
-    case "heavyBall":
-      return add(g, mul(beta, v));
-    case "nesterov":
-      return add(mul(1 + beta, g), mul(beta * beta, v));
-    case "average":
-      return add(mul(1 - beta, g), mul(beta, v));
-    default:
-      return momentum satisfies never;
-  }
 }

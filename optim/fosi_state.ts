@@ -1,9 +1,16 @@
 /** What FOSI remembers, and how a spectrum gets into it: which pairs are trusted, and what is left to the base method. */
 import { zeros } from "../core/create.ts";
 import type { DType } from "../core/dtype.ts";
-import { cast, concat, slice, where } from "../core/ops.ts";
+import { add, cast, concat, mul, slice, where } from "../core/ops.ts";
 import { adopt, beside, scalar } from "../core/trace.ts";
 import { Tensor, type Value } from "../core/value.ts";
+
+/**
+ * How the gradient inside the space is accumulated before the Newton step.
+ *
+ * @since 0.1.0
+ */
+export type FosiMomentum = "none" | "heavyBall" | "nesterov" | "average";
 
 /**
  * Rows of the curvature arrays: the l smallest ascending, the k largest ascending. Rows of no pair are zero; rows of a
@@ -194,4 +201,20 @@ export function fosiPairs(state: FosiState<unknown>): readonly FosiPair[] {
     residual: residuals![row]!,
     isUsed: rates![row]! > 0,
   })).filter(({ value }) => value !== 0);
+}
+
+/** The velocity after a gradient inside the space. */
+export function accumulated(momentum: FosiMomentum, beta: number, g: Value, v: Value): Value {
+  switch (momentum) {
+    case "none":
+      return g;
+    case "heavyBall":
+      return add(g, mul(beta, v));
+    case "nesterov":
+      return add(mul(1 + beta, g), mul(beta * beta, v));
+    case "average":
+      return add(mul(1 - beta, g), mul(beta, v));
+    default:
+      return momentum satisfies never;
+  }
 }

@@ -1,14 +1,14 @@
 /**
  * The FOSI update where no worker has all of V. Two sums over workers take the place of the products with V:
  *
- *     g1 = Vᵀ V g;  vel <- a g1 + b vel;  raw = base(g - g1)            after the first sum
+ *     g1 = Vᵀ V g;  vel <- momentum(g1, vel);  raw = base(g - g1)            after the first sum
  *     theta += s (raw - Vᵀ V raw) - alpha Vᵀ (r ∘ V vel)                after the second
  *
  * With rows of V the sums are over vectors of n numbers, with columns over k + l and 2 (k + l) numbers.
  */
 import { add, concat, matmul, mul, slice, sub } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
-import type { FosiMomentum, FosiState } from "../../optim/fosi.ts";
+import { accumulated, type FosiState } from "../../optim/fosi_state.ts";
 import type { CurvaturePlan } from "../plan.ts";
 import type { baseOf } from "./method.ts";
 
@@ -66,14 +66,6 @@ const cuts: Readonly<Record<"rows" | "columns", Cut>> = {
   },
 };
 
-/** vel <- a g1 + b vel */
-const momenta: Readonly<Record<FosiMomentum, (beta: number) => readonly [a: number, b: number]>> = {
-  none: () => [1, 0],
-  heavyBall: (beta) => [1, beta],
-  nesterov: (beta) => [1 + beta, beta * beta],
-  average: (beta) => [1 - beta, beta],
-};
-
 /** The update of a curvature that is cut over workers. */
 export function cutUpdate(
   { alpha, beta, momentum }: CurvaturePlan,
@@ -81,12 +73,11 @@ export function cutUpdate(
   base: ReturnType<typeof baseOf>,
 ): CutUpdate {
   const cut = cuts[layout];
-  const [a, b] = momenta[momentum](beta);
   return {
     inside: cut.inside,
     direction(state, gradient, inside, theta) {
       const g1 = cut.project(state, inside);
-      const velocity = add(mul(a, g1), mul(b, state.velocity));
+      const velocity = accumulated(momentum, beta, g1, state.velocity);
       const [raw, baseState] = base.update(sub(gradient, g1), state.base, theta, {});
       const next = { ...state, count: add(state.count, 1), base: baseState, velocity };
       return [next, raw, cut.correction(state, velocity, raw, alpha)];
