@@ -14,7 +14,7 @@ import type { BlobId, Config, Effect, Event, Head, JobArgs, Outcome, Peer, Step 
 import { workerBlobs, workerInit, workerStep } from "./protocol/worker.ts";
 import { peerName, runJob, SAVES_KEPT, type Saved, type Values } from "./runtime/driver.ts";
 import { type RunSetup, type RunValues, runSequential, synchronous } from "./runtime/sequential.ts";
-import { sharedLink } from "./shared_link.ts";
+import { type Priority, sharedLink } from "./shared_link.ts";
 
 /**
  * What goes wrong, and how slow things are. Rates are probabilities; times are ticks.
@@ -79,7 +79,10 @@ export interface SimClock {
   compute(peer: Peer, fn: string, args: JobArgs): number;
   /** Of a save, and of reading it. */
   save(peer: Peer): number;
-  /** How long a message with so many bytes keeps the link of the hub, which all messages share evenly. */
+  /**
+   * How long a message with so many bytes keeps the link of the hub, which all messages share evenly; those of exchanges
+   * in the background share what the others leave.
+   */
   link(bytes: number): number;
   /** From that link to where the worker can use it, or the other way. */
   travel(bytes: number): number;
@@ -116,6 +119,8 @@ export interface SimStats {
   readonly ticks: number;
   /** From the first question to the end of the last round, in seconds; null without a clock. */
   readonly seconds: number | null;
+  /** In which the worker that waited longest waited for exchanges in the background; null without a clock. */
+  readonly waitedSeconds: number | null;
   readonly messages: number;
   readonly lost: number;
   readonly duplicated: number;
@@ -226,6 +231,7 @@ interface Machine {
   blobs(): readonly BlobId[];
   attempt(): number;
   isDone(): boolean;
+  isWaiting(): boolean;
 }
 
 /** A process and the disk under it. */
@@ -239,6 +245,9 @@ interface Node {
   steps: number;
   inFlight: number;
   peakBlobs: number;
+  /** Ticks in which its worker has waited for an exchange, and when it began to; null when it does not. */
+  waited: number;
+  waitsSince: number | null;
 }
 
 class Crash extends Error {}
@@ -277,6 +286,8 @@ function simulateOnce(options: SimOptions): SimResult {
       steps: 0,
       inFlight: 0,
       peakBlobs: 0,
+      waited: 0,
+      waitsSince: null,
     };
     nodes.set(peer, node);
     after(0, () => start(node));
@@ -312,14 +323,14 @@ function simulateOnce(options: SimOptions): SimResult {
   const link = sharedLink(() => time, after);
 
   /** Carries a message of so many bytes, from the hub or to it. */
-  function carry(from: Peer, bytes: number, arrive: () => void): void {
+  function carry(from: Peer, bytes: number, priority: Priority, arrive: () => void): void {
     if (!clock) {
       after(faults.minDelay + random.below(faults.maxDelay - faults.minDelay + 1), arrive);
       return;
     }
     const [travel, atHub] = [clock.travel(bytes) / clock.tickSeconds, clock.link(bytes) / clock.tickSeconds];
-    if (from === "hub") link.carry(atHub, () => after(travel, arrive));
-    else after(travel, () => link.carry(atHub, arrive));
+    if (from === "hub") link.carry(atHub, () => after(travel, arrive), priority);
+    else after(travel, () => link.carry(atHub, arrive, priority));
   }
 
   const isFaulty = (): boolean => time < faults.horizon;
@@ -334,6 +345,7 @@ function simulateOnce(options: SimOptions): SimResult {
 
   function kill(node: Node): void {
     node.machine = null;
+    noteWaiting(node);
     node.life++;
     node.blobs.clear();
   }
@@ -350,6 +362,12 @@ function simulateOnce(options: SimOptions): SimResult {
     }
   }
 
+  /** Counts the time in which a worker waits for an exchange. */
+  function noteWaiting(node: Node): void {
+    if (node.waitsSince !== null) node.waited += time - node.waitsSince;
+    node.waitsSince = node.machine?.isWaiting() ? time : null;
+  }
+
   /** A place where a process may end. */
   function danger(node: Node): void {
     const step = node.steps++;
@@ -364,6 +382,7 @@ function simulateOnce(options: SimOptions): SimResult {
       const event = makeEvent();
       if (event.k !== "tick") danger(node);
       const effects = machine.step(event);
+      noteWaiting(node);
       if (event.k !== "tick" || effects.length > 0) {
         note(`${peerName(node.peer)} < ${showEvent(event)}`);
         note(`  ${machine.show()}`);
@@ -487,12 +506,13 @@ function simulateOnce(options: SimOptions): SimResult {
     // The head crosses the network as text, like on a real one.
     const text = stringifyHead(head);
     const bytes = clock ? payloadBytes(values) : 0;
+    const priority = head.k === "post" || head.k === "give" ? "background" : "foreground";
     const copies = isFaulty() && random.chance(faults.duplicateRate) ? 2 : 1;
     count.duplicated += copies - 1;
     for (let copy = 0; copy < copies; copy++) {
       target.inFlight++;
       count.queue = Math.max(count.queue, target.inFlight);
-      carry(from, bytes, () => {
+      carry(from, bytes, priority, () => {
         target.inFlight--;
         if (target.machine === null) return;
         dispatch(target, () => ({
@@ -589,7 +609,11 @@ function simulateOnce(options: SimOptions): SimResult {
     }
     time = tick;
     if (time === options.stopAt) dispatch(hub, () => ({ k: "stop" }));
-    if (ending === null) dispatch(hub, () => ({ k: "tick" }));
+    for (const node of nodes.values()) {
+      // At a worker only an exchange that it waits for wants to know the time.
+      if (ending === null && (node === hub || node.machine?.isWaiting()))
+        dispatch(node, () => ({ k: "tick" }));
+    }
     // After the end, what is still under way may arrive.
     if (ending !== null) quietTicks++;
     isOver = quietTicks > 0 && (agenda.length === 0 || quietTicks > 200);
@@ -611,6 +635,9 @@ function simulateOnce(options: SimOptions): SimResult {
     stats: {
       ticks: time,
       seconds: clock && span.from !== null ? Math.max(0, span.to - span.from) * clock.tickSeconds : null,
+      waitedSeconds: clock
+        ? Math.max(...[...nodes.values()].map(({ waited }) => waited)) * clock.tickSeconds
+        : null,
       ...count,
       attempts: hub.machine?.attempt() ?? 0,
       hubBlobs: hub.peakBlobs,
@@ -642,6 +669,7 @@ function hubMachine(config: Config): Machine {
     blobs: () => hubBlobs(state),
     attempt: () => state.attempt,
     isDone: () => state.mode === "done",
+    isWaiting: () => false,
   };
 }
 
@@ -659,6 +687,7 @@ function workerMachine(config: Config, rank: number): Machine {
     blobs: () => workerBlobs(state),
     attempt: () => state.attempt,
     isDone: () => state.mode === "done",
+    isWaiting: () => state.mode === "waiting",
   };
 }
 

@@ -110,6 +110,12 @@ export function encodeFrame(head: unknown, bodies: readonly Uint8Array[]): reado
   return [front, ...bodies.filter((body) => body.byteLength > 0), trailer];
 }
 
+/** The size of a frame that `encodeFrame` makes. */
+export function frameBytes(head: unknown, bodies: readonly Uint8Array[]): number {
+  const json = new TextEncoder().encode(stringifyHead(head)).byteLength;
+  return bodies.reduce((sum, body) => sum + 4 + body.byteLength, PREFIX_BYTES + json + TRAILER_BYTES);
+}
+
 /**
  * A reader for one connection.
  *

@@ -6,6 +6,8 @@ import type { Head, Stamp } from "./types.ts";
 const MAX_NOTES = 4096;
 /** Longer reasons are not believed. */
 const MAX_REASON = 4000;
+/** Nor longer names of slots. */
+export const MAX_SLOT = 256;
 
 /** The head, if `value` is one; otherwise null. Counters must be non-negative safe integers. */
 export function parseHead(value: unknown): Head | null {
@@ -33,6 +35,12 @@ export function parseHead(value: unknown): Head | null {
     case "answer": {
       const notes = parseNotes(value["notes"]);
       return notes === null ? null : { k, ...stamp, notes };
+    }
+    case "post":
+    case "give": {
+      const { slot, version } = value;
+      if (typeof slot !== "string" || slot.length > MAX_SLOT || !isCount(version)) return null;
+      return { k, ...stamp, slot, version };
     }
     case "error": {
       const reason = value["reason"];

@@ -11,6 +11,15 @@
  * first start, a restart of the hub and a new attempt after the loss of a worker are one path.
  */
 
+import {
+  exchangeBlobs,
+  type HubExchanges,
+  isComplete,
+  partsInOrder,
+  resultsOf,
+  withPart,
+  withResult,
+} from "./background.ts";
 import { clipReason, isCount, isRecord, isSameStamp, parseHead, stampOf } from "./head.ts";
 import { keep, type Registers, read, withDrops, without, write } from "./registers.ts";
 import {
@@ -26,6 +35,8 @@ import {
   type Slot,
   sendNames,
   slots,
+  type Turn,
+  takeNames,
 } from "./script.ts";
 import type { BlobId, Config, Effect, Event, Head, Outcome, Peer, Stamp, Step } from "./types.ts";
 
@@ -54,8 +65,10 @@ export interface HubState extends Stamp {
   readonly silent: readonly number[];
   /** Restarts in this round. */
   readonly restarts: readonly number[];
-  /** Number of the latest computation. */
+  /** Number of the computation of the present phase, and of the latest one: there may be others beside it. */
   readonly job: number;
+  readonly jobs: number;
+  readonly exchanges: HubExchanges;
   readonly isStopRequested: boolean;
   readonly outcome: Outcome | null;
 }
@@ -75,6 +88,8 @@ export function hubInit(config: Config): HubState {
     silent: perRank(config, 0),
     restarts: perRank(config, 0),
     job: 0,
+    jobs: 0,
+    exchanges: {},
     isStopRequested: false,
     outcome: null,
   };
@@ -82,7 +97,8 @@ export function hubInit(config: Config): HubState {
 
 /** The payload names that a hub state holds, with repetitions. */
 export function hubBlobs(s: HubState): readonly BlobId[] {
-  return [...Object.values(s.registers), ...s.replies.flatMap((reply) => reply?.body ?? [])];
+  const replies = s.replies.flatMap((reply) => reply?.body ?? []);
+  return [...Object.values(s.registers), ...replies, ...exchangeBlobs(s.exchanges)];
 }
 
 /**
@@ -99,6 +115,7 @@ export function hubBlobs(s: HubState): readonly BlobId[] {
  */
 export function hubStep(config: Config): Step<HubState> {
   const durable = expand(config.durable.hub, config.workers);
+  const background = config.background ?? {};
   let cachedRound = -1;
   let cached: readonly Slot[] = [];
   const script = (round: number): readonly Slot[] => {
@@ -131,9 +148,9 @@ export function hubStep(config: Config): Step<HubState> {
       case "computed":
         return s.mode === "computing" && e.job === s.job
           ? reduce(s, e.out, e.notes)
-          : { state: s, effects: [] };
+          : exchanged(s, e.job, e.out);
       case "failed":
-        return s.mode === "computing" && e.job === s.job
+        return (s.mode === "computing" && e.job === s.job) || slotOf(s, e.job) !== undefined
           ? fail(s, null, e.reason)
           : { state: s, effects: [] };
       default:
@@ -166,6 +183,7 @@ export function hubStep(config: Config): Step<HubState> {
         registers: {},
         replies: perRank(config, null),
         silent: perRank(config, 0),
+        exchanges: resultsOf(s.exchanges),
       },
       effects: [{ k: "load", round: s.round }],
     };
@@ -219,7 +237,7 @@ export function hubStep(config: Config): Step<HubState> {
 
   function ask(s: HubState, at: Position): Transition {
     if (s.seq === 0) {
-      const problem = checkScript(config.script(s.round), config.workers, config.durable);
+      const problem = checkScript(config.script(s.round), config.workers, config.durable, config.background);
       if (problem !== null) return fail(s, null, problem);
     }
     const flat = script(s.round);
@@ -259,7 +277,8 @@ export function hubStep(config: Config): Step<HubState> {
   }
 
   function work(s: HubState, phase: Phase): Transition {
-    const state: HubState = { ...s, mode: "computing", job: s.job + 1 };
+    const job = s.jobs + 1;
+    const state: HubState = { ...s, mode: "computing", job, jobs: job };
     if (phase.hub === undefined) return reduce(state, [], []);
     return {
       state,
@@ -275,6 +294,7 @@ export function hubStep(config: Config): Step<HubState> {
             rank: null,
             workers: config.workers,
             notes: state.replies.map((reply) => reply!.notes),
+            numbers: phase.hub.numbers ?? [],
           },
           ins: read(state.registers, expand(phase.hub.ins, config.workers)),
         },
@@ -295,16 +315,17 @@ export function hubStep(config: Config): Step<HubState> {
       );
     }
     const registers = write(without(s.registers, replyNames(phase, config.workers)), outs, out);
+    const at = nextPosition(flat, s.at, notes);
     const progress: Effect = {
       k: "progress",
       round: s.round,
       attempt: s.attempt,
       phase: phase.name,
       iteration: s.at.iteration,
+      isLast: at === null,
       hub: notes,
       workers: s.replies.map((reply) => reply!.notes),
     };
-    const at = nextPosition(flat, s.at, notes);
     const next = at === null ? save({ ...s, registers }) : ask({ ...s, registers }, at);
     return { state: next.state, effects: [progress, ...next.effects] };
   }
@@ -319,6 +340,82 @@ export function hubStep(config: Config): Step<HubState> {
     };
   }
 
+  // ---- exchanges in the background ------------------------------------------------------------------------------
+
+  function posted(
+    s: HubState,
+    rank: number,
+    head: Extract<Head, { k: "post" }>,
+    body: readonly BlobId[],
+  ): Transition {
+    const ignored: Transition = { state: s, effects: [] };
+    const { slot, version } = head;
+    const isOpen = s.mode === "asking" || s.mode === "computing" || s.mode === "saving";
+    const exchange = Object.hasOwn(background, slot) ? background[slot]! : null;
+    // Parts of an earlier attempt have the same bits, but what they say about their sender is not true any more.
+    if (!isOpen || head.attempt !== s.attempt || exchange === null || body.length !== exchange.send.length)
+      return ignored;
+    const { slot: next, give } = withPart(
+      s.exchanges[slot],
+      { version, rank, body },
+      { ...s, workers: config.workers },
+    );
+    const state: HubState = { ...heard(s, rank), exchanges: { ...s.exchanges, [slot]: next } };
+    if (give !== null)
+      return { state, effects: [giveTo(s, rank, { slot, version: give.version }, give.result)] };
+    if (!isComplete(next)) return { state, effects: [] };
+    const job = s.jobs + 1;
+    return {
+      state: { ...state, jobs: job, exchanges: { ...s.exchanges, [slot]: { ...next, job } } },
+      effects: [
+        {
+          k: "compute",
+          job,
+          fn: exchange.fn,
+          args: {
+            round: 0,
+            phase: slot,
+            iteration: 0,
+            rank: null,
+            workers: config.workers,
+            notes: perRank(config, []),
+            numbers: [version],
+          },
+          ins: partsInOrder(next, exchange),
+        },
+      ],
+    };
+  }
+
+  /** The result of an exchange: it is kept, and all get it. */
+  function exchanged(s: HubState, job: number, out: readonly BlobId[]): Transition {
+    const slot = slotOf(s, job);
+    if (slot === undefined) return { state: s, effects: [] };
+    const { length } = background[slot]!.receive;
+    if (out.length !== length) {
+      return fail(
+        s,
+        null,
+        `Cannot exchange "${slot}": the hub's function gave ${out.length} values, ${length} are needed`,
+      );
+    }
+    const done = withResult(s.exchanges[slot]!, out);
+    const turn: Turn = { slot, version: done.version };
+    return {
+      state: { ...s, exchanges: { ...s.exchanges, [slot]: done } },
+      effects: ranks(config).map((rank) => giveTo(s, rank, turn, out)),
+    };
+  }
+
+  function giveTo(s: HubState, to: number, turn: Turn, body: readonly BlobId[]): Effect {
+    return { k: "send", to, head: { k: "give", ...stampOf(s), ...turn }, body };
+  }
+
+  /** The slot that computation number `job` is for. */
+  function slotOf(s: HubState, job: number): string | undefined {
+    return Object.keys(s.exchanges).find((slot) => job !== 0 && s.exchanges[slot]!.job === job);
+  }
+
   // ---- messages, silence, ends ----------------------------------------------------------------------------------
 
   function receive(s: HubState, e: Extract<Event, { k: "recv" }>): Transition {
@@ -330,6 +427,7 @@ export function hubStep(config: Config): Step<HubState> {
     if (head.k === "hello") {
       return isWaiting(s) ? { state: heard(s, rank), effects: [question(s, rank)] } : ignored;
     }
+    if (head.k === "post") return posted(s, rank, head, e.body);
     if (!isSameStamp(head, s) || !owes(s, rank)) return ignored;
     switch (head.k) {
       case "ready":
@@ -358,6 +456,7 @@ export function hubStep(config: Config): Step<HubState> {
       case "begin":
       case "ask":
       case "stop":
+      case "give":
         return ignored;
       default:
         head satisfies never;
@@ -412,7 +511,7 @@ export function hubStep(config: Config): Step<HubState> {
   }
 
   function stop(s: HubState, outcome: Outcome): Transition {
-    return askAll({ ...s, mode: "stopping", outcome });
+    return askAll({ ...s, mode: "stopping", outcome, exchanges: {} });
   }
 
   function fail(s: HubState, rank: number | null, reason: string): Transition {
@@ -437,7 +536,7 @@ export function hubStep(config: Config): Step<HubState> {
 
 /**
  * The most payloads a hub holds at once, counting those of the event that it is looking at: its registers by name,
- * one reply of every rank, and one result.
+ * one reply of every rank, one result, and for every slot one part of every rank and one result.
  */
 export function hubBlobBound(config: Config, round: number): number {
   const names = new Set(expand(config.durable.hub, config.workers));
@@ -448,19 +547,32 @@ export function hubBlobBound(config: Config, round: number): number {
     for (const name of [...replies, ...outs]) names.add(name);
     widest = Math.max(widest, replies.length, outs.length);
   }
-  return names.size + 2 * widest;
+  let exchanged = 0;
+  for (const { send, receive } of Object.values(config.background ?? {})) {
+    exchanged += config.workers * send.length + receive.length;
+    widest = Math.max(widest, send.length, receive.length);
+  }
+  return names.size + exchanged + 2 * widest;
 }
 
-/** The most payloads a worker holds at once: its registers by name, its last answer, one question and one result. */
+/**
+ * The most payloads a worker holds at once: its registers by name, its last answer, one question and one result, and the
+ * result of every slot.
+ */
 export function workerBlobBound(config: Config, round: number): number {
   const names = new Set(config.durable.worker);
   let widest = config.durable.worker.length;
   for (const { phase } of slots(config.script(round))) {
     const written = [...receiveNames(phase), ...(phase.worker?.outs ?? [])];
-    for (const name of written) names.add(name);
+    for (const name of [...written, ...takeNames(phase, config.background)]) names.add(name);
     widest = Math.max(widest, written.length, phase.reply?.length ?? 0);
   }
-  return names.size + 3 * widest;
+  let exchanged = 0;
+  for (const { receive } of Object.values(config.background ?? {})) {
+    exchanged += receive.length;
+    widest = Math.max(widest, receive.length);
+  }
+  return names.size + exchanged + 3 * widest;
 }
 
 /** Whether the hub has a question out. */

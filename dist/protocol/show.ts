@@ -1,5 +1,6 @@
 /** The protocol as text: one line for every state, message, event and effect. Golden traces are made of these. */
 
+import type { HubExchange } from "./background.ts";
 import { parseHead, stringifyHead } from "./head.ts";
 import type { HubState } from "./hub.ts";
 import type { Effect, Event, Head, Stamp } from "./types.ts";
@@ -21,6 +22,9 @@ export function showHead(head: Head): string {
       return `ready ${stamp(head)}${head.missing ? " missing" : ""}`;
     case "error":
       return `error ${stamp(head)} ${head.reason}`;
+    case "post":
+    case "give":
+      return `${head.k} ${stamp(head)} ${head.slot} v${head.version}`;
     default:
       return `${head.k} ${stamp(head)}`;
   }
@@ -86,13 +90,30 @@ function showHub(s: HubState): string {
   const where = s.mode === "asking" || s.mode === "computing" ? ` phase ${s.at.phase}.${s.at.iteration}` : "";
   const waits = isWaiting ? ` waits for ${owing.join(",") || "nobody"}` : "";
   const restarts = s.restarts.some((count) => count > 0) ? ` restarts ${s.restarts.join(",")}` : "";
-  return `hub ${s.mode} ${stamp(s)}${where}${waits}${restarts} | ${names(s.registers)}`;
+  return `hub ${s.mode} ${stamp(s)}${where}${waits}${restarts} | ${names(s.registers)}${exchanges(s, gathered)}`;
+}
+
+/** How far an exchange is at the hub: who is missing, or that it has its result. */
+function gathered({ parts, result }: HubExchange): string {
+  if (result !== null) return "done";
+  const missing = parts.flatMap((part, rank) => (part === null ? [rank] : []));
+  return missing.length === 0 ? "computing" : `lacks ${missing.join(",")}`;
 }
 
 function showWorker(s: WorkerState): string {
   const where = s.current === null ? "" : ` phase ${s.current.phase}.${s.current.iteration}`;
   const next = s.next === null ? "" : ` then ${stamp(s.next)}`;
-  return `worker ${s.rank} ${s.mode} ${stamp(s)}${where}${next} | ${names(s.registers)}`;
+  const exchanged = exchanges(s, ({ result }) => (result === null ? "open" : "done"));
+  return `worker ${s.rank} ${s.mode} ${stamp(s)}${where}${next} | ${names(s.registers)}${exchanged}`;
+}
+
+function exchanges<T extends { readonly version: number }>(
+  s: { readonly exchanges: Readonly<Record<string, T>> },
+  progress: (exchange: T) => string,
+): string {
+  return Object.entries(s.exchanges)
+    .map(([slot, exchange]) => ` | ${slot} v${exchange.version} ${progress(exchange)}`)
+    .join("");
 }
 
 function stamp(s: Stamp): string {

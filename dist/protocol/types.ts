@@ -6,7 +6,7 @@
  * computation reports next to its payloads.
  */
 
-import type { Script } from "./script.ts";
+import type { Script, Turn } from "./script.ts";
 
 /** The name of a payload in the store of one peer. Names mean nothing to another peer. */
 export type BlobId = string;
@@ -52,6 +52,10 @@ export type Head =
   | ({ readonly k: "error"; readonly reason: string } & Stamp)
   /** Hub to worker: the run is over. */
   | ({ readonly k: "stop" } & Stamp)
+  /** Worker to hub: its part of an exchange in the background. */
+  | ({ readonly k: "post" } & Turn & Stamp)
+  /** Hub to worker: the result of an exchange in the background. */
+  | ({ readonly k: "give" } & Turn & Stamp)
   /** Worker to hub: understood, I end. */
   | ({ readonly k: "bye" } & Stamp);
 
@@ -93,6 +97,25 @@ export interface JobArgs {
   readonly rank: number | null;
   readonly workers: number;
   readonly notes: readonly (readonly number[])[];
+  /** What the script says to the function, see {@link Work}. */
+  readonly numbers: readonly number[];
+}
+
+/**
+ * A reduction in the background: what every worker sends, what the hub makes of it, and where every worker puts that.
+ *
+ * When the result comes depends on the network, when it is used only on the script; so its function is told neither the
+ * round nor the phase: `phase` is the name of the slot, `numbers` is the version alone, `round` and `iteration` are 0.
+ *
+ * @since 0.2.0
+ */
+export interface Exchange {
+  /** Durable worker registers, which do not change until the result is taken. */
+  readonly send: readonly string[];
+  /** A function of the hub, of the registers `"x@*"` for every x of `send`. */
+  readonly fn: string;
+  /** Worker registers for the result. */
+  readonly receive: readonly string[];
 }
 
 /** Why a run ended. */
@@ -126,6 +149,8 @@ export type Effect =
       readonly attempt: number;
       readonly phase: string;
       readonly iteration: number;
+      /** Whether it was the last of its round: what is written down now is written before the round is saved. */
+      readonly isLast: boolean;
       readonly hub: readonly number[];
       readonly workers: readonly (readonly number[])[];
     }
@@ -160,7 +185,9 @@ export interface Config {
   readonly script: (round: number) => Script;
   /** Registers that survive the end of a round and a crash. All others are dropped at the end of every round. */
   readonly durable: { readonly hub: readonly string[]; readonly worker: readonly string[] };
-  /** Ticks until an unanswered question is sent again. */
+  /** The exchanges that phases may begin and end, by the name of their slot. */
+  readonly background?: Readonly<Record<string, Exchange>>;
+  /** Ticks until an unanswered question is sent again, and the part of an exchange that a worker waits for. */
   readonly retryTicks: number;
   /**
    * Ticks of silence of a rank that owes an answer until it is restarted. Longer than any computation during which

@@ -2,21 +2,27 @@
  * A worker: does the phase it is asked for, once, and repeats its answer when asked again.
  *
  * Life of a worker (`mode`): `new -> idle -> loading -> ready <-> computing`, with `saving` between the last
- * computation of a round and its answer. It has at most one load, computation or save under way; a `begin` that
- * arrives meanwhile waits in `next`.
+ * computation of a round and its answer, and `waiting` before a computation that needs the result of an exchange. It has
+ * at most one load, computation or save under way; a `begin` that arrives meanwhile waits in `next`.
  */
 
 import { clipReason, compareStamps, isSameStamp, parseHead, stampOf } from "./head.ts";
 import { keep, type Registers, read, withDrops, write } from "./registers.ts";
-import { receiveNames, type Slot, slots } from "./script.ts";
+import { type Phase, receiveNames, type Slot, slots, type Turn, takeNames } from "./script.ts";
 import type { BlobId, Config, Effect, Head, Stamp, Step } from "./types.ts";
 
 type Ask = Extract<Head, { k: "ask" }>;
 type Answer = Extract<Head, { k: "answer" | "error" }>;
 
+/** An exchange that this worker has posted in this attempt and not taken yet. */
+export interface WorkerExchange {
+  readonly version: number;
+  readonly result: readonly BlobId[] | null;
+}
+
 /** Everything a worker knows: plain data. */
 export interface WorkerState extends Stamp {
-  readonly mode: "new" | "idle" | "loading" | "ready" | "computing" | "saving" | "done";
+  readonly mode: "new" | "idle" | "loading" | "ready" | "waiting" | "computing" | "saving" | "done";
   readonly rank: number;
   readonly registers: Registers;
   /** The question being worked on. */
@@ -27,6 +33,10 @@ export interface WorkerState extends Stamp {
   readonly next: Stamp | null;
   /** Number of the latest computation. */
   readonly job: number;
+  /** Slots by name. */
+  readonly exchanges: Readonly<Record<string, WorkerExchange>>;
+  /** Ticks in mode `waiting`. */
+  readonly waited: number;
 }
 
 type Transition = { readonly state: WorkerState; readonly effects: readonly Effect[] };
@@ -44,12 +54,15 @@ export function workerInit(rank: number): WorkerState {
     answer: null,
     next: null,
     job: 0,
+    exchanges: {},
+    waited: 0,
   };
 }
 
 /** The payload names that a worker state holds, with repetitions. */
 export function workerBlobs(s: WorkerState): readonly BlobId[] {
-  return [...Object.values(s.registers), ...(s.answer?.body ?? [])];
+  const results = Object.values(s.exchanges).flatMap(({ result }) => result ?? []);
+  return [...Object.values(s.registers), ...(s.answer?.body ?? []), ...results];
 }
 
 /**
@@ -64,6 +77,7 @@ export function workerBlobs(s: WorkerState): readonly BlobId[] {
  */
 export function workerStep(config: Config): Step<WorkerState> {
   const durable = config.durable.worker;
+  const background = config.background ?? {};
   let cachedRound = -1;
   let cached: readonly Slot[] = [];
   const script = (round: number): readonly Slot[] => {
@@ -78,7 +92,8 @@ export function workerStep(config: Config): Step<WorkerState> {
     switch (e.k) {
       case "start": {
         const state: WorkerState = s.mode === "new" ? { ...s, mode: "idle" } : s;
-        return { state, effects: [send({ k: "hello", ...stampOf(s) })] };
+        // What was under way on the old connection is lost.
+        return { state, effects: [send({ k: "hello", ...stampOf(s) }), ...postsAgain(s)] };
       }
       case "recv":
         return e.from === "hub" ? receive(s, parseHead(e.head), e.body) : { state: s, effects: [] };
@@ -93,6 +108,7 @@ export function workerStep(config: Config): Step<WorkerState> {
       case "saved":
         return s.mode === "saving" && e.round === s.round + 1 ? committed(s) : { state: s, effects: [] };
       case "tick":
+        return s.mode === "waiting" ? wait(s) : { state: s, effects: [] };
       case "down":
       case "stop":
         return { state: s, effects: [] };
@@ -112,6 +128,9 @@ export function workerStep(config: Config): Step<WorkerState> {
         return asked(s, head, body);
       case "stop":
         return head.attempt < s.attempt ? ignored : stop(s, head);
+      case "give":
+        return given(s, head, body);
+      case "post":
       case "hello":
       case "ready":
       case "answer":
@@ -155,6 +174,7 @@ export function workerStep(config: Config): Step<WorkerState> {
         current: null,
         answer: null,
         next: null,
+        exchanges: {},
       },
       effects: [{ k: "load", round }],
     };
@@ -182,6 +202,7 @@ export function workerStep(config: Config): Step<WorkerState> {
         return compareStamps(head, s) > 0
           ? { state: s, effects: [send({ k: "lost", ...stampOf(head) })] }
           : ignored;
+      case "waiting":
       case "computing":
       case "saving":
         return s.current !== null && isSameStamp(head, s.current)
@@ -203,13 +224,66 @@ export function workerStep(config: Config): Step<WorkerState> {
     const { phase } = slot;
     const state: WorkerState = {
       ...s,
-      mode: "computing",
       seq: head.seq,
       registers: write(s.registers, received, body),
       current: head,
       answer: null,
-      job: s.job + 1,
     };
+    return phase.ends === undefined ? work(state, phase) : take(state, phase, phase.ends);
+  }
+
+  /** The result of the exchange that ends here goes into its registers; until it is there, the worker waits. */
+  function take(s: WorkerState, phase: Phase, { slot, version }: Turn): Transition {
+    const open = s.exchanges[slot];
+    if (open?.version === version && open.result !== null) {
+      const { [slot]: _, ...exchanges } = s.exchanges;
+      const registers = write(s.registers, takeNames(phase, background), open.result);
+      return work({ ...s, exchanges, registers }, phase);
+    }
+    const state: WorkerState = { ...s, mode: "waiting", waited: 0 };
+    if (open?.version === version) return { state, effects: [] };
+    // It was begun before this attempt: the durable registers still hold what was sent.
+    const opened = begun(state, { slot, version });
+    return { state: opened, effects: [postOf(opened, { slot, version })] };
+  }
+
+  /** A lost part is posted again; a lost result comes again as the answer to that. */
+  function wait(s: WorkerState): Transition {
+    const waited = s.waited + 1;
+    const turn = script(s.round)[s.current!.phase]!.phase.ends!;
+    const isDue = waited % config.retryTicks === 0;
+    return { state: { ...s, waited }, effects: isDue ? [postOf(s, turn)] : [] };
+  }
+
+  function given(s: WorkerState, { slot, version }: Turn, body: readonly BlobId[]): Transition {
+    const open = Object.hasOwn(s.exchanges, slot) ? s.exchanges[slot]! : null;
+    const isAwaited = open?.version === version && open.result === null;
+    if (!isAwaited || body.length !== background[slot]!.receive.length) return { state: s, effects: [] };
+    const state = { ...s, exchanges: { ...s.exchanges, [slot]: { version, result: body } } };
+    if (s.mode !== "waiting") return { state, effects: [] };
+    const { phase } = script(s.round)[s.current!.phase]!;
+    const turn = phase.ends!;
+    return turn.slot === slot ? take(state, phase, turn) : { state, effects: [] };
+  }
+
+  function begun(s: WorkerState, { slot, version }: Turn): WorkerState {
+    return { ...s, exchanges: { ...s.exchanges, [slot]: { version, result: null } } };
+  }
+
+  function postOf(s: WorkerState, { slot, version }: Turn): Effect {
+    const body = read(s.registers, background[slot]!.send);
+    return { k: "send", to: "hub", head: { k: "post", ...stampOf(s), slot, version }, body };
+  }
+
+  function postsAgain(s: WorkerState): readonly Effect[] {
+    return Object.entries(s.exchanges).flatMap(([slot, { version, result }]) =>
+      result === null ? [postOf(s, { slot, version })] : [],
+    );
+  }
+
+  function work(s: WorkerState, phase: Phase): Transition {
+    const head = s.current!;
+    const state: WorkerState = { ...s, mode: "computing", job: s.job + 1 };
     if (phase.worker === undefined) return computed(state, [], []);
     return {
       state,
@@ -225,6 +299,7 @@ export function workerStep(config: Config): Step<WorkerState> {
             rank: s.rank,
             workers: config.workers,
             notes: [],
+            numbers: phase.worker.numbers ?? [],
           },
           ins: read(state.registers, phase.worker.ins ?? []),
         },
@@ -248,15 +323,19 @@ export function workerStep(config: Config): Step<WorkerState> {
       head: { k: "answer", ...stampOf(head), notes } as const,
       body: read(registers, phase.reply ?? []),
     };
+    const after: WorkerState = { ...s, registers, answer };
+    const open = phase.begins === undefined ? after : begun(after, phase.begins);
+    const posts = phase.begins === undefined ? [] : [postOf(open, phase.begins)];
     if (head.commit) {
       const round = s.round + 1;
+      const blobs = keep(registers, durable);
       return {
-        state: { ...s, mode: "saving", registers, answer },
-        effects: [{ k: "save", round, blobs: keep(registers, durable), state: { round, attempt: 0 } }],
+        state: { ...open, mode: "saving" },
+        effects: [{ k: "save", round, blobs, state: { round, attempt: 0 } }, ...posts],
       };
     }
-    const state: WorkerState = { ...s, mode: "ready", registers, answer, current: null };
-    return { state, effects: [sendAnswer(state)] };
+    const state: WorkerState = { ...open, mode: "ready", current: null };
+    return { state, effects: [sendAnswer(state), ...posts] };
   }
 
   /** The round is durable here: only now the hub may hear of it. */
@@ -278,7 +357,7 @@ export function workerStep(config: Config): Step<WorkerState> {
     if (s.mode === "done") return { state: s, effects: [bye] };
     const registers = s.mode === "ready" ? keep(s.registers, durable) : {};
     return {
-      state: { ...s, mode: "done", registers, current: null, answer: null, next: null },
+      state: { ...s, mode: "done", registers, current: null, answer: null, next: null, exchanges: {} },
       effects: [bye, { k: "done", reason: "finished", round: head.round }],
     };
   }
@@ -287,7 +366,7 @@ export function workerStep(config: Config): Step<WorkerState> {
     if (s.next !== null) return load(s, s.next);
     const text = clipReason(`Worker ${s.rank}, round ${s.round}: ${reason}`);
     const answer = { head: { k: "error", ...stampOf(s.current!), reason: text } as const, body: [] };
-    const state: WorkerState = { ...s, mode: "idle", registers: {}, current: null, answer };
+    const state: WorkerState = { ...s, mode: "idle", registers: {}, current: null, answer, exchanges: {} };
     return { state, effects: [sendAnswer(state)] };
   }
 }

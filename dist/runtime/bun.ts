@@ -11,7 +11,7 @@ import { isRecord } from "../protocol/head.ts";
 import { hubInit, hubStep } from "../protocol/hub.ts";
 import type { Head } from "../protocol/types.ts";
 import { type Frame, wireDefaults } from "../wire.ts";
-import { acceptConnections, type Connection } from "./connection.ts";
+import { acceptConnections, type Connection, queueBytes } from "./connection.ts";
 import { drive, type Jobs, memoryStore, type Progress, peerName, type Store, seedStore } from "./driver.ts";
 import { RunError, type RunResult, readValues } from "./local.ts";
 import { encodeValue, encodeValues } from "./payload.ts";
@@ -66,11 +66,14 @@ export interface SocketOptions {
 }
 
 /**
- * Bytes that have gone through the hub's connections so far.
+ * Bytes that have gone through the hub's connections so far, and seconds in which workers have computed.
  *
  * @since 0.1.0
  */
-export type Traffic = Pick<SocketResult, "bytesSent" | "bytesReceived">;
+export type Traffic = Pick<
+  SocketResult,
+  "bytesSent" | "bytesReceived" | "backgroundBytesSent" | "backgroundBytesReceived" | "busySeconds"
+>;
 
 /**
  * The end of a run over sockets. Bytes are counted at the hub; lists are by rank.
@@ -78,15 +81,21 @@ export type Traffic = Pick<SocketResult, "bytesSent" | "bytesReceived">;
  * @since 0.1.0
  */
 export interface SocketResult extends RunResult {
-  /** All bytes of the connections of workers. */
+  /** All bytes of the connections of workers, and those of them that exchanges in the background have taken. */
   readonly bytesSent: number;
   readonly bytesReceived: number;
-  /** Values alone. */
+  readonly backgroundBytesSent: number;
+  readonly backgroundBytesReceived: number;
+  /** Values alone: those that somebody waits for, and those of exchanges in the background. */
   readonly payloadBytesSent: number;
   readonly payloadBytesReceived: number;
+  readonly backgroundPayloadBytesSent: number;
+  readonly backgroundPayloadBytesReceived: number;
   readonly restarts: readonly number[];
   /** Largest resident memory of any process of that rank. */
   readonly workerPeakBytes: readonly number[];
+  /** Seconds in which jobs of that rank have run, as far as it has told. What is left of the time was spent waiting. */
+  readonly busySeconds: readonly number[];
 }
 
 /** How long the hub waits at the end of a run for workers to say bye, and then for their processes to end. */
@@ -124,6 +133,7 @@ export async function runSockets(options: SocketOptions): Promise<SocketResult> 
   const onNotice = options.onNotice ?? (() => {});
   const ticksOf = (ms: number): number => Math.max(1, Math.ceil(ms / tickMs));
   const ranks = Array.from({ length: config.workers }, (_, rank) => rank);
+  const slots = Object.keys(config.background ?? {}).length;
   await seedStore(store, peerName("hub"), initial.hub);
   if (initial.worker !== undefined) {
     for (const rank of ranks) await seedStore(store, peerName(rank), initial.worker(rank));
@@ -142,7 +152,7 @@ export async function runSockets(options: SocketOptions): Promise<SocketResult> 
         if (to !== "hub") seats[to]?.ask(head, values);
       },
     },
-    maxQueue: Math.max(config.maxQueue, 8 * config.workers),
+    maxQueue: Math.max(config.maxQueue, (8 + slots) * config.workers),
     onRestart: (rank) => seats[rank]?.restart(),
     ...(onProgress === undefined
       ? {}
@@ -153,10 +163,9 @@ export async function runSockets(options: SocketOptions): Promise<SocketResult> 
   // The reason is looked at below; until then nobody listens.
   hub.done.catch(() => {});
 
-  // A waiting queue holds one question at most, and small messages.
-  const maxQueueBytes = 2 * maxFrameBytes + 2 ** 24;
-  const lobby = openLobby(seats, maxFrameBytes, ticksOf(JOIN_MS), onNotice);
-  const listener = acceptConnections(host, options.port ?? 0, maxQueueBytes, lobby.enter);
+  const maxQueueBytes = queueBytes(config, maxFrameBytes);
+  const lobby = openLobby(seats, { maxFrameBytes, tickMs }, ticksOf(JOIN_MS), onNotice);
+  const listener = acceptConnections(host, options.port ?? 0, maxQueueBytes, lobby.enter, hub.blockedMs);
   for (const rank of ranks) {
     seats.push(
       openSeat({
@@ -240,7 +249,7 @@ interface Lobby {
 
 function openLobby(
   seats: readonly Seat[],
-  maxFrameBytes: number,
+  rules: { readonly maxFrameBytes: number; readonly tickMs: number },
   joinTicks: number,
   onNotice: (text: string) => void,
 ): Lobby {
@@ -252,7 +261,7 @@ function openLobby(
     strangers.delete(connection);
     if (seat !== undefined && isSameText(token, seat.token())) {
       seat.take(connection);
-      connection.send({ k: "welcome", maxFrameBytes }, []);
+      connection.send({ k: "welcome", ...rules }, []);
       return;
     }
     const reason =
@@ -320,9 +329,14 @@ function add(totals: readonly SeatTotals[]): Omit<SocketResult, keyof RunResult>
   return {
     bytesSent: sum((seat) => seat.bytesSent),
     bytesReceived: sum((seat) => seat.bytesReceived),
+    backgroundBytesSent: sum((seat) => seat.backgroundBytesSent),
+    backgroundBytesReceived: sum((seat) => seat.backgroundBytesReceived),
     payloadBytesSent: sum((seat) => seat.payloadBytesSent),
     payloadBytesReceived: sum((seat) => seat.payloadBytesReceived),
+    backgroundPayloadBytesSent: sum((seat) => seat.backgroundPayloadBytesSent),
+    backgroundPayloadBytesReceived: sum((seat) => seat.backgroundPayloadBytesReceived),
     restarts: totals.map((seat) => seat.restarts),
     workerPeakBytes: totals.map((seat) => seat.peakBytes),
+    busySeconds: totals.map((seat) => seat.busySeconds),
   };
 }

@@ -121,6 +121,10 @@ export interface Driver<S> {
   readonly state: () => S;
   /** Payloads held right now. */
   readonly blobCount: () => number;
+  /** In which at least one of its jobs has run, or what it gave was fetched from a device, so far. */
+  readonly busySeconds: () => number;
+  /** In which jobs have kept this process from everything else, so far. */
+  readonly blockedMs: () => number;
 }
 
 /**
@@ -181,6 +185,8 @@ export function drive<S>(options: DriverOptions<S>): Driver<S> {
   let failure: Ending["failure"] = null;
   const { promise: done, resolve, reject } = Promise.withResolvers<Ending>();
   let isBroken = false;
+  const busy = stopwatch();
+  const blocked = stopwatch();
 
   function add(value: unknown): BlobId {
     const blob = `b${nextBlob++}`;
@@ -218,7 +224,7 @@ export function drive<S>(options: DriverOptions<S>): Driver<S> {
         const leaving = onHost(values(effect.body));
         const send = (body: readonly unknown[]): void | Promise<void> =>
           transport.send(effect.to, effect.head, body);
-        return leaving instanceof Promise ? leaving.then(send) : send(leaving);
+        return leaving instanceof Promise ? busy.during(() => leaving).then(send) : send(leaving);
       }
       case "compute": {
         const ins = values(effect.ins);
@@ -258,7 +264,8 @@ export function drive<S>(options: DriverOptions<S>): Driver<S> {
   async function compute(effect: Extract<Effect, { k: "compute" }>, ins: readonly unknown[]): Promise<void> {
     const { job, fn, args } = effect;
     try {
-      const result = await finished(runJob(jobs, fn, ins, args));
+      const started = (): ReturnType<Job> => runJob(jobs, fn, ins, args);
+      const result = await busy.during(() => finished(started, blocked));
       enqueue(() => ({ k: "computed", job, out: result.outs.map(add), notes: result.notes ?? [] }));
     } catch (error) {
       enqueue(() => ({ k: "failed", job, reason: error instanceof Error ? error.message : String(error) }));
@@ -316,16 +323,59 @@ export function drive<S>(options: DriverOptions<S>): Driver<S> {
     done,
     state: () => state,
     blobCount: () => blobs.size,
+    busySeconds: () => busy.ms() / 1000,
+    blockedMs: blocked.ms,
   };
 }
 
-/** The result of a computation in pieces, with a turn of the event loop after each. */
-async function finished(result: ReturnType<Job>): Promise<JobResult> {
+/** The result of a computation, in pieces with a turn of the event loop after each. */
+async function finished(start: () => ReturnType<Job>, blocked: Stopwatch): Promise<JobResult> {
+  const result = blocked.while(start);
   if (!isSteps(result)) return result;
-  for (let step = result.next(); ; step = result.next()) {
+  for (;;) {
+    const step = blocked.while(() => result.next());
     if (step.done === true) return step.value;
     await new Promise<void>((resolve) => inNextTurn(resolve));
   }
+}
+
+/** Adds up the time in which at least one of the things that it is told of goes on. */
+interface Stopwatch {
+  while<T>(work: () => T): T;
+  during<T>(work: () => Promise<T>): Promise<T>;
+  /** Milliseconds so far. */
+  readonly ms: () => number;
+}
+
+function stopwatch(): Stopwatch {
+  let count = 0;
+  let since = 0;
+  let past = 0;
+  const begin = (): void => {
+    if (count++ === 0) since = performance.now();
+  };
+  const end = (): void => {
+    if (--count === 0) past += performance.now() - since;
+  };
+  return {
+    while(work) {
+      begin();
+      try {
+        return work();
+      } finally {
+        end();
+      }
+    },
+    async during(work) {
+      begin();
+      try {
+        return await work();
+      } finally {
+        end();
+      }
+    },
+    ms: () => past + (count > 0 ? performance.now() - since : 0),
+  };
 }
 
 /** Whether a computation comes in pieces. */

@@ -81,6 +81,7 @@ export interface RunResult extends RunValues {
 export async function runLocal(options: LocalOptions): Promise<RunResult> {
   const { config, jobs, initial, store = memoryStore(), signal, onProgress } = options;
   const ranks = Array.from({ length: config.workers }, (_, rank) => rank);
+  const slots = Object.keys(config.background ?? {}).length;
   await seedStore(store, peerName("hub"), initial.hub);
   for (const rank of ranks) await seedStore(store, peerName(rank), initial.worker(rank));
 
@@ -97,8 +98,8 @@ export async function runLocal(options: LocalOptions): Promise<RunResult> {
     jobs: jobs.hub,
     store,
     transport: transportOf("hub"),
-    // Everything sent here arrives once, and at most one message of each worker is under way.
-    maxQueue: Math.max(config.maxQueue, 2 * config.workers),
+    // Everything sent here arrives once, and at most one message of each worker is under way, and one for every slot.
+    maxQueue: Math.max(config.maxQueue, (2 + slots) * config.workers),
     ...(onProgress === undefined ? {} : { onProgress }),
   });
   const workers = ranks.map((rank) =>
@@ -109,7 +110,7 @@ export async function runLocal(options: LocalOptions): Promise<RunResult> {
       jobs: jobs.worker(rank),
       store,
       transport: transportOf(rank),
-      maxQueue: Math.max(config.maxQueue, 2),
+      maxQueue: Math.max(config.maxQueue, 2 + slots),
     }),
   );
   peers.set("hub", hub);

@@ -80,6 +80,11 @@ export function encodeValues(
 }
 
 function describe(head: Head): string {
-  const phase = head.k === "ask" ? `phase ${head.phase}, iteration ${head.iteration}, ` : "";
+  const phase =
+    head.k === "ask"
+      ? `phase ${head.phase}, iteration ${head.iteration}, `
+      : head.k === "post" || head.k === "give"
+        ? `${head.slot}, version ${head.version}, `
+        : "";
   return `"${head.k}" (${phase}round ${head.round}, attempt ${head.attempt}, question ${head.seq})`;
 }

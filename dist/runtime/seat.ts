@@ -37,7 +37,10 @@ export interface Seat {
   readonly token: () => string;
   /** The connection of the present process; it replaces an older one. */
   take(connection: Connection): void;
-  /** Delivers a question, unless it is under way on this connection already. */
+  /**
+   * Delivers a question, unless it is under way on this connection already, or the result of an exchange in the background,
+   * unless it leaves now.
+   */
   ask(head: Head, values: readonly unknown[]): void;
   tick(): void;
   /** Whether its process is lost and no other has been asked for. */
@@ -47,13 +50,19 @@ export interface Seat {
   readonly totals: () => SeatTotals;
 }
 
-/** What a rank has cost so far. Units: bytes and counts. */
+/** What a rank has cost so far. Units: bytes and counts unless another is named. */
 export interface SeatTotals {
   readonly bytesSent: number;
   readonly bytesReceived: number;
   readonly payloadBytesSent: number;
   readonly payloadBytesReceived: number;
+  readonly backgroundBytesSent: number;
+  readonly backgroundBytesReceived: number;
+  readonly backgroundPayloadBytesSent: number;
+  readonly backgroundPayloadBytesReceived: number;
   readonly peakBytes: number;
+  /** Seconds in which jobs have run, in all its processes. */
+  readonly busySeconds: number;
   readonly restarts: number;
   /** How its last process was lost; empty if none was. */
   readonly lastLoss: string;
@@ -90,7 +99,19 @@ export function openSeat(options: SeatOptions): Seat {
   /** Why the connection was lost; told when the process turns out to live. */
   let untold: string | null = null;
   let peakBytes = 0;
-  const past = { bytesSent: 0, bytesReceived: 0, payloadBytesSent: 0, payloadBytesReceived: 0 };
+  /** Of the processes before, and of the present one. */
+  let pastSeconds = 0;
+  let busySeconds = 0;
+  const past = {
+    bytesSent: 0,
+    bytesReceived: 0,
+    backgroundBytesSent: 0,
+    backgroundBytesReceived: 0,
+    payloadBytesSent: 0,
+    payloadBytesReceived: 0,
+    backgroundPayloadBytesSent: 0,
+    backgroundPayloadBytesReceived: 0,
+  };
 
   async function start(own: number, previous: WorkerProcess | null): Promise<void> {
     if (previous !== null) {
@@ -128,6 +149,8 @@ export function openSeat(options: SeatOptions): Seat {
     asked = null;
     past.bytesSent += old.bytesSent();
     past.bytesReceived += old.bytesReceived();
+    past.backgroundBytesSent += old.backgroundBytesSent();
+    past.backgroundBytesReceived += old.backgroundBytesReceived();
     old.close(why);
   }
 
@@ -135,6 +158,8 @@ export function openSeat(options: SeatOptions): Seat {
     if (isRecord(head)) {
       const peak = head["peakBytes"];
       if (typeof peak === "number" && peak > peakBytes) peakBytes = peak;
+      const busy = head["busySeconds"];
+      if (typeof busy === "number" && busy > busySeconds) busySeconds = busy;
       if (head["k"] === "pong") return;
       if (head["k"] === "bye") hasLeft = true;
     }
@@ -145,8 +170,18 @@ export function openSeat(options: SeatOptions): Seat {
       from.close(error instanceof Error ? error.message : String(error));
       return;
     }
-    past.payloadBytesReceived += bytesOf(bodies);
+    if (isRecord(head) && head["k"] === "post") past.backgroundPayloadBytesReceived += bytesOf(bodies);
+    else past.payloadBytesReceived += bytesOf(bodies);
     onMessage(head, values);
+  }
+
+  /** The result of an exchange: a worker that has not got it asks for it. */
+  function give(to: Connection, head: Extract<Head, { k: "give" }>, values: readonly unknown[]): void {
+    const key = `give ${head.slot} ${head.version}`;
+    if (to.isPosting(key)) return;
+    const bodies = options.encode(head, values);
+    past.backgroundPayloadBytesSent += bytesOf(bodies);
+    to.post({ slot: head.slot, key }, head, bodies);
   }
 
   return {
@@ -157,6 +192,8 @@ export function openSeat(options: SeatOptions): Seat {
       }
       leave("its process is started again");
       untold = null;
+      pastSeconds += busySeconds;
+      busySeconds = 0;
       life++;
       token = randomUUID();
       hasConnected = false;
@@ -186,6 +223,7 @@ export function openSeat(options: SeatOptions): Seat {
     },
     ask(head, values) {
       if (connection === null) return;
+      if (head.k === "give") return give(connection, head, values);
       const key = `${head.k} ${head.round} ${head.attempt} ${head.seq}`;
       const { received, pending } = movement(connection);
       const repeats = asked?.key === key ? asked.repeats + 1 : 0;
@@ -195,8 +233,7 @@ export function openSeat(options: SeatOptions): Seat {
           onMessage({ k: "busy", ...stampOf(head) }, []);
         }
         // A connection loses nothing, so the question is under way; now and then it is repeated all the same.
-        const isWhole = repeats >= FIRST_WHOLE_REPEAT && (repeats & (repeats - 1)) === 0;
-        if (pending > 0 || !isWhole) {
+        if (pending > 0 || !isWholeRepeat(repeats)) {
           if (pending === 0) connection.send({ k: "ping" }, []);
           asked = { key, repeats, ...movement(connection) };
           return;
@@ -233,7 +270,10 @@ export function openSeat(options: SeatOptions): Seat {
       ...past,
       bytesSent: past.bytesSent + (connection?.bytesSent() ?? 0),
       bytesReceived: past.bytesReceived + (connection?.bytesReceived() ?? 0),
+      backgroundBytesSent: past.backgroundBytesSent + (connection?.backgroundBytesSent() ?? 0),
+      backgroundBytesReceived: past.backgroundBytesReceived + (connection?.backgroundBytesReceived() ?? 0),
       peakBytes,
+      busySeconds: pastSeconds + busySeconds,
       restarts: Math.max(0, life - 1),
       lastLoss,
     }),
@@ -242,6 +282,11 @@ export function openSeat(options: SeatOptions): Seat {
 
 function movement(connection: Connection): Pick<Asked, "received" | "pending"> {
   return { received: connection.bytesReceived(), pending: connection.pendingBytes() };
+}
+
+/** Whether what is repeated for the `repeats`-th time is sent whole, though a connection loses nothing. */
+export function isWholeRepeat(repeats: number): boolean {
+  return repeats >= FIRST_WHOLE_REPEAT && (repeats & (repeats - 1)) === 0;
 }
 
 /** Waits for `promise`, but not longer than `ms`. */

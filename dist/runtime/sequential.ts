@@ -3,7 +3,7 @@
  * over a script, so that the two can be compared.
  */
 
-import type { Phase, Script } from "../protocol/script.ts";
+import type { Phase, Script, Turn } from "../protocol/script.ts";
 import type { Config, JobArgs } from "../protocol/types.ts";
 import { isSteps, type Job, type JobResult, type Jobs, runJob, type Values } from "./driver.ts";
 import { onHostSync } from "./payload.ts";
@@ -56,9 +56,49 @@ export function runSequential({ config, jobs, initial }: RunSetup): RunValues {
   const ranks = Array.from({ length: config.workers }, (_, rank) => rank);
   let hub = new Map(Object.entries(initial.hub));
   let workers = ranks.map((rank) => new Map(Object.entries(initial.worker(rank))));
+  /** What was posted last, by slot, then by rank. */
+  const posted = new Map<
+    string,
+    { readonly version: number; readonly parts: readonly (readonly unknown[])[] }
+  >();
+
+  function post({ slot, version }: Turn): void {
+    const { send } = config.background![slot]!;
+    posted.set(slot, { version, parts: workers.map((own) => onHostSync(registers(own, send))) });
+  }
+
+  /** The values for the registers of the slot. One that was begun before this run is posted now. */
+  function result(turn: Turn): readonly unknown[] {
+    const { slot, version } = turn;
+    if (posted.get(slot)?.version !== version) post(turn);
+    const { parts } = posted.get(slot)!;
+    const { send, fn } = config.background![slot]!;
+    return run(
+      jobs.hub,
+      fn,
+      send.flatMap((_, i) => parts.map((part) => part[i])),
+      {
+        round: 0,
+        phase: slot,
+        iteration: 0,
+        rank: null,
+        workers: config.workers,
+        notes: ranks.map(() => []),
+        numbers: [version],
+      },
+    ).outs;
+  }
 
   function phase(p: Phase, round: number, iteration: number): readonly number[] {
-    const args: JobArgs = { round, phase: p.name, iteration, rank: null, workers: config.workers, notes: [] };
+    const args: Omit<JobArgs, "numbers"> = {
+      round,
+      phase: p.name,
+      iteration,
+      rank: null,
+      workers: config.workers,
+      notes: [],
+    };
+    const arrived = p.ends && result(p.ends);
     const replies = ranks.map((rank) => {
       const own = workers[rank]!;
       for (const name of p.send ?? []) {
@@ -66,25 +106,42 @@ export function runSequential({ config, jobs, initial }: RunSetup): RunValues {
         const plain = isScattered ? name.slice(0, -2) : name;
         own.set(plain, hub.get(isScattered ? `${plain}@${rank}` : name));
       }
-      const result =
-        p.worker && run(jobs.worker(rank), p.worker.fn, registers(own, p.worker.ins), { ...args, rank });
+      if (p.ends) {
+        config.background![p.ends.slot]!.receive.forEach((name, i) => {
+          own.set(name, arrived![i]);
+        });
+      }
+      const done =
+        p.worker &&
+        run(jobs.worker(rank), p.worker.fn, registers(own, p.worker.ins), {
+          ...args,
+          rank,
+          numbers: p.worker.numbers ?? [],
+        });
       p.worker?.outs?.forEach((name, i) => {
-        own.set(name, result!.outs[i]);
+        own.set(name, done!.outs[i]);
       });
-      return { values: onHostSync(registers(own, p.reply)), notes: result?.notes ?? [] };
+      return { values: onHostSync(registers(own, p.reply)), notes: done?.notes ?? [] };
     });
+    if (p.begins) post(p.begins);
     for (const rank of ranks) {
       p.reply?.forEach((name, i) => {
         hub.set(`${name}@${rank}`, replies[rank]!.values[i]);
       });
     }
     const notes = replies.map((reply) => reply.notes);
-    const result = p.hub && run(jobs.hub, p.hub.fn, registers(hub, starred(p.hub.ins)), { ...args, notes });
+    const done =
+      p.hub &&
+      run(jobs.hub, p.hub.fn, registers(hub, starred(p.hub.ins)), {
+        ...args,
+        notes,
+        numbers: p.hub.numbers ?? [],
+      });
     for (const rank of ranks) for (const name of p.reply ?? []) hub.delete(`${name}@${rank}`);
     starred(p.hub?.outs).forEach((name, i) => {
-      hub.set(name, result!.outs[i]);
+      hub.set(name, done!.outs[i]);
     });
-    return result?.notes ?? [];
+    return done?.notes ?? [];
   }
 
   function starred(names: readonly string[] = []): readonly string[] {

@@ -4,10 +4,10 @@ import { clipReason, isRecord } from "../protocol/head.ts";
 import type { Config, Head } from "../protocol/types.ts";
 import { workerInit, workerStep } from "../protocol/worker.ts";
 import { type Frame, wireDefaults } from "../wire.ts";
-import { type Connection, openConnection } from "./connection.ts";
+import { type Connection, openConnection, queueBytes } from "./connection.ts";
 import { drive, type Ending, type Jobs, peerName, type Store, seedStore, type Values } from "./driver.ts";
 import { decodeValue, encodeValues } from "./payload.ts";
-import { within } from "./seat.ts";
+import { isWholeRepeat, within } from "./seat.ts";
 import type { Address } from "./worker_process.ts";
 
 /**
@@ -62,7 +62,10 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
   const { rank, address, config, jobs, store, initial, deadlineMs = 20_000 } = options;
   if (initial !== undefined) await seedStore(store, peerName(rank), initial);
   let connection: Connection | null = null;
+  /** What has been posted on this connection last, by slot, and how often the protocol has asked for it again. */
+  let posted = new Map<string, { readonly key: string; readonly repeats: number }>();
   let maxFrameBytes = wireDefaults.maxBodyBytes;
+  let timer: ReturnType<typeof setInterval> | null = null;
 
   const worker = drive({
     name: peerName(rank),
@@ -74,7 +77,8 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
     transport: {
       send(_, head, values) {
         try {
-          send(head, encodeValues(head, values, maxFrameBytes));
+          if (head.k === "post") post(head, values);
+          else send(head, encodeValues(head, values, maxFrameBytes));
         } catch (error) {
           // The same answer would fail again: the run has to end, with this reason.
           const { round, attempt, seq } = head;
@@ -94,15 +98,33 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
   });
 
   function send(head: Head | { readonly k: "pong" }, bodies: readonly Uint8Array[]): void {
+    connection?.send({ ...head, ...usage() }, bodies);
+  }
+
+  /** What the hub wants to know of this process. */
+  function usage(): { readonly peakBytes: number; readonly busySeconds: number } {
     // Kibibytes, in every runtime that has this function.
-    connection?.send({ ...head, peakBytes: process.resourceUsage().maxRSS * 1024 }, bodies);
+    return { peakBytes: process.resourceUsage().maxRSS * 1024, busySeconds: worker.busySeconds() };
+  }
+
+  /** A connection loses nothing, so what was posted on it is there, or under way; now and then it is repeated all the same. */
+  function post(head: Extract<Head, { k: "post" }>, values: readonly unknown[]): void {
+    const { slot, version, attempt } = head;
+    const key = `post ${slot} ${version} ${attempt}`;
+    if (connection === null || connection.isPosting(key)) return;
+    const last = posted.get(slot);
+    const repeats = last?.key === key ? last.repeats + 1 : 0;
+    posted.set(slot, { key, repeats });
+    if (repeats > 0 && !isWholeRepeat(repeats)) return;
+    connection.post({ slot, key }, { ...head, ...usage() }, encodeValues(head, values, maxFrameBytes));
   }
 
   /** One connection, from its beginning to its end. */
   async function session(): Promise<Session> {
     let line: Connection;
     try {
-      line = await openConnection(address.host, address.port, 2 * maxFrameBytes + 2 ** 24, CONNECT_MS);
+      const limit = queueBytes(config, maxFrameBytes);
+      line = await openConnection(address.host, address.port, limit, CONNECT_MS, worker.blockedMs);
     } catch (error) {
       return {
         why: error instanceof Error ? error.message : String(error),
@@ -118,15 +140,17 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
       resolve(why);
     });
     line.listen({}, ({ head }: Frame) => {
-      const { k, reason, maxFrameBytes: limit } = isRecord(head) ? head : {};
+      const { k, reason, maxFrameBytes: limit, tickMs } = isRecord(head) ? head : {};
       if (k === "refused") refusal = typeof reason === "string" ? reason : "no reason was given";
-      if (k !== "welcome" || typeof limit !== "number") {
+      if (k !== "welcome" || typeof limit !== "number" || typeof tickMs !== "number") {
         line.close("the hub has not welcomed it");
         return;
       }
       wasWelcome = true;
       maxFrameBytes = limit;
       connection = line;
+      posted = new Map();
+      keepTime(tickMs);
       line.listen({ maxBodyBytes: limit }, (frame) => received(line, frame));
       worker.start().catch(broken.reject);
     });
@@ -148,6 +172,12 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
       return;
     }
     worker.receive("hub", head, values);
+  }
+
+  /** Ticks of the hub's length; only exchanges in the background need them here. */
+  function keepTime(tickMs: number): void {
+    if (timer !== null || config.background === undefined) return;
+    timer = setInterval(() => worker.post({ k: "tick" }), tickMs);
   }
 
   /** Rejects when the store cannot be read. */
@@ -181,6 +211,7 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
       pauseMs = Math.min(2 * pauseMs, LAST_PAUSE_MS);
     }
   } finally {
+    if (timer !== null) clearInterval(timer);
     process.off("SIGINT", ignore);
     await leave();
   }

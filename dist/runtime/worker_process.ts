@@ -35,6 +35,8 @@ export interface SpawnOptions {
   readonly address?: Address;
   /** Its standard error: shown as it comes, or kept (the last 4000 characters) for error messages. Default: kept. */
   readonly standardError?: "show" | "keep";
+  /** Words before the command line, such as those that start it in another network namespace or on another machine. */
+  readonly prefix?: readonly string[];
   /** Threads of its kernels, unless COTANGENT_THREADS says otherwise; processes of one machine share its cores. */
   readonly threads?: number;
 }
@@ -55,8 +57,8 @@ const KEPT_CHARACTERS = 4000;
  * @since 0.1.0
  */
 export function spawnBun(script: string, args: readonly string[], options: SpawnOptions = {}): WorkerProcess {
-  const { address, standardError = "keep", threads } = options;
-  const child = Bun.spawn([process.execPath, script, ...args], {
+  const { address, standardError = "keep", prefix = [], threads } = options;
+  const child = Bun.spawn([...prefix, process.execPath, script, ...args], {
     stdin: "ignore",
     stdout: "inherit",
     stderr: standardError === "keep" ? "pipe" : "inherit",

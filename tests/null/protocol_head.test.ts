@@ -10,6 +10,7 @@ const head: fc.Arbitrary<Head> = fc.oneof(
   fc.record({ k: fc.constant("ready"), ...stamp, missing: fc.boolean() }),
   fc.record({ k: fc.constant("ask"), ...stamp, phase: count, iteration: count, commit: fc.boolean() }),
   fc.record({ k: fc.constant("answer"), ...stamp, notes: fc.array(fc.double(), { maxLength: 5 }) }),
+  fc.record({ k: fc.constantFrom("post", "give"), ...stamp, slot: fc.string(), version: count }),
   fc.record({ k: fc.constant("error"), ...stamp, reason: fc.string() }),
 ) as fc.Arbitrary<Head>;
 
@@ -51,6 +52,10 @@ test("nonsense is null and never throws", () => {
   expect(parseHead({ ...good, k: "answer", notes: new Array(5000).fill(0) })).toBeNull();
   expect(parseHead({ ...good, k: "error", reason: "x".repeat(5000) })).toBeNull();
   expect(parseHead({ ...good, k: "ready" })).toBeNull();
+  for (const bad of [{}, { slot: "s" }, { slot: 1, version: 1 }, { slot: "s", version: -1 }]) {
+    expect(parseHead({ ...good, k: "post", ...bad })).toBeNull();
+  }
+  expect(parseHead({ ...good, k: "give", slot: "x".repeat(300), version: 1 })).toBeNull();
 });
 
 test("a parsed head carries no field that the protocol does not know", () => {

@@ -84,7 +84,15 @@ test("answers are reduced in rank order, whatever their order of arrival", () =>
   const forward = feed(hubInit(config), ...asking, answer(0, 1, "g0"), answer(1, 1, "g1"));
   const backward = feed(hubInit(config), ...asking, answer(1, 1, "g1"), answer(0, 1, "g0"));
   expect(backward).toEqual(forward);
-  const args = { round: 0, phase: "sum", iteration: 0, rank: null, workers: 2, notes: [[0], [1]] };
+  const args = {
+    round: 0,
+    phase: "sum",
+    iteration: 0,
+    rank: null,
+    workers: 2,
+    notes: [[0], [1]],
+    numbers: [],
+  };
   expect(forward.effects).toEqual([{ k: "compute", job: 1, fn: "s", args, ins: ["g0", "g1"] }]);
 });
 

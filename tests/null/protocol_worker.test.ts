@@ -72,7 +72,7 @@ test("a worker without the save says so, every time it is asked", () => {
 
 test("a question is computed once and its answer repeated, payloads included", () => {
   const running = feed(workerInit(1), ...begun, ask(3, 5, 1, "z0"));
-  const args = { round: 3, phase: "first", iteration: 0, rank: 1, workers: 2, notes: [] };
+  const args = { round: 3, phase: "first", iteration: 0, rank: 1, workers: 2, notes: [], numbers: [] };
   expect(running.effects).toEqual([{ k: "compute", job: 1, fn: "f", args, ins: ["x0", "z0"] }]);
   const busy = feed(running.state, ask(3, 5, 1, "z9"));
   expect(busy.state).toEqual(running.state);
