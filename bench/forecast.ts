@@ -186,10 +186,9 @@ function measureWork(): Pick<Costs["rates"], Exclude<WorkKind, "hubMessage" | "w
   const width = (count: number): number => Math.ceil(count / 2);
   const pass = (turn: number): readonly [number, number] => [
     (turn + 1) * width(n),
-    curved.get(`worker subtract ${turn}`)!,
+    curved.get(`worker coefficients ${turn}`)!,
   ];
   const bytes = (count: number): number => 2 * 4 * count;
-  const iterate = (times: Times): number => (times.get("hub product")! + times.get("hub next")!) / 2;
   return {
     gradient: through(
       [small.batch, plainSmallBatch.get("worker nextGradient")!],
@@ -200,15 +199,19 @@ function measureWork(): Pick<Costs["rates"], Exclude<WorkKind, "hubMessage" | "w
       [CURVATURE_BATCH, curved.get("worker open")!],
     ),
     product: through(
-      [small.curvature, curvedSmallBatch.get("worker product")!],
-      [CURVATURE_BATCH, curved.get("worker product")!],
+      // The first has no basis beside it.
+      [small.curvature, curvedSmallBatch.get("worker product 0")!],
+      [CURVATURE_BATCH, curved.get("worker product 0")!],
     ),
     update,
     project: { call: projections.call / 6, unit: projections.unit },
     basis: through(pass(0), pass(ORDER - 1)),
     reduce: through([bytes(few), replicatedFew.get("hub mean")!], [bytes(n), replicated.get("hub mean")!]),
-    // Products of two workers, 8 n bytes, and one vector in float64, 8 n too.
-    iterate: through([bytes(few), iterate(curvedFew)], [bytes(n), iterate(curved)]),
+    // Products of two workers, 8 n bytes, and the columns of one row, 4 n.
+    iterate: through(
+      [1.5 * bytes(few), curvedFew.get("hub product")!],
+      [1.5 * bytes(n), curved.get("hub product")!],
+    ),
     start: through([few, curvedFew.get("hub start")!], [n, curved.get("hub start")!]),
     ritz: { call: 0, unit: curved.get("hub ritz")! / ORDER ** 3 },
     evaluate: freeOfCost.rates.evaluate,

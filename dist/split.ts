@@ -250,7 +250,7 @@ export function groupConfig(plan: Plan): Config {
         name: "open",
         send: ["theta", "version"],
         worker: { fn: "open", ins: ["theta", "version"], outs: ["operator", "basis"] },
-        hub: { fn: "start", ins: ["version"], outs: ["v", "tridiagonal"] },
+        hub: { fn: "start", ins: ["version"], outs: ["v", "recurrence"] },
       },
       ...rest,
       vectorsPhase,

@@ -107,8 +107,6 @@ export function workerCounts(plan: Plan, examples: Examples, fn: string, iterati
   const isCut = curvature !== null && layout !== "replicated";
 
   const gradient: Counts = { gradient: once(examples.gradient) };
-  // The row of this iteration is in the basis already.
-  const basisPass: Counts = { basis: once((iteration + 1) * width) };
   const passes = (count: number): Counts =>
     pairs > 0 ? { project: { calls: count, units: count * space } } : {};
   // Where V is cut, the method has moved in `direction`, and what is left has two products with columns of V.
@@ -120,10 +118,13 @@ export function workerCounts(plan: Plan, examples: Examples, fn: string, iterati
 
   const table: Readonly<Record<string, () => Counts>> = {
     open: () => ({ linearize: once(examples.curvature) }),
-    product: () => ({ product: once(examples.curvature) }),
-    coefficients: () => basisPass,
-    orthogonalize: () => repeated(basisPass, 2),
-    subtract: () => basisPass,
+    // Of the candidate along the rows before it and with itself.
+    coefficients: () => ({ basis: once((iteration + 1) * width) }),
+    // And what candidate and product have along these rows.
+    product: () => ({
+      product: once(examples.curvature),
+      basis: { calls: 2, units: 2 * iteration * width },
+    }),
     vectors: () => ({ basis: once(pairs * orderOf(plan) * width) }),
     install: () => ({}),
     installDamped: () => ({}),
@@ -154,8 +155,8 @@ export function hubCounts(plan: Plan, examples: Examples, fn: string, bytes: num
   const iterate = (): Counts => ({ iterate: once(bytes) });
   const table: Readonly<Record<string, () => Counts>> = {
     start: () => ({ start: once(plan.parameters) }),
+    place: reduce,
     product: iterate,
-    next: iterate,
     ritz: () => ({ ritz: once(orderOf(plan) ** 3) }),
     curvature: reduce,
     cutRows: reduce,

@@ -1,14 +1,27 @@
 /**
  * Extreme eigenpairs of a symmetric operator by Lanczos with full reorthogonalization, in pieces: the same pieces run on
- * one machine here and on column shards in dist/. Where products are on a device the steps are those of krylov.ts.
+ * one machine here and on column shards in dist/, those of recurrence.ts. Where products are on a device the steps are those of krylov.ts.
  */
 import type { LinearOperator } from "../autodiff/operator.ts";
-import type { DType, TypedArray } from "../core/dtype.ts";
+import type { TypedArray } from "../core/dtype.ts";
 import { cast, matmul, reshape, slice } from "../core/ops.ts";
 import * as random from "../core/random.ts";
 import { adopt, placed } from "../core/trace.ts";
 import { Tensor, type Value } from "../core/value.ts";
 import { krylov } from "./krylov.ts";
+import {
+  advance,
+  beginning,
+  combine,
+  dot,
+  exhausted,
+  extend,
+  type Floats,
+  measure,
+  newRow,
+  place,
+  withoutOlder,
+} from "./recurrence.ts";
 import { type Tridiagonal, tridiagonalEigen } from "./tridiagonal.ts";
 
 /**
@@ -45,14 +58,6 @@ export interface LanczosOptions {
   /** Where to start: a vector [n], or a key to draw one from. */
   readonly start?: Value;
   readonly key?: Value;
-}
-
-/**
- * Below this fraction of the largest element of T a new basis vector is rounding noise of the products, and the space is
- * exhausted: about 8 units in the last place of float32, far above those of float64.
- */
-export function breakdownTolerance(dtype: DType): number {
-  return dtype === "float64" ? 1e-10 : 1e-6;
 }
 
 /**
@@ -143,21 +148,26 @@ function isOnDevice({ device = "cpu" }: LinearOperator): boolean {
 }
 
 function lanczosOnHost(operator: LinearOperator, search: Search): Spectrum {
-  const n = operator.size;
+  const { size: n, dtype } = operator;
   const basis: Float64Array[] = [];
-  let t: Tridiagonal = { diagonal: [], offDiagonal: [] };
-  let v = startVector(search, n);
+  let candidate: Value = cast(adopt(startVector(search, n), [n], "float64"), dtype);
+  let at = beginning;
   for (;;) {
-    basis.push(v);
-    let w = new Float64Array(operator.apply(cast(adopt(v, [n], "float64"), operator.dtype)).dataSync());
-    const alpha = dot(w, v);
-    w = subtractProjection(basis, coefficients(basis, w), w);
-    w = subtractProjection(basis, coefficients(basis, w), w);
-    const beta = norm(w);
-    t = extend(t, alpha, beta);
-    const breakdown = exhausted(t, operator.dtype);
-    if (breakdown || basis.length >= search.order) return assemble(t, basis, { ...search, n, breakdown });
-    v = scaled(w, 1 / beta);
+    const u = new Float64Array(candidate.dataSync());
+    const { recurrence, numbers } = place(at, measure(basis, u), dtype);
+    if (recurrence.isEnded) return assemble(recurrence.t, basis, { ...search, n, breakdown: true });
+    const product = operator.apply(candidate).dataSync() as Floats;
+    const { row, older } = newRow(basis, u, numbers);
+    basis.push(row);
+    // The row as it travels between workers, so that a run of one worker has these bits.
+    const sent = cast(adopt(row, [n], "float64"), dtype).dataSync() as Floats;
+    const rest = new Float64Array(withoutOlder(product, older, 0, 1));
+    const next = advance(recurrence, rest, sent, dtype);
+    const breakdown = next.recurrence.isEnded;
+    if (breakdown || basis.length >= search.order)
+      return assemble(next.recurrence.t, basis, { ...search, n, breakdown });
+    at = next.recurrence;
+    candidate = adopt(next.candidate, [n], dtype);
   }
 }
 
@@ -211,7 +221,7 @@ function assemble(
   const pairs = values.length;
   const vectors = new Float64Array(pairs * n);
   rows.forEach((row, j) => {
-    vectors.set(combine(basis, row), j * n);
+    vectors.set(combine(basis, row, n), j * n);
   });
   return {
     values: vectorOf(values),
@@ -224,22 +234,6 @@ function assemble(
 }
 
 // --- pieces ------------------------------------------------------------------------------------------------------
-
-/** The matrix with one more row: its diagonal element and the norm of what remained of the product. */
-export function extend(t: Tridiagonal, alpha: number, beta: number): Tridiagonal {
-  if (!Number.isFinite(alpha) || !Number.isFinite(beta)) {
-    throw new RangeError(
-      `Cannot continue Lanczos at step ${t.diagonal.length}: a Hessian-vector product is not finite, finite ones are needed; lower the learning rate or check the loss`,
-    );
-  }
-  return { diagonal: [...t.diagonal, alpha], offDiagonal: [...t.offDiagonal, beta] };
-}
-
-/** Whether the last remaining norm is rounding noise of products in `dtype`: no further basis vector exists. */
-export function exhausted(t: Tridiagonal, dtype: DType): boolean {
-  const largest = Math.max(...t.diagonal.map(Math.abs), ...t.offDiagonal);
-  return t.offDiagonal.at(-1)! <= breakdownTolerance(dtype) * largest;
-}
 
 /** Chosen eigenpairs of T: row j holds the coefficients of Ritz vector j in the basis. */
 export interface Ritz {
@@ -268,61 +262,11 @@ export function ritzPairs(t: Tridiagonal, k: number, l: number): Ritz {
   };
 }
 
-/** Q w: one coefficient per basis vector. On a column shard: the shard's part of each. */
-export function coefficients(basis: readonly Float64Array[], w: Float64Array): Float64Array {
-  const h = new Float64Array(basis.length);
-  for (let j = 0; j + 1 < basis.length; j += 2) dotPair(basis[j]!, basis[j + 1]!, w, h, j);
-  if (basis.length % 2 === 1) h[basis.length - 1] = dot(basis.at(-1)!, w);
-  return h;
-}
-
-/** Two products at once: an addition waits for the one before it, and so there are two to wait for. */
-function dotPair(p: Float64Array, q: Float64Array, w: Float64Array, h: Float64Array, j: number): void {
-  let s = 0;
-  let t = 0;
-  for (let i = 0; i < w.length; i++) {
-    const x = w[i]!;
-    s += p[i]! * x;
-    t += q[i]! * x;
-  }
-  h[j] = s;
-  h[j + 1] = t;
-}
-
-/** w - Qᵀ h. */
-export function subtractProjection(
-  basis: readonly Float64Array[],
-  h: Float64Array,
-  w: Float64Array,
-): Float64Array<ArrayBuffer> {
-  const out = w.slice();
-  basis.forEach((q, j) => {
-    subtract(out, q, h[j]!);
-  });
-  return out;
-}
-
-/** A function of its own: compilers see one loop, not one for each caller. */
-function subtract(out: Float64Array, q: Float64Array, c: number): void {
-  for (let i = 0; i < out.length; i++) out[i] = out[i]! - c * q[i]!;
-}
-
-/** Sum over basis vectors of row[j] q_j. */
-export function combine(basis: readonly Float64Array[], row: Float64Array): Float64Array<ArrayBuffer> {
-  return subtractProjection(basis, scaled(row, -1), new Float64Array(basis[0]!.length));
-}
-
-export function dot(x: Float64Array, y: Float64Array): number {
-  let sum = 0;
-  for (let i = 0; i < x.length; i++) sum += x[i]! * y[i]!;
-  return sum;
-}
-
 export function norm(x: Float64Array): number {
   return Math.sqrt(dot(x, x));
 }
 
-export function scaled(x: Float64Array, c: number): Float64Array<ArrayBuffer> {
+function scaled(x: Float64Array, c: number): Float64Array<ArrayBuffer> {
   const out = new Float64Array(x.length);
   for (let i = 0; i < x.length; i++) out[i] = c * x[i]!;
   return out;

@@ -3,28 +3,26 @@
  * workers are taken at the hub in the order of ranks. Nothing here knows how the eigenpairs are used.
  */
 import { hessianOperator, type LinearOperator } from "../../autodiff/operator.ts";
-import type { DType } from "../../core/dtype.ts";
+import type { DType, TypedArray } from "../../core/dtype.ts";
 import { cast } from "../../core/ops.ts";
 import * as random from "../../core/random.ts";
 import { adopt, scalar } from "../../core/trace.ts";
 import type { Value } from "../../core/value.ts";
-import { meanOf } from "../../optim/admm.ts";
+import { ritzPairs, startVector } from "../../optim/lanczos.ts";
 import {
-  coefficients,
+  advance,
+  beginning,
   combine,
-  dot,
-  exhausted,
-  extend,
-  norm,
-  ritzPairs,
-  scaled,
-  startVector,
-  subtractProjection,
-} from "../../optim/lanczos.ts";
-import type { Tridiagonal } from "../../optim/tridiagonal.ts";
+  type Floats,
+  measure,
+  newRow,
+  place,
+  type Recurrence,
+  withoutOlder,
+} from "../../optim/recurrence.ts";
 import { columnsOf, orderOf, type Plan } from "../plan.ts";
 import type { Jobs } from "../runtime/driver.ts";
-import { doubles, job, nothing, sumOf, value, vector } from "./registers.ts";
+import { doubles, job, sumOf, value, vector } from "./registers.ts";
 
 /** What is looked for, and by how many. */
 export interface Search {
@@ -69,25 +67,28 @@ export function searchWorkerJobs<B>(
   { objective, batch }: { objective(theta: Value, batch: B): Value; batch(round: number): B },
   rank: number,
 ): Jobs {
+  const { dtype, reduce, workers } = search;
   const [start, end] = columnsOf(search, rank);
-  const idle = search.reduce === "rank0" && rank !== 0;
+  const idle = reduce === "rank0" && rank !== 0;
+  const columns = (v: unknown): Float64Array => new Float64Array(value(v).dataSync().subarray(start, end));
   return {
     open: job(([theta], { round }) => ({
       outs: [hessianOperator(objective, value(theta), batch(round)), []],
     })),
-    product: job(([operator, basis, v]) => {
-      const H = operator as LinearOperator;
-      const product = idle ? nothing() : H.apply(cast(value(v), H.dtype));
-      return { outs: [product, [...rowsIn(basis), doubles(v).slice(start, end)]] };
+    coefficients: job(([basis, v]) => ({ outs: [vector(measure(rowsIn(basis), columns(v)))] })),
+    product: job(([operator, basis, v, numbers]) => {
+      const { row, older } = newRow(rowsIn(basis), columns(v), doubles(numbers));
+      const product = idle
+        ? withoutOlder(zerosIn(dtype, end - start), older, 0, 1)
+        : // In a mean a worker's own columns count one in so many.
+          withoutOlder(
+            (operator as LinearOperator).apply(value(v)).dataSync() as Floats,
+            older,
+            start,
+            reduce === "mean" ? workers : 1,
+          );
+      return { outs: [floats(product), [...rowsIn(basis), row], inDType(row, dtype)] };
     }),
-    coefficients: job(([basis, w]) => ({ outs: [vector(coefficients(rowsIn(basis), doubles(w)))] })),
-    orthogonalize: job(([basis, w, h]) => {
-      const rest = subtractProjection(rowsIn(basis), doubles(h), doubles(w));
-      return { outs: [vector(rest), vector(coefficients(rowsIn(basis), rest))] };
-    }),
-    subtract: job(([basis, w, h]) => ({
-      outs: [vector(subtractProjection(rowsIn(basis), doubles(h), doubles(w)))],
-    })),
     vectors: job(([basis, rows]) => ({ outs: [ownColumns(basis, value(rows), search.dtype)] })),
   };
 }
@@ -99,43 +100,49 @@ export function ownColumns(basis: unknown, rows: Value, dtype: DType): Value {
   const width = own[0]!.length;
   const columns = new Float64Array(pairs * width);
   for (let j = 0; j < pairs; j++)
-    columns.set(combine(own, chosen.slice(j * order, (j + 1) * order)), j * width);
+    columns.set(combine(own, chosen.subarray(j * order, (j + 1) * order), width), j * width);
   return cast(adopt(columns, [pairs, width], "float64"), dtype);
 }
+
+const zerosIn = (dtype: DType, size: number): Floats =>
+  dtype === "float64" ? new Float64Array(size) : new Float32Array(size);
+
+/** As a register; the array must not change any more. */
+const floats = (data: Floats): Value =>
+  adopt(data, [data.length], data instanceof Float64Array ? "float64" : "float32");
+
+const inDType = (data: Float64Array<ArrayBuffer>, dtype: DType): Value =>
+  floats(dtype === "float64" ? data : new Float32Array(data));
 
 const rowsIn = (basis: unknown): readonly Float64Array[] => basis as readonly Float64Array[];
 
 /** The computations of the hub, from `start` to `ritz`, and the eigenvectors as one matrix. */
 export function searchHubJobs(search: Search): Jobs {
-  const { workers, parameters, k, l, order, reduce, seed, dtype } = search;
+  const { workers, parameters, k, l, order, seed, dtype } = search;
   return {
     start: job((_ins, { round }) => {
       const key = random.foldIn(random.key(seed), round);
-      const empty: Tridiagonal = { diagonal: [], offDiagonal: [] };
-      return { outs: [vector(startVector({ key }, parameters)), empty] };
+      return { outs: [inDType(startVector({ key }, parameters), dtype), beginning] };
     }),
-    product: job(([v, ...products]) => {
-      const sources = reduce === "rank0" ? products.slice(0, 1) : products;
-      const w = doubles(meanOf(sources.map((p) => vector(doubles(p)))));
-      const shards = Array.from({ length: workers }, (_, rank) =>
-        vector(w.slice(...columnsOf(search, rank))),
-      );
-      return { outs: [dot(w, doubles(v)), ...shards] };
+    place: job(([at, ...parts]) => {
+      const { recurrence, numbers } = place(at as Recurrence, sumOfParts(parts), dtype);
+      return { outs: [recurrence, vector(numbers)] };
+    }),
+    product: job(([at, ...answers]) => {
+      const recurrence = at as Recurrence;
+      // The space was found to be complete while the workers were still to make a product.
+      if (recurrence.isEnded) return { outs: [recurrence, null], notes: [1] };
+      const product = sumOfProducts(search, answers.slice(0, workers));
+      const row = joinColumns(search, answers.slice(workers).map(value)).dataSync() as Floats;
+      const next = advance(recurrence, product, row, dtype);
+      const ended = next.recurrence.isEnded || next.recurrence.t.diagonal.length >= order;
+      return { outs: [next.recurrence, floats(next.candidate)], notes: [Number(ended)] };
     }),
     sum: sumOf,
-    next: job(([t, alpha, ...shards]) => {
-      const w = new Float64Array(parameters);
-      shards.forEach((shard, rank) => {
-        w.set(doubles(shard), columnsOf(search, rank)[0]);
-      });
-      const beta = norm(w);
-      const extended = extend(t as Tridiagonal, alpha as number, beta);
-      const ended = exhausted(extended, dtype) || extended.diagonal.length >= order;
-      return { outs: [extended, vector(ended ? w : scaled(w, 1 / beta))], notes: [Number(ended)] };
-    }),
-    ritz: job(([t]) => {
-      const { values, residuals, rows, largest } = ritzPairs(t as Tridiagonal, k, l);
-      const steps = (t as Tridiagonal).diagonal.length;
+    ritz: job(([at]) => {
+      const { t } = at as Recurrence;
+      const { values, residuals, rows, largest } = ritzPairs(t, k, l);
+      const steps = t.diagonal.length;
       const chosen = new Float64Array(rows.length * steps);
       rows.forEach((row, j) => {
         chosen.set(row, j * steps);
@@ -153,6 +160,31 @@ export function searchHubJobs(search: Search): Jobs {
       return { outs: [curvature], notes: pairNotes(pairs as Pairs) };
     }),
   };
+}
+
+/** The sum in the order of ranks. */
+function sumOfParts(parts: readonly unknown[]): Float64Array {
+  return parts.map(doubles).reduce((sum, part) => {
+    addTo(sum, part, 0);
+    return sum;
+  });
+}
+
+/** The mean of the workers' products, in the order of ranks; or that of worker 0, with what the others take from it. */
+function sumOfProducts(search: Search, answers: readonly unknown[]): Float64Array<ArrayBuffer> {
+  const sum = new Float64Array(search.parameters);
+  answers.forEach((answer, rank) => {
+    const elements = value(answer).dataSync();
+    const isWhole = search.reduce === "mean" || rank === 0;
+    addTo(sum, elements, isWhole ? 0 : columnsOf(search, rank)[0]);
+  });
+  if (search.reduce === "mean") for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! / search.workers;
+  return sum;
+}
+
+/** A function of its own: compilers see one loop for each type of array. */
+function addTo(sum: Float64Array, elements: TypedArray, start: number): void {
+  for (let i = 0; i < elements.length; i++) sum[start + i] = sum[start + i]! + elements[i]!;
 }
 
 /** What is reported about a refresh: the eigenvalues, then their residuals. */

@@ -5,14 +5,15 @@ import { hessianOperator } from "../../autodiff/operator.ts";
 import { add, div } from "../../core/ops.ts";
 import * as random from "../../core/random.ts";
 import type { Value } from "../../core/value.ts";
+import { searchHubJobs } from "../../dist/jobs/curvature.ts";
 import { type Problem, trainingSetup } from "../../dist/jobs.ts";
 import { columnsOf, type Plan, type PlanInput } from "../../dist/plan.ts";
-import type { Job } from "../../dist/runtime/driver.ts";
+import type { Job, JobResult } from "../../dist/runtime/driver.ts";
 import { RunError, runLocal } from "../../dist/runtime/local.ts";
 import { runSequential } from "../../dist/runtime/sequential.ts";
 import { sameBits } from "../../dist/sim.ts";
 import { lanczos, type Spectrum } from "../../optim/lanczos.ts";
-import { linspace, list, maxDifference, projector, rowsOf, type Vector } from "../optim/numbers.ts";
+import { f64, linspace, list, maxDifference, projector, rowsOf, type Vector } from "../optim/numbers.ts";
 import { fosiStateOf, logisticProblem, planOf, quadraticProblem, type Rows } from "./training_problems.ts";
 
 type Curvature = NonNullable<PlanInput["curvature"]>;
@@ -130,6 +131,37 @@ test.each([1, 2, 4])(
     expect(sameBits({ hub, workers: own }, run)).toBe(true);
   },
 );
+
+test("a space that is found complete while workers make a product: the loop ends, with the rows before it", () => {
+  const search = {
+    workers: 2,
+    parameters: 4,
+    k: 2,
+    l: 0,
+    order: 4,
+    reduce: "mean",
+    seed: 1,
+    dtype: "float64",
+  } as const;
+  const jobs = searchHubJobs(search);
+  const args = { round: 0, phase: "", iteration: 0, rank: null, workers: 2, notes: [], numbers: [] };
+  const run = (fn: string, ...ins: readonly unknown[]): JobResult => jobs[fn]!(ins, args) as JobResult;
+  const [, beginning] = run("start").outs;
+  const halves = (a: number, b: number): readonly Value[] => [f64([a]), f64([b])];
+  const first = run("place", beginning, ...halves(0.5, 0.5)).outs[0];
+  // H e0 = 3 e0 + e1, of which each worker has the same.
+  const products = [f64([3, 1, 0, 0]), f64([3, 1, 0, 0])];
+  const second = run("product", first, ...products, f64([1, 0]), f64([0, 0]));
+  expect(second.notes).toEqual([0]);
+  expect(list(second.outs[1] as Value)).toEqual([0, 1, 0, 0]);
+  // The candidate is e0 for all that matters.
+  const [placed, numbers] = run("place", second.outs[0], f64([1, 1]), f64([0, 1e-6])).outs;
+  expect(list(numbers as Value).every(Number.isFinite)).toBe(true);
+  const third = run("product", placed, ...products, f64([0, 1]), f64([0, 0]));
+  expect(third.notes).toEqual([1]);
+  const [rows, pairs] = run("ritz", third.outs[0]).outs as [Value, { readonly values: Value }];
+  expect([list(rows), list(pairs.values)]).toEqual([[1], [3]]);
+});
 
 test("more workers than parameters: empty shards take part", () => {
   const plan = curvaturePlan(8, 3, { k: 2, order: 3 });
