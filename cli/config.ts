@@ -1,9 +1,25 @@
 /** What a training run is, checked: from flags, or from the file that a run left behind. */
 import { z } from "zod";
+import { parsePartition } from "../dist/federated/partition.ts";
 import { dataNames } from "./data/registry.ts";
 
+/** Methods whose workers send parts of what they have. */
+export const communicatingNames = [
+  "div-adam",
+  "ef",
+  "saef",
+  "def",
+  "cser",
+  "ef-adam",
+  "one-bit-adam",
+  "zero-one-adam",
+  "local-adam",
+  "diloco",
+  "demo",
+] as const;
+
 export const modelNames = ["mlp", "cnn", "logistic"] as const;
-export const optimizerNames = [
+const plainNames = [
   "sgd",
   "momentum",
   "nesterov",
@@ -17,14 +33,18 @@ export const optimizerNames = [
   "fosi-adam",
   "dho2",
 ] as const;
+export const optimizerNames: readonly OptimizerName[] = [...plainNames, ...communicatingNames];
 export const admmForms = ["consensus", "published", "off"] as const;
 export const layoutNames = ["replicated", "rows", "columns"] as const;
 export const lateForms = ["wait", "keep-old"] as const;
 export const distributionNames = ["eigenpairs", "gradients"] as const;
 export const runtimeNames = ["sockets", "local"] as const;
+export const scheduleNames = ["constant", "cosine"] as const;
+export const compressorNames = ["block", "topk", "randomk", "sign", "qsgd", "half", "powersgd"] as const;
+export const precisionNames = ["float32", "int16"] as const;
 export const deviceNames = ["cpu", "webgpu"] as const;
 
-export type OptimizerName = (typeof optimizerNames)[number];
+export type OptimizerName = (typeof plainNames)[number] | (typeof communicatingNames)[number];
 export type DeviceName = (typeof deviceNames)[number];
 
 /** One flag: how it is written, what it means, and what it may be. */
@@ -54,11 +74,32 @@ const penalized: Need = {
   text: "--optimizer dho2 with --admm consensus or published",
   holds: ({ optimizer, admm }) => optimizer === "dho2" && admm !== "off",
 };
+const isCommunicating = ({ optimizer }: TrainConfig): boolean =>
+  (communicatingNames as readonly string[]).includes(optimizer);
+/** A flag of some of the methods. */
+const methods = (...names: readonly OptimizerName[]): Need => ({
+  text: `--optimizer ${names.join(", ").replace(/, ([^,]*)$/, " or $1")}`,
+  holds: ({ optimizer }) => names.includes(optimizer),
+});
+const divisible = methods("div-adam");
+const compressing = methods("div-adam", "ef", "saef", "def", "cser", "ef-adam");
+const cutting: Need = {
+  text: `${compressing.text} and with --compressor block, topk or randomk`,
+  holds: (config) =>
+    compressing.holds(config) && ["block", "topk", "randomk"].includes(config.compressor ?? "block"),
+};
+const periodic = methods("div-adam", "ef", "saef", "def", "cser", "local-adam", "diloco");
+const withDenseSteps = methods("div-adam", "one-bit-adam", "zero-one-adam");
+const scheduled: Need = {
+  text: "a method of vectors, not shampoo or kfac,",
+  holds: (config) => !isPreconditioned(config),
+};
 // The workers of a consensus step on their own, matrices have no columns of parameters, rows are rows of eigenvectors.
 const agreeing: Need = {
   text: "a method of vectors whose workers agree at every step (dho2 with --admm published or off), for rows one with curvature",
   holds: (config) =>
     !isPreconditioned(config) &&
+    !isCommunicating(config) &&
     (config.optimizer !== "dho2" || config.admm !== "consensus") &&
     (config.layout !== "rows" || isCurved(config)),
 };
@@ -234,6 +275,70 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     help: "where eigenvectors and the method's state are: whole at every worker, rows of the eigenvectors, or columns of all (default replicated)",
     schema: oneOf(layoutNames),
   },
+  ratio: {
+    needs: cutting,
+    value: "N",
+    help: "how many numbers there are for each that is waited for (default 128)",
+    schema: z.coerce
+      .number({ error: "a number of at least 1 is needed" })
+      .min(1, "a number of at least 1 is needed"),
+  },
+  period: {
+    needs: periodic,
+    value: "N",
+    help: "steps between exchanges: in the background for div-adam (default 4), of updates for ef, saef and def (1), of errors for cser (8), of parameters for local-adam and diloco (8)",
+    schema: whole(1),
+  },
+  delay: {
+    needs: divisible,
+    value: "N",
+    help: "steps that an exchange in the background may take (default: the period)",
+    schema: whole(0),
+  },
+  "residual-weight": {
+    needs: methods("div-adam", "def"),
+    value: "X",
+    help: "how much of what it has not sent a worker adds to its own model, 0 to 1 (default 1 for div-adam, 0.3 where workers' data differ; def 0.3)",
+    schema: z.coerce
+      .number({ error: "a number from 0 to 1 is needed" })
+      .min(0, "a number from 0 to 1 is needed")
+      .max(1, "a number from 0 to 1 is needed"),
+  },
+  "dense-steps": {
+    needs: withDenseSteps,
+    value: "N",
+    help: "steps at the beginning in which everything is sent: div-adam 16, one-bit-adam and zero-one-adam 100",
+    schema: whole(1),
+  },
+  compressor: {
+    needs: compressing,
+    value: compressorNames.join("|"),
+    help: "what is waited for: a random block or the largest numbers (one of --ratio), and but for div-adam random ones, signs, few levels, halves or factors (default block)",
+    schema: oneOf(compressorNames),
+  },
+  background: {
+    needs: divisible,
+    value: precisionNames.join("|"),
+    help: "numbers of the background exchange (default float32; int16 is half of it in both directions)",
+    schema: oneOf(precisionNames),
+  },
+  schedule: {
+    needs: scheduled,
+    value: scheduleNames.join("|"),
+    help: "learning rate: constant, or down to zero along a cosine (default constant)",
+    schema: oneOf(scheduleNames),
+  },
+  partition: {
+    value: "iid|dirichlet:A|shards:C|exdir:C:A",
+    help: "how training examples go to workers (default: equal parts in the order of the data)",
+    schema: z.string().superRefine((value, context) => {
+      try {
+        parsePartition(value);
+      } catch (error) {
+        context.addIssue({ code: "custom", message: (error as Error).message });
+      }
+    }),
+  },
   "local-steps": {
     value: "N",
     help: "steps per round: between agreements, saves and chances to stop (default 10)",
@@ -292,6 +397,18 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
       .min(0, "a whole number from 0 to 65535 is needed")
       .max(65535, "a whole number from 0 to 65535 is needed"),
   },
+  host: {
+    needs: sockets,
+    value: "ADDRESS",
+    help: "address on which the hub listens for its workers (default 127.0.0.1: this machine only)",
+    schema: text,
+  },
+  launch: {
+    needs: sockets,
+    value: "WORDS",
+    help: 'words before the command of every worker, such as "ip netns exec NAME" or "nice -n 5"; it must see this folder',
+    schema: text,
+  },
   out: {
     value: "DIR",
     help: "where results go (default runs/<data>-<model>-<optimizer>, numbered)",
@@ -329,6 +446,15 @@ export interface TrainConfig {
   readonly admm: (typeof admmForms)[number];
   readonly sigma?: number | undefined;
   readonly layout?: (typeof layoutNames)[number] | undefined;
+  readonly ratio?: number | undefined;
+  readonly period?: number | undefined;
+  readonly delay?: number | undefined;
+  readonly residualWeight?: number | undefined;
+  readonly denseSteps?: number | undefined;
+  readonly compressor?: (typeof compressorNames)[number] | undefined;
+  readonly background?: (typeof precisionNames)[number] | undefined;
+  readonly schedule?: (typeof scheduleNames)[number] | undefined;
+  readonly partition?: string | undefined;
   readonly localSteps: number;
   readonly workers: number;
   readonly steps?: number | undefined;
@@ -339,6 +465,8 @@ export interface TrainConfig {
   readonly runtime: (typeof runtimeNames)[number];
   readonly device?: DeviceName | undefined;
   readonly port?: number | undefined;
+  readonly host?: string | undefined;
+  readonly launch?: string | undefined;
 }
 
 /** Where a run computes; those that do not say it are of before there was a choice. */

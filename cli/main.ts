@@ -7,6 +7,8 @@ import { compareFlags, methodLines as compareMethodLines, taskLines } from "./co
 import { contender } from "./compare/contender.ts";
 import { trainFlags, UsageError } from "./config.ts";
 import { DataError } from "./data/dataset.ts";
+import { federated } from "./federated/command.ts";
+import { federatedFlags } from "./federated/config.ts";
 import { methodLines } from "./plan.ts";
 import { reportCommand, reportHelp } from "./report_command.ts";
 import { exitCodes, train } from "./train.ts";
@@ -86,6 +88,25 @@ Examples:
   cotangent compare --task mlp --workers 2 --optimizers adam,momentum,dho2
   cotangent compare --resume runs/compare-mlp --seeds 10`,
     run: compare,
+  },
+  federated: {
+    summary: "clients with examples of their own learn together without giving them away",
+    help: `Usage: cotangent federated [flags]
+
+Spreads the training data over clients and trains models by a federated method: one of all clients, with personalized
+methods also one of each, and for comparison what each client would have learned alone. Every client is tested on its share
+of the test data: of each class the part that it has of the training data. Leaves a directory with config.json,
+summary.json (accuracy, bytes and the rest for every client), checkpoint.safetensors (the server's state) and report.html.
+Ctrl-C finishes the round and exits with 130.
+
+${flagLines(federatedFlags)}
+
+Examples:
+  cotangent federated
+  cotangent federated --method fedavg --rounds 50 --partition shards:2
+  cotangent federated --method ditto --lambda 0.1 --absent 0.3 --workers 4
+  cotangent federated --method afl --data fashion-mnist --clients 100 --partition dirichlet:0.1`,
+    run: federated,
   },
   worker: {
     summary: "run one worker (started by train)",

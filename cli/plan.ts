@@ -25,6 +25,17 @@ const methods: Readonly<Record<OptimizerName, Method>> = {
   "fosi-hb": { base: "momentum", lr: 0.05, curvature: { alpha: 0.01, clip: 3, momentum: "heavyBall" } },
   "fosi-nesterov": { base: "nesterov", lr: 0.05, curvature: { alpha: 0.01, clip: 3, momentum: "nesterov" } },
   "fosi-adam": { base: "adam", lr: 1e-3, curvature: { alpha: 0.01, clip: 1, momentum: "average" } },
+  "div-adam": { base: "adam", lr: 1e-3 },
+  ef: { base: "momentum", lr: 0.05 },
+  saef: { base: "momentum", lr: 0.05 },
+  def: { base: "momentum", lr: 0.05 },
+  cser: { base: "momentum", lr: 0.05 },
+  "ef-adam": { base: "adam", lr: 1e-3 },
+  "one-bit-adam": { base: "adam", lr: 1e-3 },
+  "zero-one-adam": { base: "adam", lr: 1e-3 },
+  "local-adam": { base: "adam", lr: 1e-3 },
+  diloco: { base: "adamw", lr: 1e-3 },
+  demo: { base: "sgd", lr: 1e-3 },
   dho2: { base: "adam", lr: 2.8e-3, curvature: { alpha: 0.028, clip: 1, momentum: "average" } },
 };
 
@@ -71,6 +82,7 @@ export function planOf(config: TrainConfig, trainCount: number, parameters: numb
       name: method.base,
       learningRate: config.lr ?? method.lr,
       shard: !method.curvature && config.layout === "columns",
+      ...(config.schedule !== undefined && { schedule: config.schedule }),
       ...(config.preconditionEvery !== undefined && { period: config.preconditionEvery }),
       ...(config.damping !== undefined && { damping: config.damping }),
       ...(config.distribution !== undefined && { distribution: config.distribution }),
@@ -111,8 +123,48 @@ function splitOf(
   };
 }
 
-function syncOf({ optimizer, admm, sigma }: TrainConfig, period: number): PlanInput["sync"] {
+function syncOf(config: TrainConfig, period: number): PlanInput["sync"] {
+  const { optimizer, admm, sigma } = config;
+  const form = communicationForms[optimizer];
+  if (form) return communicationOf(form, config);
   if (optimizer !== "dho2" || admm === "off") return { k: "gradient" };
   if (admm === "published") return { k: "published", period, ...(sigma !== undefined && { sigma }) };
   return { k: "consensus", sigma: sigma ?? consensusSigma };
+}
+
+/** The form of agreement of methods whose workers send parts, and what its fields are called there. */
+const communicationForms: Partial<
+  Record<
+    OptimizerName,
+    {
+      readonly sync: { readonly k: string; readonly form?: string };
+      readonly period?: string;
+      readonly dense?: string;
+    }
+  >
+> = {
+  "div-adam": { sync: { k: "divisible" }, period: "period", dense: "warmup" },
+  ef: { sync: { k: "feedback", form: "ef" }, period: "period" },
+  saef: { sync: { k: "feedback", form: "saef" }, period: "period" },
+  def: { sync: { k: "feedback", form: "def" }, period: "period" },
+  cser: { sync: { k: "reset" }, period: "resetEvery" },
+  "ef-adam": { sync: { k: "gradient-feedback" } },
+  "one-bit-adam": { sync: { k: "one-bit" }, dense: "freezeStep" },
+  "zero-one-adam": { sync: { k: "zero-one" }, dense: "varianceFreezeStep" },
+  "local-adam": { sync: { k: "local" }, period: "period" },
+  diloco: { sync: { k: "outer" }, period: "period" },
+  demo: { sync: { k: "decoupled" } },
+};
+
+function communicationOf(
+  { sync, period: periodField, dense }: NonNullable<(typeof communicationForms)[OptimizerName]>,
+  { ratio, period, delay, residualWeight, denseSteps, compressor, background: precision }: TrainConfig,
+): PlanInput["sync"] {
+  const given = {
+    ...{ ratio, delay, residualWeight, compressor, precision },
+    ...(periodField && { [periodField]: period }),
+    ...(dense && { [dense]: denseSteps }),
+  };
+  const set = Object.fromEntries(Object.entries(given).filter(([, x]) => x !== undefined));
+  return { ...sync, ...set } as PlanInput["sync"];
 }

@@ -7,6 +7,7 @@ import { add, argmax, cast, equal, greater, mul, reshape, sum } from "../core/op
 import * as random from "../core/random.ts";
 import { ravel } from "../core/ravel.ts";
 import type { Value } from "../core/value.ts";
+import { parsePartition, partitionExamples } from "../dist/federated/partition.ts";
 import type { Problem, Scored } from "../dist/jobs.ts";
 import { deviceOf, type TrainConfig, UsageError } from "./config.ts";
 import { epochOrder, shard } from "./data/batches.ts";
@@ -54,7 +55,13 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
   const [initial, unravel] = ravel(model.init(random.key(config.seed)));
   const size = batchSize(config, data.train.count);
   const rowsOf = placedRows(data, deviceOf(config));
-  const shardRows = (rank: number): Rows => rowsOf(data.train, shard(data.train.count, rank, config.workers));
+  const parts = partsOf(config, data);
+  const shardRows = (rank: number): Rows => {
+    if (!parts) return rowsOf(data.train, shard(data.train.count, rank, config.workers));
+    const all = rowsOf(data.train, { start: 0, end: data.train.count });
+    const own = parts[rank]!;
+    return { count: own.length, at: (numbers) => all.at(numbers.map((i) => own[i]!)) };
+  };
   const batches = batcher(config, size, shardRows);
 
   /** Of the parameters as a tree and as a vector. */
@@ -102,6 +109,22 @@ export function problemOf(config: TrainConfig, data: Dataset): TrainingProblem {
       return [loss / count, right / count];
     },
   };
+}
+
+/** The examples of each worker where a partition is asked for; every part has at least one batch. */
+function partsOf(config: TrainConfig, data: Dataset): readonly Int32Array[] | null {
+  if (config.partition === undefined) return null;
+  const minimum = batchSize(config, data.train.count);
+  try {
+    return partitionExamples(parsePartition(config.partition), data.train.labels, config.workers, {
+      seed: config.seed,
+      minimum,
+    });
+  } catch (error) {
+    // What does not fit to these classes and so many workers.
+    if (!(error instanceof RangeError)) throw error;
+    throw new UsageError(`Cannot use --partition ${config.partition}: ${error.message}`);
+  }
 }
 
 /** The problem as curvature workers see it: their shards are those of the training data among themselves. */

@@ -10,6 +10,9 @@ export interface ProgressNumbers {
   readonly accuracy: number;
   readonly stepsPerSecond: number;
   readonly bytesSent: number;
+  /** Those of them that nobody waits for, and the part of the time that all wait; null where there is no such thing. */
+  readonly backgroundBytes?: number | null;
+  readonly exposed?: number | null;
   /** Steps since the curvature was refreshed; null for methods without. */
   readonly curvatureAge: number | null;
   readonly secondsLeft: number;
@@ -17,6 +20,7 @@ export interface ProgressNumbers {
 
 /** The text of the line. */
 export function progressText(p: ProgressNumbers): string {
+  const { backgroundBytes = null, exposed = null } = p;
   // The most important first: a narrow terminal cuts the end off.
   const parts = [
     `step ${p.step}/${p.steps}`,
@@ -24,7 +28,9 @@ export function progressText(p: ProgressNumbers): string {
     `accuracy ${(100 * p.accuracy).toFixed(1)}%`,
     `${secondsText(p.secondsLeft)} left`,
     `${p.stepsPerSecond.toFixed(1)} steps/s`,
-    `sent ${showBytes(p.bytesSent)}`,
+    `sent ${showBytes(p.bytesSent - (backgroundBytes ?? 0))}`,
+    ...(backgroundBytes === null ? [] : [`${showBytes(backgroundBytes)} in the background`]),
+    ...(exposed === null ? [] : [`waiting ${(100 * exposed).toFixed(0)}%`]),
     ...(p.curvatureAge === null ? [] : [`curvature ${p.curvatureAge} steps old`]),
   ];
   return parts.join("  ");

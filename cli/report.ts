@@ -104,7 +104,9 @@ function table(runs: readonly Run[]): string {
     ["time", (s) => secondsText(s.seconds)],
     ["final training loss", (s) => s.finalLoss.toPrecision(5)],
     ["test accuracy", (s) => `${(100 * s.testAccuracy).toFixed(2)}%`],
-    ["sent", (s) => showBytes(s.bytesSent)],
+    ["sent", (s) => showBytes(s.bytesSent - (s.backgroundBytes ?? 0))],
+    ["sent in the background", (s) => showBytes(s.backgroundBytes ?? 0)],
+    ["waited for messages", (s) => (s.exposedSeconds === undefined ? "" : secondsText(s.exposedSeconds))],
     ["peak memory", (s) => showBytes(s.peakMemoryBytes)],
     ["seed", (s) => String(s.seed)],
   ];

@@ -24,7 +24,15 @@ export interface Metric {
   /** Fraction right on the same batches. */
   readonly accuracy: number;
   readonly seconds: number;
+  /** Of them, those in which the hub has evaluated and gathered what it evaluates. */
+  readonly evaluationSeconds?: number;
+  /** Of them, those before the first phase in which nobody computed: processes were started. */
+  readonly startSeconds?: number;
+  /** Of the worker that has computed most: the time in its functions, evaluations not among them. */
+  readonly busySeconds?: number;
   readonly bytesSent: number;
+  /** Of them, those that nobody waited for. */
+  readonly backgroundBytes?: number;
   readonly testLoss?: number;
   readonly testAccuracy?: number;
   /** Where the curvature was refreshed in this round: the step, and the eigenvalues that were found, ascending. */
@@ -45,6 +53,14 @@ export interface Summary {
   readonly finalLoss: number;
   readonly testAccuracy: number;
   readonly bytesSent: number;
+  readonly backgroundBytes?: number;
+  /**
+   * Time in which no worker computed, the hub did not evaluate and all had been started: they waited for messages and for the
+   * hub's sums.
+   */
+  readonly exposedSeconds?: number;
+  /** Of the worker that has computed most: the time in its functions. */
+  readonly busySeconds?: number;
   readonly peakMemoryBytes: number;
   readonly seed: number;
   /** Whether all steps are done, or the run was stopped and can be resumed. */

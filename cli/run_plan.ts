@@ -10,6 +10,7 @@ import { runLocal } from "../dist/runtime/local.ts";
 import type { RunSetup } from "../dist/runtime/sequential.ts";
 import type { CurvatureGroup } from "../dist/split.ts";
 import { type TrainConfig, UsageError } from "./config.ts";
+import { noTraffic, type Traffic } from "./recorder.ts";
 import { fileNames } from "./run_directory.ts";
 
 export interface RunPlanOptions {
@@ -21,8 +22,7 @@ export interface RunPlanOptions {
   readonly directory: string;
   readonly store: Store;
   readonly signal: AbortSignal;
-  /** `bytes` have gone through sockets so far, in both directions. */
-  readonly onProgress: (progress: Progress, bytes: number) => void;
+  readonly onProgress: (progress: Progress, traffic: Traffic) => void;
   readonly onNotice: (text: string) => void;
 }
 
@@ -49,7 +49,7 @@ export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
       ...setup,
       store,
       signal,
-      onProgress: (progress) => onProgress(progress, 0),
+      onProgress: (progress) => onProgress(progress, noTraffic),
     });
     return { ...outcome(result), peakMemoryBytes: ownPeakBytes() };
   }
@@ -66,7 +66,8 @@ export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
     (kind: readonly string[]) =>
     (rank: number, address: Address): WorkerProcess => {
       const args = ["worker", "--run", directory, "--rank", String(rank), ...kind];
-      const child = spawnBun(main, args, { address, threads });
+      const prefix = config.launch?.trim().split(/\s+/) ?? [];
+      const child = spawnBun(main, args, { address, threads, prefix });
       processes.set([rank, ...kind].join(), child);
       return child;
     };
@@ -78,20 +79,37 @@ export async function runPlan(options: RunPlanOptions): Promise<PlanResult> {
       signal,
       tickMs,
       ...(config.port !== undefined && { port: config.port }),
-      onProgress: (progress, traffic) => onProgress(progress, traffic.bytesSent + traffic.bytesReceived),
+      ...(config.host !== undefined && { host: config.host }),
+      onProgress: (progress, traffic) =>
+        onProgress(progress, {
+          bytes: traffic.bytesSent + traffic.bytesReceived,
+          backgroundBytes: traffic.backgroundBytesSent + traffic.backgroundBytesReceived,
+          busySeconds: Math.max(...traffic.busySeconds),
+        }),
       onNotice,
       spawn: spawner([]),
     });
     const workers = result.workerPeakBytes.reduce((sum, bytes) => sum + bytes, 0);
     return { ...outcome(result), peakMemoryBytes: ownPeakBytes() + workers };
   } catch (error) {
-    if (!(error instanceof Error && "code" in error && error.code === "EADDRINUSE")) throw error;
-    throw new UsageError(`Cannot use --port ${config.port}: it is in use, a free one or 0 is needed`);
+    throw listeningProblem(error, config) ?? error;
   } finally {
     group?.close();
     await beside;
     process.off("exit", endWorkers);
   }
+}
+
+/** What is wrong with where the hub was to listen, if that is the error. A host without an address has no code. */
+function listeningProblem(error: unknown, { host, port }: TrainConfig): UsageError | null {
+  if (!(error instanceof Error && error.message.startsWith("Failed to listen"))) return null;
+  const code = "code" in error ? error.code : undefined;
+  if (code === "EADDRINUSE")
+    return new UsageError(`Cannot use --port ${port}: it is in use, a free one or 0 is needed`);
+  if (host === undefined || (code !== undefined && code !== "EADDRNOTAVAIL")) return null;
+  return new UsageError(
+    `Cannot use --host ${host}: it is no address of this machine, one on which the hub can listen is needed`,
+  );
 }
 
 /** Runs the curvature workers until their group is closed. When they fail, that is said once, and the training decides. */

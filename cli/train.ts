@@ -3,10 +3,12 @@ import { rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import * as io from "../core/io.ts";
 import type { Value } from "../core/value.ts";
+import { isCommunication } from "../dist/compress/plan.ts";
+import { vectorsOf, viewOf } from "../dist/jobs/communicating.ts";
 import { matricesOf, trainingSetup } from "../dist/jobs.ts";
 import type { Plan } from "../dist/plan.ts";
 import { showBytes, showPlan } from "../dist/plan_cost.ts";
-import type { Store } from "../dist/runtime/driver.ts";
+import { peerName, type Store } from "../dist/runtime/driver.ts";
 import { fileStore } from "../dist/runtime/file_store.ts";
 import { RunError } from "../dist/runtime/local.ts";
 import { curvatureGroup, directSource } from "../dist/split.ts";
@@ -16,7 +18,7 @@ import { openData } from "./open_data.ts";
 import { planOf } from "./plan.ts";
 import { curvatureProblemOf, problemOf, type TrainingProblem } from "./problem.ts";
 import { type ProgressLine, progressLine, secondsText } from "./progress_line.ts";
-import { openRecorder, type Recorder } from "./recorder.ts";
+import { exposedSeconds as exposedOf, openRecorder, type Recorder } from "./recorder.ts";
 import { writeReport } from "./report.ts";
 import {
   checkOut,
@@ -72,7 +74,7 @@ export async function train(args: readonly string[]): Promise<number> {
     );
   }
   await writeJson(directory, fileNames.config, config);
-  const text = showPlan(plan, { matrices: matricesOf(plan, problem) });
+  const text = showPlan(plan, { matrices: matricesOf(plan, problem), ...vectorsOf(problem) });
   await io.writeWhole(join(directory, fileNames.plan), `${text}\n`);
   // Before a word is said: who reads it may answer with Ctrl-C.
   const interrupt = interruption(line);
@@ -102,7 +104,7 @@ export async function train(args: readonly string[]): Promise<number> {
       directory,
       store,
       signal: interrupt.signal,
-      onProgress: (progress, bytes) => recorder.take(progress, bytes),
+      onProgress: (progress, traffic) => recorder.take(progress, traffic),
       onNotice: (text) => line.note(text),
     });
     line.end();
@@ -137,7 +139,10 @@ function workersText({ workers, runtime, curvatureWorkers }: TrainConfig): strin
 }
 
 /** The flags that a resumed run may be given. */
-const changeable: readonly string[] = ["steps", "epochs", "lr", "alpha", "runtime", "device", "port"];
+const changeable: readonly string[] = [
+  ...["steps", "epochs", "lr", "alpha"],
+  ...["runtime", "device", "port", "host", "launch"],
+];
 
 /** A new run and where to put it, or an earlier one with its own configuration. */
 function openRun(args: readonly string[]): {
@@ -172,6 +177,8 @@ function openRun(args: readonly string[]): {
     ...(given.includes("lr") && { lr: config.lr }),
     ...(given.includes("alpha") && { alpha: config.alpha }),
     port: config.port,
+    ...(given.includes("host") && { host: config.host }),
+    ...(given.includes("launch") && { launch: config.launch }),
   };
   checkNeeds(given, merged);
   return { config: merged, out: undefined, resumed: resume };
@@ -200,10 +207,15 @@ function interruption(line: ProgressLine): { readonly signal: AbortSignal; relea
 async function finish(run: Run, result: PlanResult, recorder: Recorder): Promise<Summary> {
   const { directory, config, plan, problem } = run;
   const steps = result.round * plan.localSteps;
-  await io.save(join(directory, fileNames.checkpoint), problem.unravel(result.theta), {
+  const theta = (await parametersAt(run, result.round)) ?? result.theta;
+  await io.save(join(directory, fileNames.checkpoint), problem.unravel(theta), {
     step: String(steps),
   });
-  const [, testAccuracy] = problem.evaluate(result.theta);
+  const [, testAccuracy] = problem.evaluate(theta);
+  const totals = recorder.totals();
+  const { bytes, backgroundBytes } = totals;
+  const seconds = recorder.seconds();
+  const exposed = exposedOf(seconds, totals);
   const summary: Summary = {
     task: config.data,
     model: config.model,
@@ -211,10 +223,12 @@ async function finish(run: Run, result: PlanResult, recorder: Recorder): Promise
     workers: config.workers,
     device: deviceOf(config),
     steps,
-    seconds: recorder.seconds(),
+    seconds,
     finalLoss: recorder.metrics.at(-1)?.loss ?? Number.NaN,
     testAccuracy,
-    bytesSent: recorder.bytes(),
+    bytesSent: bytes,
+    ...(isCommunication(plan.sync) && { backgroundBytes }),
+    ...(exposed !== null && { exposedSeconds: exposed, busySeconds: totals.busySeconds }),
     peakMemoryBytes: result.peakMemoryBytes,
     seed: config.seed,
     complete: result.reason === "finished",
@@ -224,22 +238,43 @@ async function finish(run: Run, result: PlanResult, recorder: Recorder): Promise
   return summary;
 }
 
+/** The parameters at the end of a round as they were saved: by the hub, or by workers that differ. */
+async function parametersAt({ plan, problem, store }: Run, round: number): Promise<Value | null> {
+  if (!isCommunication(plan.sync)) return ((await store.get("hub", round))?.values["theta"] as Value) ?? null;
+  const ranks = Array.from({ length: plan.workers }, (_, rank) => rank);
+  const saved = await Promise.all(ranks.map((rank) => store.get(peerName(rank), round)));
+  const workers = saved.flatMap((save) => (save ? [save.values] : []));
+  return workers.length === plan.workers ? viewOf(plan, problem, workers) : null;
+}
+
 /** Says why a run has failed and writes the checkpoint of its newest save. */
-async function explainFailure({ directory, plan, problem, store }: Run, error: RunError): Promise<void> {
+async function explainFailure(run: Run, error: RunError): Promise<void> {
+  const { directory, plan, problem, store } = run;
   process.stderr.write(`${error.message}\n`);
   const round = Math.max(...(await store.rounds("hub")));
-  const saved = Number.isFinite(round) ? await store.get("hub", round) : null;
-  if (!saved) return;
-  await io.save(join(directory, fileNames.checkpoint), problem.unravel(saved.values["theta"] as Value));
+  const theta = Number.isFinite(round) ? await parametersAt(run, round) : null;
+  if (!theta) return;
+  await io.save(join(directory, fileNames.checkpoint), problem.unravel(theta));
   process.stderr.write(
     `The run is saved up to step ${round * plan.localSteps}: continue it with --resume ${directory}, where --lr and --alpha may be changed\n`,
   );
 }
 
+/** What was sent, and where it went apart, in how much of the time in which they trained all waited. */
+function sentText({ bytesSent, backgroundBytes, exposedSeconds, busySeconds = 0 }: Summary): string {
+  if (backgroundBytes === undefined) return `sent ${showBytes(bytesSent)}`;
+  const beside = backgroundBytes === 0 ? "" : ` and ${showBytes(backgroundBytes)} in the background`;
+  const waited =
+    exposedSeconds === undefined
+      ? ""
+      : `, waited ${((100 * exposedSeconds) / (exposedSeconds + busySeconds)).toFixed(0)}% of the training`;
+  return `sent ${showBytes(bytesSent - backgroundBytes)}${beside}${waited}`;
+}
+
 function printSummary(summary: Summary, directory: string, plan: Plan): void {
   const lines = [
     `${summary.complete ? "done" : `stopped at step ${summary.steps} of ${plan.rounds * plan.localSteps}`} in ${secondsText(summary.seconds)}: ` +
-      `loss ${summary.finalLoss.toFixed(4)}, test accuracy ${(100 * summary.testAccuracy).toFixed(2)}%, sent ${showBytes(summary.bytesSent)}, peak memory ${showBytes(summary.peakMemoryBytes)}`,
+      `loss ${summary.finalLoss.toFixed(4)}, test accuracy ${(100 * summary.testAccuracy).toFixed(2)}%, ${sentText(summary)}, peak memory ${showBytes(summary.peakMemoryBytes)}`,
     `results in ${directory}: ${fileNames.summary}, ${fileNames.metrics}, ${fileNames.checkpoint}, ${fileNames.report}`,
     ...(summary.complete ? [] : [`continue with --resume ${directory}`]),
   ];

@@ -1,6 +1,7 @@
 /** How long a plan takes: the phases of its script, priced with measured costs and a network. */
 import type { DType } from "../core/dtype.ts";
-import { curvatureDueAt, evaluatesAfter, extrapolatesAfter, type Plan } from "./plan.ts";
+import { isCommunication } from "./compress/plan.ts";
+import { columnsOf, curvatureDueAt, evaluatesAfter, extrapolatesAfter, type Plan } from "./plan.ts";
 import { type PhaseCost, type PlanCost, planCost, type WorkerMemory } from "./plan_cost.ts";
 import { preconditionedOf } from "./preconditioned.ts";
 import { type Phase, slots } from "./protocol/script.ts";
@@ -140,9 +141,14 @@ function crowding({ workers }: Plan, { devices }: Costs): number {
   return devices === null ? 1 : Math.max(1, workers / devices);
 }
 
-/** Whether only worker 0 has something to say in this phase. */
-function isFromFirst({ curvature }: Plan, { reply = [] }: Phase): boolean {
-  return reply.includes("report") || (reply.includes("product") && curvature?.reduce === "rank0");
+/** Worker 0's part of what all workers answer in a phase. */
+function shareOfFirst(plan: Plan, { reply = [] }: Phase): number {
+  const { parameters: n, workers, curvature } = plan;
+  if (reply.includes("report")) return 1;
+  if (!reply.includes("product") || curvature?.reduce !== "rank0") return 1 / workers;
+  // It alone has a product; the others have their columns, and everybody those of a row.
+  const [start, end] = columnsOf(plan, 0);
+  return (n + end - start) / (3 * n - (end - start));
 }
 
 /** What one save writes at the busiest worker and at the hub, in bytes. */
@@ -178,7 +184,7 @@ function communicationSeconds(
   const link =
     messages * P * linkSeconds(costs, network, 0) +
     (bytesToWorkers + bytesToHub) * (costs.rates.hubMessage.unit + 1 / network.bandwidth);
-  const own = (bytesToWorkers + (isFromFirst(plan, phase) ? P : 1) * bytesToHub) / P;
+  const own = bytesToWorkers / P + shareOfFirst(plan, phase) * bytesToHub;
   return link + messages * (network.latency + crowd * call) + crowd * own * unit;
 }
 
@@ -259,7 +265,8 @@ function added(a: PhaseForecast | undefined, b: PhaseForecast): PhaseForecast {
  * Units: seconds and bytes.
  *
  * @param options the element type of the parameters, default float32
- * @throws {RangeError} if the bandwidth is not positive, the curvature has workers of its own, or the method has matrices
+ * @throws {RangeError} if the bandwidth is not positive, the curvature has workers of its own, workers send parts of what they
+ * have, or the method has matrices
  * @throws {TypeError} for a function of the script whose work is not known
  * @example Bytes alone: 3 steps move 40 bytes to and from each of 2 workers, and then worker 0 reports
  * ```ts
@@ -314,6 +321,11 @@ function check(plan: Plan, { bandwidth }: Network): void {
       `Cannot forecast a plan: its curvature has ${curvature.split.workers} workers of its own, a plan without a split is needed`,
     );
   }
+  if (isCommunication(plan.sync)) {
+    throw new RangeError(
+      `Cannot forecast a plan: what the workers of ${plan.sync.k} compute is not counted, a plan whose workers agree in another way is needed`,
+    );
+  }
   if (preconditionedOf(plan)) {
     throw new RangeError(
       `Cannot forecast a plan: the work of ${update.name} on its matrices is not counted, a method whose state is vectors is needed`,
@@ -337,7 +349,7 @@ function check(plan: Plan, { bandwidth }: Network): void {
  * const rates = { ...ct.dist.freeOfCost.rates, gradient: { call: 2, unit: 0.5 } };
  * const network: ct.dist.Network = { topology: "star", latency: 0, bandwidth: 100 };
  * const clock = ct.dist.clockOf(plan, { ...ct.dist.freeOfCost, rates }, network);
- * const args = { round: 0, phase: "gradient", iteration: 0, rank: 1, workers: 2, notes: [] };
+ * const args = { round: 0, phase: "gradient", iteration: 0, rank: 1, workers: 2, notes: [], numbers: [] };
  * assertClose(clock.compute(1, "gradient", args), 2.5);
  * ```
  * @since 0.2.0

@@ -6,7 +6,9 @@ import { zerosLike } from "../core/create.ts";
 import { slice } from "../core/ops.ts";
 import { scalar } from "../core/trace.ts";
 import type { Value } from "../core/value.ts";
+import { communicatingOf } from "./compress/plan.ts";
 import { columnJobs } from "./jobs/columns.ts";
+import { communicatingHubJobs, communicatingInitial, communicatingJobs } from "./jobs/communicating.ts";
 import { computations } from "./jobs/compute.ts";
 import { consensusJobs } from "./jobs/consensus.ts";
 import { searchHubJobs, searchOf, searchWorkerJobs } from "./jobs/curvature.ts";
@@ -123,6 +125,8 @@ export function workerInitial<B>(plan: Plan, theta: Value, rank: number, problem
       `Cannot start a worker of ${plan.update.name}: its problem is not given, one that has the shapes of the parameters is needed`,
     );
   }
+  const communicating = communicatingInitial(plan, theta, problem);
+  if (communicating) return communicating;
   const method = localOptimizer(plan);
   if (plan.sync.k === "consensus") {
     const sigma = scalar(plan.sync.relative ? 0 : plan.sync.sigma, "float64");
@@ -176,6 +180,7 @@ export function workerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jo
 function trainingJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
   if (plan.sync.k === "consensus") return consensusJobs(plan, problem, rank);
   if (preconditionedOf(plan)) return preconditionedJobs(plan, problem, rank);
+  if (communicatingOf(plan)) return communicatingJobs(plan, problem, rank);
   return layoutOf(plan) === "columns" ? columnJobs(plan, problem, rank) : replicaJobs(plan, problem, rank);
 }
 
@@ -186,5 +191,6 @@ function hubJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
     ...(search && searchHubJobs(search)),
     ...hubTrainingJobs(plan, problem),
     ...preconditionedHubJobs(plan, problem),
+    ...communicatingHubJobs(plan, problem),
   };
 }

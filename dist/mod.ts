@@ -1,4 +1,6 @@
 /** The namespace `dist`: plans, runtimes, the simulator. Sockets and processes are in `dist/runtime/mod_bun.ts`. */
+export * from "./compress/mod.ts";
+export * from "./federated/mod.ts";
 export {
   type Costs,
   clockOf,
@@ -9,6 +11,7 @@ export {
   type PhaseForecast,
   type Rate,
 } from "./forecast.ts";
+export { viewOf } from "./jobs/communicating.ts";
 export { matricesOf, type Problem, type Scored, trainingSetup, workerInitial, workerJobs } from "./jobs.ts";
 export {
   type CurvaturePlan,
@@ -16,6 +19,7 @@ export {
   makePlan,
   type Plan,
   type PlanInput,
+  type RateSchedule,
   type SplitPlan,
   type SyncPlan,
   type UpdateMethod,
@@ -29,8 +33,8 @@ export {
   showPlan,
   type WorkerMemory,
 } from "./plan_cost.ts";
-export type { Script } from "./protocol/script.ts";
-export { type Config, protocolDefaults } from "./protocol/types.ts";
+export type { Script, Turn } from "./protocol/script.ts";
+export { type Config, type Exchange, protocolDefaults } from "./protocol/types.ts";
 export {
   type Job,
   type JobSteps,

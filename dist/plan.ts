@@ -7,6 +7,7 @@ import { PlanError } from "../core/errors.ts";
 import type { FosiMomentum } from "../optim/fosi.ts";
 import { defaultTrust } from "../optim/fosi_state.ts";
 import { lanczosOrder } from "../optim/lanczos.ts";
+import { type CommunicationPlan, communicationProblems } from "./compress/plan.ts";
 import { type PreconditionedMethod, preconditionedOf } from "./preconditioned.ts";
 import { type Config, protocolDefaults } from "./protocol/types.ts";
 
@@ -41,7 +42,15 @@ export type UpdateMethod =
  *
  * @since 0.1.0
  */
-export type UpdatePlan = UpdateMethod & { readonly shard: boolean };
+export type UpdatePlan = UpdateMethod & { readonly shard: boolean; readonly schedule: RateSchedule };
+
+/**
+ * How the learning rate goes on from its value in the plan: it stays, or falls to zero at the end of the run along half a
+ * cosine.
+ *
+ * @since 0.2.0
+ */
+export type RateSchedule = "constant" | "cosine";
 
 /**
  * Where the eigenvectors V [k + l, n] are, and with them the state of the method. The mathematics is the same.
@@ -108,6 +117,7 @@ export interface SplitPlan {
  *   added to `mu` times the push, and `gamma` times the push to the parameters. With gamma 0 it is `gradient`.
  * - `consensus`: local steps, one all-reduce of parameters per round. `sigma` is in units of the largest eigenvalue of
  *   the last curvature if `relative`; with sigma 0 it is plain averaging.
+ * - the others: workers that send parts of what they have, see `CommunicationPlan`.
  *
  * @since 0.1.0
  */
@@ -115,7 +125,8 @@ export type SyncPlan =
   | { readonly k: "gradient" }
   | { readonly k: "published"; readonly sigma: number; readonly period: number }
   | { readonly k: "momentum"; readonly mu: number; readonly gamma: number; readonly period: number }
-  | { readonly k: "consensus"; readonly sigma: number; readonly relative: boolean };
+  | { readonly k: "consensus"; readonly sigma: number; readonly relative: boolean }
+  | CommunicationPlan;
 
 /**
  * A distributed run as plain data; made by `makePlan`.
@@ -163,12 +174,24 @@ export type PlanInput = Optional<Omit<Plan, "update" | "curvature" | "sync" | "l
 const count = (least: number) => z.int().min(least);
 const positive = z.number().positive();
 const fraction = z.number().min(0).lt(1);
-const updateFields = { learningRate: positive, shard: z.boolean().default(false) };
+const updateFields = {
+  learningRate: positive,
+  shard: z.boolean().default(false),
+  schedule: z.enum(["constant", "cosine"]).default("constant"),
+};
 const adamFields = {
   ...updateFields,
   beta1: fraction.default(0.9),
   beta2: fraction.default(0.999),
   epsilon: positive.default(1e-8),
+};
+
+const ratio = z.number().min(1).default(128);
+const compressorFields = {
+  compressor: z.enum(["block", "topk", "randomk", "sign", "qsgd", "half", "powersgd"]).default("block"),
+  ratio,
+  rank: count(1).default(2),
+  levels: count(1).default(16),
 };
 
 /** What a plan must be. Unknown fields are refused. The types above are written out for declaration files; the compiler checks that they agree. */
@@ -259,6 +282,48 @@ const planSchema: z.ZodType<Plan, unknown> = z
         sigma: z.number().min(0).default(0.2),
         relative: z.boolean().default(true),
       }),
+      z.strictObject({
+        k: z.literal("divisible"),
+        ratio,
+        period: count(1).default(4),
+        delay: count(0).nullable().default(null),
+        residualWeight: z.number().min(0).max(1).default(1),
+        warmup: count(1).default(16),
+        averageMomentum: z.boolean().default(false),
+        compressor: z.enum(["block", "topk"]).default("block"),
+        precision: z.enum(["float32", "int16"]).default("float32"),
+      }),
+      z.strictObject({
+        k: z.literal("feedback"),
+        form: z.enum(["ef", "saef", "def"]).default("ef"),
+        ...compressorFields,
+        period: count(1).default(1),
+        averageEvery: count(1).default(20),
+        residualWeight: z.number().min(0).max(1).default(0.3),
+      }),
+      z.strictObject({ k: z.literal("reset"), ...compressorFields, resetEvery: count(1).default(8) }),
+      z.strictObject({ k: z.literal("gradient-feedback"), ...compressorFields }),
+      z.strictObject({ k: z.literal("one-bit"), freezeStep: count(1).default(100) }),
+      z.strictObject({
+        k: z.literal("zero-one"),
+        varianceFreezeStep: count(1).default(100),
+        varianceScale: count(1).default(16),
+        localScale: count(1).default(32678),
+        localClip: count(1).default(16),
+      }),
+      z.strictObject({ k: z.literal("local"), period: count(1).default(8) }),
+      z.strictObject({
+        k: z.literal("outer"),
+        period: count(1).default(8),
+        outerLearningRate: positive.default(0.7),
+        outerMomentum: fraction.default(0.9),
+      }),
+      z.strictObject({
+        k: z.literal("decoupled"),
+        decay: fraction.default(0.999),
+        chunk: count(1).default(64),
+        topK: count(1).default(32),
+      }),
     ]),
     evaluateEvery: count(0).default(0),
     limits: z
@@ -297,6 +362,8 @@ const planSchema: z.ZodType<Plan, unknown> = z
     }
     if (preconditionedOf({ update })) {
       if (curvature) issue(["curvature"], `${update.name} has curvature of its own, null is needed`);
+      if (update.schedule !== "constant")
+        issue(["update", "schedule"], `${update.name} has none here, constant is needed`);
       if (sync.k !== "gradient")
         issue(["sync", "k"], `workers of ${update.name} share what they precondition by, gradient is needed`);
       if (update.shard)
@@ -305,6 +372,7 @@ const planSchema: z.ZodType<Plan, unknown> = z
           `${update.name} is divided by matrices and not by columns, false is needed`,
         );
     }
+    for (const [path, message] of communicationProblems(sync, { curvature, update })) issue(path, message);
     if (curvature && update.name === "adamw") {
       issue(
         ["update", "name"],

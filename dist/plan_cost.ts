@@ -1,6 +1,11 @@
 /** What a plan costs, phase by phase, and a plan as text: both derived from the script that every peer runs. */
+
+import { zeros } from "../core/create.ts";
 import { bytesPerElement, type DType } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
+import { leaves } from "../core/tree.ts";
+import type { CommunicatingMethod } from "./compress/method.ts";
+import { communicatingOf } from "./compress/plan.ts";
 import {
   adoptsAt,
   columnsOf,
@@ -97,6 +102,8 @@ export interface PlanCost {
  * @since 0.1.0
  */
 export function planCost(plan: Plan, options: CostOptions = {}): PlanCost {
+  const communicating = communicatingOf(plan, options);
+  if (communicating) return communicatingCost(plan, communicating, options.dtype ?? "float32");
   const elementBytes = bytesPerElement(options.dtype ?? "float32");
   const matrices = matricesIn(plan, options);
   const method = preconditionedOf(plan);
@@ -164,6 +171,8 @@ export interface CostOptions {
   readonly dtype?: DType;
   /** The sides of the matrices of Shampoo or K-FAC, from `matricesOf`. */
   readonly matrices?: readonly number[];
+  /** The shapes of the parameter tensors, for methods that compress each; default one vector. */
+  readonly shapes?: readonly (readonly number[])[];
 }
 
 function matricesIn(plan: Plan, { matrices }: CostOptions): MatrixElements | null {
@@ -172,6 +181,68 @@ function matricesIn(plan: Plan, { matrices }: CostOptions): MatrixElements | nul
   if (matrices) return matrixElements(plan, method, matrices);
   const problem = `the sides of the matrices of ${method.name} are not given, matrices of matricesOf are needed`;
   throw new PlanError(`Cannot price a plan: ${problem}`, [problem]);
+}
+
+/** Of a method that says itself what its steps send: all that is waited for, the background, and what is evaluated. */
+function communicatingCost(plan: Plan, method: CommunicatingMethod<unknown>, dtype: DType): PlanCost {
+  const { workers, parameters, rounds, localSteps } = plan;
+  const elementBytes = bytesPerElement(dtype);
+  const sum = {
+    step: { questions: 0, sent: 0, received: 0 },
+    background: { questions: 0, sent: 0, received: 0 },
+  };
+  for (let step = 1; step <= rounds * localSteps; step++) {
+    const { sent, received } = method.stepBytes(step, workers, dtype);
+    sum.step.questions += method.exchanges(step);
+    sum.step.sent += sent;
+    sum.step.received += received;
+    if (!method.background?.beginsAfter(step)) continue;
+    const background = method.backgroundBytes!(workers, step, dtype);
+    sum.background.questions++;
+    sum.background.sent += background.sent;
+    sum.background.received += background.received;
+  }
+  const evaluations = Array.from({ length: rounds }, (_, round) => evaluatesAfter(plan, round)).filter(
+    Boolean,
+  );
+  const viewed = evaluations.length * parameters * elementBytes;
+  const phases: PhaseCost[] = [
+    ["step", sum.step] as const,
+    ...(method.background ? [["background", sum.background] as const] : []),
+    ["view", { questions: evaluations.length, sent: viewed, received: 0 }] as const,
+  ].map(([name, { questions, sent, received }]) => ({
+    // Of the whole run: which steps send what does not go by rounds.
+    name,
+    rounds: 1,
+    questions,
+    bytesToWorkers: workers * received,
+    bytesToHub: workers * sent,
+  }));
+  const total = (of: (cost: PhaseCost) => number): number => phases.reduce((all, cost) => all + of(cost), 0);
+  const state = method.init(zeros([parameters], { dtype }));
+  const held = leaves(state);
+  // Where a state has the parameters, they are counted already.
+  const counted = held.includes(method.position(state)) ? parameters : 0;
+  const vectors = held.reduce((n, x) => n + x.size, 0) - counted;
+  const memory: WorkerMemory = {
+    parameters: 2 * parameters * elementBytes,
+    base: vectors * elementBytes,
+    velocity: 0,
+    vectors: 0,
+    matrices: 0,
+    agreement: 0,
+    basis: 0,
+  };
+  return {
+    phases,
+    questions: total((cost) => cost.questions),
+    bytesToWorkers: total((cost) => cost.bytesToWorkers),
+    bytesToHub: total((cost) => cost.bytesToHub),
+    basisBytes: 0,
+    memory: Array.from({ length: workers }, () => memory),
+    group: [],
+    products: 0,
+  };
 }
 
 /** Vectors like the parameters in the state of each method; of those with matrices see preconditioned_cost.ts. */
@@ -248,7 +319,7 @@ function phaseBytes(plan: Plan, names: readonly string[], repeat: number, sizeOf
   return bytes;
 }
 
-/** Bytes of a register that travels; vectors of Lanczos are float64, all else has the element type of the parameters. */
+/** Bytes of a register that travels; coefficients of Lanczos are float64, all else has the element type of the parameters. */
 function registerSizes(plan: Plan, elementBytes: number, matrices: MatrixElements | null): SizeOf {
   const n = plan.parameters;
   const order = orderOf(plan);
@@ -263,13 +334,14 @@ function registerSizes(plan: Plan, elementBytes: number, matrices: MatrixElement
     mean: (rank) => (isCutByColumns ? widthOf(plan, rank) * elementBytes : whole),
     candidate: () => whole,
     report: (rank) => (rank === 0 ? whole : 0),
-    v: () => 8 * n,
-    product: (rank) => (plan.curvature?.reduce === "rank0" && rank !== 0 ? 0 : whole),
-    w: (rank) => 8 * widthOf(plan, rank),
-    rest: (rank) => 8 * widthOf(plan, rank),
-    // One coefficient for each basis vector so far.
+    v: () => whole,
+    // Who makes no product takes from its columns what the product has along the basis.
+    product: (rank) =>
+      plan.curvature?.reduce === "rank0" && rank !== 0 ? widthOf(plan, rank) * elementBytes : whole,
+    row: (rank) => widthOf(plan, rank) * elementBytes,
+    // One coefficient for each basis vector so far, and a square; of the sums, two, and a norm.
     part: (_rank, iteration) => 8 * (iteration + 1),
-    h: (_rank, iteration) => 8 * (iteration + 1),
+    numbers: (_rank, iteration) => 8 * (2 * iteration + 1),
     rows: () => 8 * pairs * order,
     pairs: () => pairBytes,
     columns: (rank) => pairs * widthOf(plan, rank) * elementBytes,
@@ -396,8 +468,10 @@ function showSync({ sync }: Plan): string {
     case "consensus":
       if (sync.sigma === 0) return "mean of parameters after every round";
       return `consensus after every round, sigma ${sync.sigma}${sync.relative ? " of the largest eigenvalue" : ""}`;
-    default:
-      return sync satisfies never;
+    default: {
+      const { k, ...fields } = sync;
+      return `${k}, ${showFields(fields)}`;
+    }
   }
 }
 

@@ -2,6 +2,8 @@
  * The script of a training round, derived from the plan: sharded Lanczos when the curvature is due, then the steps in
  * the form of agreement and the layout of the plan, then an evaluation when that is due. What the functions compute is in jobs.ts.
  */
+import { communicatingOf } from "./compress/plan.ts";
+import { backgroundSlot, communicatingPhases, communicatingRegisters, viewPhase } from "./compress/script.ts";
 import {
   adoptsAt,
   curvatureDueAt,
@@ -18,6 +20,8 @@ import type { Config } from "./protocol/types.ts";
 
 /** The registers of a worker that outlive a round. */
 function durableOf(plan: Plan): readonly string[] {
+  const method = communicatingOf(plan);
+  if (method) return communicatingRegisters(method);
   if (plan.sync.k === "consensus") return ["optimizer", "dual", "local", "used", "sigma"];
   const own = layoutOf(plan) === "columns" ? ["optimizer"] : ["theta", "optimizer"];
   return plan.sync.k === "gradient" ? own : [...own, "anchor", "push"];
@@ -50,6 +54,7 @@ export function configOf(plan: Plan): Config {
       hub: plan.curvature?.split ? ["theta", "pending", "adopted"] : ["theta"],
       worker: durableOf(plan),
     },
+    ...(communicatingOf(plan)?.background && { background: backgroundSlot }),
     ...plan.limits,
   };
 }
@@ -114,54 +119,44 @@ function installWork(plan: Plan): Work {
 }
 
 /**
- * Lanczos with the basis sharded by parameter columns: vectors go round whole, the basis never leaves its worker, and
- * orthogonalization exchanges one coefficient per basis vector and worker, twice.
+ * Lanczos with the basis sharded by parameter columns, in two questions a step: the candidate goes out whole and comes back as
+ * one coefficient per basis vector and worker; the sums of these go out, and products and the columns of the new row come back.
  */
 export function searchPhases(plan: Plan): readonly [Phase, ...(Phase | Loop)[]] {
   const open: Phase = {
     name: "open",
     ...(isReplicated(plan) ? {} : { send: ["theta"] }),
     worker: { fn: "open", ins: ["theta"], outs: ["operator", "basis"] },
-    hub: { fn: "start", outs: ["v", "tridiagonal"] },
+    hub: { fn: "start", outs: ["v", "recurrence"] },
   };
   const iteration: Loop = {
     repeat: orderOf(plan),
     until: 0,
     body: [
       {
-        name: "product",
-        send: ["v"],
-        worker: { fn: "product", ins: ["operator", "basis", "v"], outs: ["product", "basis"] },
-        reply: ["product"],
-        hub: { fn: "product", ins: ["v", "product@*"], outs: ["alpha", "w@*"] },
-      },
-      {
         name: "coefficients",
-        send: ["w@*"],
-        worker: { fn: "coefficients", ins: ["basis", "w"], outs: ["part"] },
+        send: ["v"],
+        worker: { fn: "coefficients", ins: ["basis", "v"], outs: ["part"] },
         reply: ["part"],
-        hub: { fn: "sum", ins: ["part@*"], outs: ["h"] },
+        hub: { fn: "place", ins: ["recurrence", "part@*"], outs: ["recurrence", "numbers"] },
       },
       {
-        name: "orthogonalize",
-        send: ["h"],
-        worker: { fn: "orthogonalize", ins: ["basis", "w", "h"], outs: ["w", "part"] },
-        reply: ["part"],
-        hub: { fn: "sum", ins: ["part@*"], outs: ["h"] },
-      },
-      {
-        name: "next",
-        send: ["h"],
-        worker: { fn: "subtract", ins: ["basis", "w", "h"], outs: ["rest"] },
-        reply: ["rest"],
-        hub: { fn: "next", ins: ["tridiagonal", "alpha", "rest@*"], outs: ["tridiagonal", "v"] },
+        name: "product",
+        send: ["numbers"],
+        worker: {
+          fn: "product",
+          ins: ["operator", "basis", "v", "numbers"],
+          outs: ["product", "basis", "row"],
+        },
+        reply: ["product", "row"],
+        hub: { fn: "product", ins: ["recurrence", "product@*", "row@*"], outs: ["recurrence", "v"] },
       },
     ],
   };
   return [
     open,
     iteration,
-    { name: "ritz", hub: { fn: "ritz", ins: ["tridiagonal"], outs: ["rows", "pairs"] } },
+    { name: "ritz", hub: { fn: "ritz", ins: ["recurrence"], outs: ["rows", "pairs"] } },
   ];
 }
 
@@ -203,6 +198,12 @@ function adoptionPhases(plan: Plan): Script {
 
 function trainingPhases(plan: Plan, round: number): Script {
   if (plan.sync.k === "consensus") return consensusPhases();
+  const communicating = communicatingOf(plan);
+  if (communicating) {
+    const first = round * plan.localSteps + 1;
+    const steps = communicatingPhases(communicating, first, first + plan.localSteps - 1);
+    return evaluatesAfter(plan, round) ? [...steps, viewPhase] : steps;
+  }
   const method = preconditionedOf(plan);
   if (method) return preconditionedPhases(method, plan, round);
   return layoutOf(plan) === "columns" ? columnPhases(plan, round) : replicaPhases(plan, round);

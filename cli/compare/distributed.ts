@@ -156,7 +156,91 @@ export const distributedMethods: Readonly<Record<string, DistributedMethod>> = {
     settings: { sigma: 0.005, "curvature-workers": 1 },
     isSplit: true,
   }),
+  "div-adam": communicating(
+    "Adam whose update goes out in parts: one number of ratio is waited for, the rest comes in the background",
+    1e-3,
+    adamOf,
+    { ratio: 128, period: 4, dense: 16, weight: 1 },
+    ({ ratio, period, dense, weight }) => ({
+      k: "divisible",
+      ratio: ratio!,
+      period: period!,
+      warmup: dense!,
+      residualWeight: weight!,
+    }),
+  ),
+  "ef-adam": communicating(
+    "Adam on compressed gradients, what was not sent added to the next",
+    1e-3,
+    adamOf,
+    { ratio: 128 },
+    ({ ratio }) => ({ k: "gradient-feedback", compressor: "topk", ratio: ratio! }),
+  ),
+  def: communicating(
+    "heavy ball by detached error feedback",
+    0.03,
+    (learningRate) => ({ name: "momentum", learningRate }),
+    { ratio: 128, period: 1, weight: 0.3 },
+    ({ ratio, period, weight }) => ({
+      k: "feedback",
+      form: "def",
+      ratio: ratio!,
+      period: period!,
+      residualWeight: weight!,
+    }),
+  ),
+  "one-bit-adam": communicating(
+    "Adam, then signs of its momentum with the variance of the last dense step",
+    1e-3,
+    adamOf,
+    { dense: 100 },
+    ({ dense }) => ({ k: "one-bit", freezeStep: dense! }),
+  ),
+  "zero-one-adam": communicating(
+    "Adam with signs, variance and agreement at intervals that double",
+    1e-3,
+    adamOf,
+    { dense: 100 },
+    ({ dense }) => ({ k: "zero-one", varianceFreezeStep: dense! }),
+  ),
+  "local-adam": communicating(
+    "Adam on its own, the mean of parameters every period",
+    1e-3,
+    adamOf,
+    { period: 8 },
+    ({ period }) => ({ k: "local", period: period! }),
+  ),
+  diloco: communicating(
+    "AdamW on its own, and a Nesterov step along the mean of what was moved",
+    1e-3,
+    (learningRate) => ({ name: "adamw", learningRate }),
+    { period: 8 },
+    ({ period }) => ({ k: "outer", period: period! }),
+  ),
+  demo: communicating(
+    "signs of the largest cosine components of each chunk of momentum",
+    1e-3,
+    (learningRate) => ({ name: "sgd", learningRate }),
+    { chunk: 64, top: 32 },
+    ({ chunk, top }) => ({ k: "decoupled", chunk: chunk!, topK: top! }),
+  ),
 };
+
+/** Workers that send parts of what they have. */
+function communicating(
+  summary: string,
+  rate: number,
+  update: (learningRate: number) => PlanInput["update"],
+  settings: Settings,
+  sync: (settings: Settings) => PlanInput["sync"],
+): DistributedMethod {
+  return {
+    summary,
+    rates: around(rate),
+    settings,
+    plan: ({ learningRate, settings: given }) => ({ update: update(learningRate), sync: sync(given) }),
+  };
+}
 
 /** What a run with workers is made of, the same in every process. */
 export interface DistributedInput {

@@ -95,11 +95,13 @@ export async function runDistributed(
     }
     const { phase, workers } = progress;
     count(phase);
-    const steps = { local: plan.localSteps, gradient: 1, step: 1 }[phase];
+    // Local steps without a message between them note the loss of each.
+    const steps = { local: plan.localSteps, gradient: 1, step: 1, steps: workers[0]!.length }[phase];
     if (steps === undefined) return;
     step += steps;
-    lossSum += workers.reduce((sum, notes) => sum + notes[0]!, 0) / workers.length;
-    lossCount++;
+    const losses = workers.flat();
+    lossSum += (steps * losses.reduce((sum, loss) => sum + loss, 0)) / losses.length;
+    lossCount += steps;
   };
 
   const first = problem.evaluate(problem.initial);

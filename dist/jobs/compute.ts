@@ -10,7 +10,7 @@ import type { Problem } from "../jobs.ts";
 import { layoutOf, type Plan } from "../plan.ts";
 import type { JobArgs } from "../protocol/types.ts";
 import { type CutUpdate, cutUpdate } from "./cut.ts";
-import { baseOf, type LocalOptimizer, localOptimizer } from "./method.ts";
+import { baseOf, type LocalOptimizer, localOptimizer, rateOf } from "./method.ts";
 
 /** The programs of a plan on a problem. */
 export interface Computations<B> {
@@ -51,7 +51,9 @@ function compile<B>(plan: Plan, problem: Problem<B>): Computations<B> {
   const optimizer = localOptimizer(plan);
   const layout = layoutOf(plan);
   const cut =
-    plan.curvature && layout !== "replicated" ? cutUpdate(plan.curvature, layout, baseOf(plan.update)) : null;
+    plan.curvature && layout !== "replicated"
+      ? cutUpdate(plan.curvature, layout, baseOf(plan.update, rateOf(plan)))
+      : null;
   return {
     optimizer,
     objective: jit((theta: Value, batch: B): Value => problem.score(theta, batch).loss),

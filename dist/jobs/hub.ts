@@ -81,7 +81,7 @@ export function rowSpaces<B>(
 }
 
 /** Throws for parameters that are not finite, before they are saved. */
-function checkParameters(theta: Value, round: number): void {
+export function checkParameters(theta: Value, round: number): void {
   if (Number.isFinite(lengthOf(theta))) return;
   throw new RangeError(
     `Cannot continue after round ${round}: a parameter is not finite, finite ones are needed; lower the learning rate (lr), or alpha of a method with curvature`,

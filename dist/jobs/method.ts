@@ -5,8 +5,9 @@ import type { Value } from "../../core/value.ts";
 import { adam, adamw } from "../../optim/adam.ts";
 import { type Fosi, type FosiState, fosi, installCurvature } from "../../optim/fosi.ts";
 import { momentum, nesterov, sgd } from "../../optim/momentum.ts";
+import { cosineSchedule, type Schedule } from "../../optim/schedule.ts";
 import { forgetState, type GradientTransformation } from "../../optim/transformation.ts";
-import type { Plan, UpdateMethod } from "../plan.ts";
+import type { Plan, UpdateMethod, UpdatePlan } from "../plan.ts";
 import type { Curvature } from "./curvature.ts";
 
 /** The method of a plan, with or without curvature. */
@@ -25,7 +26,7 @@ export interface LocalOptimizer {
 }
 
 export function localOptimizer(plan: Plan): LocalOptimizer {
-  const base = baseOf(plan.update);
+  const base = baseOf(plan.update, rateOf(plan));
   if (!plan.curvature) {
     return {
       init: (theta) => base.init(theta),
@@ -88,19 +89,30 @@ export function penaltyFactor(update: UpdateMethod, sigma: number): number {
   return hasOwnScale ? 1 : 1 + sigma * update.learningRate;
 }
 
+/** The learning rate of a plan as its methods take it. */
+export function rateOf({ update, rounds, localSteps }: Plan): number | Schedule {
+  const { learningRate, schedule } = update;
+  return schedule === "constant"
+    ? learningRate
+    : cosineSchedule({ from: learningRate, steps: rounds * localSteps });
+}
+
 /** The transformation that an update plan names, its state type forgotten. */
-export function baseOf(update: UpdateMethod): GradientTransformation<unknown> {
+export function baseOf(
+  update: UpdateMethod | UpdatePlan,
+  rate: number | Schedule = update.learningRate,
+): GradientTransformation<unknown> {
   switch (update.name) {
     case "sgd":
-      return forgetState(sgd(update.learningRate));
+      return forgetState(sgd(rate));
     case "momentum":
-      return forgetState(momentum(update.learningRate, update.beta));
+      return forgetState(momentum(rate, update.beta));
     case "nesterov":
-      return forgetState(nesterov(update.learningRate, update.beta));
+      return forgetState(nesterov(rate, update.beta));
     case "adam":
-      return forgetState(adam(update.learningRate, update));
+      return forgetState(adam(rate, update));
     case "adamw":
-      return forgetState(adamw(update.learningRate, update));
+      return forgetState(adamw(rate, update));
     case "shampoo":
     case "kfac":
       throw new TypeError(

@@ -139,7 +139,7 @@ test(
         ["--steps 3", /^Cannot resume run: 6 steps are done, more --steps or --epochs are needed$/m],
         [
           "--hidden 16",
-          /^Cannot use --hidden with --resume: .* only --steps, --epochs, --lr, --alpha, --runtime, --device, --port may/,
+          /^Cannot use --hidden with --resume: .* only --steps, --epochs, --lr, --alpha, --runtime, --device, --port, --host, --launch may/,
         ],
         ["--steps 9 --seed 1", /^Cannot use --seed with --resume/],
         ["--out other", /^Cannot use --out with --resume/],

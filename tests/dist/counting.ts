@@ -48,6 +48,16 @@ export async function countRun({ config, jobs, initial }: RunSetup): Promise<Rea
           entry.bytesToHub += payloadBytes(values);
         }
         sent.set(name, entry);
+      } else if (head.k === "post" || head.k === "give") {
+        const entry = sent.get(head.slot) ?? { asks: 0, answers: 0, bytesToWorkers: 0, bytesToHub: 0 };
+        if (head.k === "give") {
+          entry.asks++;
+          entry.bytesToWorkers += payloadBytes(values);
+        } else {
+          entry.answers++;
+          entry.bytesToHub += payloadBytes(values);
+        }
+        sent.set(head.slot, entry);
       } else if (values.length > 0) throw new Error(`Cannot count "${head.k}": it carries payload`);
       peers.get(to)?.receive(from, head, values);
     },

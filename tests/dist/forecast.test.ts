@@ -152,8 +152,8 @@ test("an update costs each worker what it moves: all parameters, or its columns;
   // One of the two rows of V, five products.
   expect(units(rows, "project")).toBe(5 * 16 * steps);
   expect(units(columns, "project")).toBe(6 * 2 * 4 * steps);
-  // Four passes over j vectors in Lanczos step j, and the eigenvectors.
-  expect(units(replicated, "basis")).toBe(2 * 4 * (4 * (1 + 2 + 3 + 4) + 2 * 4));
+  // In Lanczos step j a pass over j vectors and two over those before, and the eigenvectors.
+  expect(units(replicated, "basis")).toBe(2 * 4 * (1 + 2 + 3 + 4 + 2 * (1 + 2 + 3) + 2 * 4));
 });
 
 test("a worker reads and writes its own bytes, and worker 0 the report too", () => {
@@ -359,5 +359,13 @@ test("what cannot be forecast is refused", () => {
   const split = { ...plan, curvature: { ...plansFor(2, 16)[2]!.curvature!, split: { workers: 2 } } } as Plan;
   expect(() => forecast(split, freeOfCost, atOnce)).toThrow(
     /^Cannot forecast a plan: its curvature has 2 workers of its own/,
+  );
+  const local = {
+    ...shampoo,
+    update: { ...plan.update, name: "adam" },
+    sync: { k: "local", period: 2 },
+  } as Plan;
+  expect(() => forecast(local, freeOfCost, atOnce)).toThrow(
+    /^Cannot forecast a plan: what the workers of local compute is not counted/,
   );
 });

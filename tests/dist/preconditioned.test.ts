@@ -357,7 +357,7 @@ test.each(names)("%s: every matrix is one worker's work, and only that", (form) 
   for (const rank of [0, 1, 2]) {
     const { theta, optimizer } = workerInitial(plan, initial, rank, problem);
     const jobs = workerJobs(plan, problem, rank);
-    const args = { round: 0, phase: "roots", iteration: 0, rank, workers: 3, notes: [] };
+    const args = { round: 0, phase: "roots", iteration: 0, rank, workers: 3, notes: [], numbers: [] };
     const sampled = jobs["gradient"]!([theta, optimizer], args) as { outs: readonly unknown[] };
     const { outs } = jobs["roots"]!([optimizer, ...sampled.outs], args) as { outs: readonly unknown[] };
     expect(Object.keys(outs[1] as object).map(Number)).toEqual([...ownedBy(owners, rank)]);
@@ -477,6 +477,7 @@ test("defaults are those of the methods", () => {
     learningRate: 0.1,
     distribution: "eigenpairs",
     shard: false,
+    schedule: "constant",
   } as Plan["update"]);
   const other = makePlan({ ...least, update: { name: "shampoo", learningRate: 0.1 } }).update;
   const { beta1, beta2, epsilon, maxDimension } = shampoo().options;
@@ -492,6 +493,7 @@ test.each([
   ["update.distribution", { update: { name: "kfac", learningRate: 1, distribution: "rows" } }],
   ["update.factorPeriod", { update: { name: "kfac", learningRate: 1, factorPeriod: 0 } }],
   ["update.grafting", { update: { name: "shampoo", learningRate: 1, grafting: "lion" } }],
+  ["update.schedule", { update: { name: "kfac", learningRate: 1, schedule: "cosine" } }],
   ["update.beta2", { update: { name: "shampoo", learningRate: 1, beta2: 1.1 } }],
 ])("a plan with another %s is refused", (path, change) => {
   try {

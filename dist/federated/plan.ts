@@ -1,0 +1,269 @@
+/**
+ * Federated runs as plain data: which process hosts which clients, and who is there in a round. Both are pure functions of
+ * the plan, so every process derives the same, also after a crash.
+ */
+import { z } from "zod";
+import { PlanError } from "../../core/errors.ts";
+import { foldIn, key, uniform } from "../../core/random.ts";
+import type { Value } from "../../core/value.ts";
+import type { Phase, Script } from "../protocol/script.ts";
+import { type Config, protocolDefaults } from "../protocol/types.ts";
+import type { FederatedMethod } from "./method.ts";
+
+/**
+ * How unequal clients are in speed. Client k takes `1 + spread (u_k + u_kr) / 2` for its work in round r, in units of the
+ * shortest time, with u_k and u_kr drawn evenly from [0, 1): half of it is the client's, half the round's.
+ *
+ * @since 0.2.0
+ */
+export interface Stragglers {
+  readonly spread: number;
+  /** Who takes longer is left out of the round. */
+  readonly limit: number;
+}
+
+/**
+ * A federated run as plain data; made by `federatedPlan`. What the clients compute is a method, which the plan does not
+ * know.
+ *
+ * @since 0.2.0
+ */
+export interface FederatedPlan {
+  readonly version: 1;
+  readonly clients: number;
+  /** Processes; process p hosts the clients p, p + workers, p + 2 workers, ... */
+  readonly workers: number;
+  /** Those of the method. */
+  readonly rounds: number;
+  readonly seed: number;
+  /** The chance of a client not to be there in a round. */
+  readonly absentRate: number;
+  readonly stragglers: Stragglers | null;
+  /** Rounds between evaluations of models that are whole after every round; 0 for none before the end. */
+  readonly evaluateEvery: number;
+  readonly limits: Pick<Config, "retryTicks" | "deadTicks" | "maxRestarts" | "maxQueue">;
+}
+
+/**
+ * What `federatedPlan` accepts: everything that has a default may be left out.
+ *
+ * @since 0.2.0
+ */
+export type FederatedPlanInput = Pick<FederatedPlan, "clients" | "rounds"> &
+  Partial<Omit<FederatedPlan, "clients" | "rounds" | "limits">> & {
+    readonly limits?: Partial<FederatedPlan["limits"]>;
+  };
+
+const count = (least: number) => z.int().min(least);
+
+const planSchema: z.ZodType<FederatedPlan, unknown> = z
+  .strictObject({
+    version: z.literal(1).default(1),
+    clients: count(1),
+    workers: count(1).max(1024).default(1),
+    rounds: count(1),
+    seed: count(0).default(0),
+    absentRate: z.number().min(0).lt(1).default(0),
+    stragglers: z
+      .strictObject({ spread: z.number().min(0), limit: z.number().min(1) })
+      .nullable()
+      .default(null),
+    evaluateEvery: count(0).default(0),
+    limits: z
+      .strictObject({
+        retryTicks: count(1).default(protocolDefaults.retryTicks),
+        deadTicks: count(2).default(protocolDefaults.deadTicks),
+        maxRestarts: count(0).default(protocolDefaults.maxRestarts),
+        maxQueue: count(1).default(protocolDefaults.maxQueue),
+      })
+      .prefault({}),
+  })
+  .superRefine(({ clients, workers }, context) => {
+    if (workers <= clients) return;
+    context.addIssue({
+      code: "custom",
+      path: ["workers"],
+      message: `there are ${workers} for ${clients} clients, at most one for each client is needed`,
+    });
+  });
+
+/**
+ * A checked plan with its defaults filled in.
+ *
+ * Shapes: plain JSON data.
+ * Units: times in units of the fastest client's, limits in ticks.
+ *
+ * @throws {PlanError} listing every field that is wrong
+ * @example Ten clients on two processes, a tenth of them absent
+ * ```ts
+ * const plan = ct.dist.federatedPlan({ clients: 10, workers: 2, rounds: 5, absentRate: 0.1 });
+ * assertClose(ct.dist.hostedClients(plan, 1), [1, 3, 5, 7, 9]);
+ * ```
+ * @since 0.2.0
+ */
+export function federatedPlan(input: FederatedPlanInput): FederatedPlan {
+  const result = planSchema.safeParse(input);
+  if (result.success) return Object.freeze(result.data);
+  const problems = result.error.issues.map((issue) => `${issue.path.join(".") || "plan"}: ${issue.message}`);
+  throw new PlanError(`Cannot make a federated plan: ${problems.join("; ")}`, problems);
+}
+
+/**
+ * The clients of a process, in order.
+ *
+ * Shapes: none.
+ * @example Process 0 of two
+ * ```ts
+ * const plan = ct.dist.federatedPlan({ clients: 5, workers: 2, rounds: 1 });
+ * assertClose(ct.dist.hostedClients(plan, 0), [0, 2, 4]);
+ * ```
+ * @since 0.2.0
+ */
+export function hostedClients({ clients, workers }: FederatedPlan, rank: number): number[] {
+  return Array.from({ length: Math.ceil((clients - rank) / workers) }, (_, i) => rank + i * workers);
+}
+
+/**
+ * Who is there in a round: all but those that are absent by chance and those that would take longer than the limit. If
+ * that is nobody, the first of all that was nearest to come.
+ *
+ * Shapes: none; one truth value for each client.
+ * Determinism: a function of seed, round and client alone, with exact arithmetic: the same on every machine.
+ *
+ * @example Everyone
+ * ```ts
+ * const plan = ct.dist.federatedPlan({ clients: 2, rounds: 1 });
+ * assert(ct.dist.presentClients(plan, 0).every((isPresent) => isPresent));
+ * ```
+ * @since 0.2.0
+ */
+export function presentClients(plan: FederatedPlan, round: number): readonly boolean[] {
+  const { clients, seed, absentRate, stragglers } = plan;
+  if (absentRate === 0 && stragglers === null) return new Array<boolean>(clients).fill(true);
+  const root = key(seed);
+  const ofRound = foldIn(foldIn(root, 0), round);
+  const draws = (stream: Value): ArrayLike<number> => uniform(stream, [clients]).dataSync();
+  const chances = draws(foldIn(ofRound, 0));
+  const slow = draws(foldIn(root, 1));
+  const busy = draws(foldIn(ofRound, 1));
+  const { spread, limit } = stragglers ?? { spread: 0, limit: 1 };
+  const present = Array.from(
+    { length: clients },
+    (_, k) => chances[k]! >= absentRate && 1 + (spread * (slow[k]! + busy[k]!)) / 2 <= limit,
+  );
+  if (!present.includes(true)) {
+    const nearest = Array.from({ length: clients }, (_, k) => chances[k]! - slow[k]! - busy[k]!);
+    present[nearest.indexOf(Math.max(...nearest))] = true;
+  }
+  return present;
+}
+
+/** Whether models are evaluated at the end of a round; at the end of the last they always are. */
+export function isEvaluatedAfter({ evaluateEvery, rounds }: FederatedPlan, round: number): boolean {
+  return round === rounds - 1 || (evaluateEvery > 0 && (round + 1) % evaluateEvery === 0);
+}
+
+/**
+ * The protocol's configuration for a plan: a round is one question to every process and its answer, and one more where
+ * models are evaluated.
+ *
+ * Shapes: none.
+ * @example As many workers and rounds as the plan says
+ * ```ts
+ * const config = ct.dist.federatedConfig(ct.dist.federatedPlan({ clients: 4, workers: 2, rounds: 3 }));
+ * assertClose([config.workers, config.rounds], [2, 3]);
+ * ```
+ * @since 0.2.0
+ */
+export function federatedConfig(plan: FederatedPlan): Config {
+  return {
+    ...plan.limits,
+    workers: plan.workers,
+    rounds: plan.rounds,
+    script: (round) => roundScript(plan, round),
+    durable: { hub: ["server", "traffic", "scores"], worker: ["clients"] },
+  };
+}
+
+function roundScript(plan: FederatedPlan, round: number): Script {
+  const isLast = round === plan.rounds - 1;
+  return [
+    broadcastPhase("broadcast"),
+    {
+      name: "train",
+      send: ["message"],
+      worker: { fn: "train", ins: ["clients", "message"], outs: ["clients", "answers"] },
+      reply: ["answers"],
+      hub: {
+        fn: "reduce",
+        ins: ["server", "message", "traffic", "answers@*"],
+        outs: ["server", "traffic"],
+      },
+    },
+    ...(isEvaluatedAfter(plan, round) ? evaluationPhases(isLast) : []),
+  ];
+}
+
+/** At the end clients keep what they make of the last message; before, they only try it. */
+function evaluationPhases(isLast: boolean): Script {
+  return [
+    broadcastPhase("prepare"),
+    {
+      name: isLast ? "finish" : "evaluate",
+      send: ["server", "message"],
+      worker: {
+        fn: isLast ? "finish" : "evaluate",
+        ins: ["clients", "server", "message"],
+        outs: ["clients", "scores"],
+      },
+      reply: ["scores"],
+      hub: { fn: "collect", ins: ["message", "traffic", "scores@*"], outs: ["traffic", "scores"] },
+    },
+  ];
+}
+
+/** What clients are to get next, from the server's state. */
+function broadcastPhase(name: string): Phase {
+  return { name, hub: { fn: name, ins: ["server"], outs: ["message"] } };
+}
+
+/**
+ * Bytes of the elements of what a client gets and sends in the rounds, and gets after the last one to make its own model of.
+ *
+ * @since 0.2.0
+ */
+export interface ClientBytes {
+  readonly received: number;
+  readonly sent: number;
+  readonly receivedAtEnd: number;
+}
+
+/**
+ * Bytes that each client gets and sends over a whole run, by the formula of the method: in the rounds in which it is there,
+ * and what is broadcast after the last one if clients make models of their own.
+ *
+ * Shapes: none; one record for each client.
+ * @example FedAvg with three numbers of float32
+ * ```ts
+ * const method = ct.dist.fedAvg(ct.nn.dense(2, 1), { rounds: 2 });
+ * const [first] = ct.dist.federatedBytes(ct.dist.federatedPlan({ clients: 1, rounds: 2 }), method);
+ * assertClose([first!.received, first!.sent, first!.receivedAtEnd], [2 * 12, 2 * 16, 0]);
+ * ```
+ * @since 0.2.0
+ */
+export function federatedBytes(
+  plan: FederatedPlan,
+  method: Pick<FederatedMethod, "bytes"> & { readonly personalize?: unknown },
+): readonly ClientBytes[] {
+  const receivedAtEnd = method.personalize ? method.bytes(plan.rounds).received : 0;
+  const totals = Array.from({ length: plan.clients }, () => ({ received: 0, sent: 0, receivedAtEnd }));
+  for (let round = 0; round < plan.rounds; round++) {
+    const { received, sent } = method.bytes(round);
+    presentClients(plan, round).forEach((isPresent, client) => {
+      if (!isPresent) return;
+      totals[client]!.received += received;
+      totals[client]!.sent += sent;
+    });
+  }
+  return totals;
+}

@@ -1,0 +1,141 @@
+/** Workers that differ between steps, by a method that says what each sends and what becomes of it. */
+import { leaves } from "../../core/tree.ts";
+import type { Value } from "../../core/value.ts";
+import { meanOf } from "../../optim/admm.ts";
+import type { CommunicatingMethod, StepAt } from "../compress/method.ts";
+import { communicatingOf, type Vectors } from "../compress/plan.ts";
+import type { Problem } from "../jobs.ts";
+import type { Plan } from "../plan.ts";
+import type { JobArgs } from "../protocol/types.ts";
+import type { Jobs } from "../runtime/driver.ts";
+import { checkedNotes, gradientOn } from "./compute.ts";
+import { checkParameters } from "./hub.ts";
+import { job, value } from "./registers.ts";
+
+/** The parameter tensors in the order in which they are raveled. */
+export function vectorsOf<B>({ initial, unravel }: Problem<B>): Vectors {
+  const shapes = unravel ? leaves(unravel(initial)).map((x) => x.shape) : [initial.shape];
+  return { shapes, dtype: initial.dtype };
+}
+
+/** The method of a plan on the parameters of a problem; null where the plan has none. */
+export function communicatingMethodOf<B>(
+  plan: Plan,
+  problem: Problem<B>,
+): CommunicatingMethod<unknown> | null {
+  return communicatingOf(plan, vectorsOf(problem));
+}
+
+const at = (step: number, { rank, workers }: JobArgs): StepAt => ({ step, rank, workers });
+
+/** The computations of one worker; `numbers` are steps of the whole run, counted from 1. */
+export function communicatingJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
+  const method = communicatingMethodOf(plan, problem)!;
+  const gradientAt = gradientOn(plan, problem, rank);
+
+  /** Begins the steps from one to another; all but the last are local. */
+  function* begun(state: unknown, arrived: unknown, from: number, to: number, args: JobArgs) {
+    const notes: number[] = [];
+    let next = state;
+    let payload: unknown = null;
+    for (let step = from; step <= to; step++) {
+      const { gradient, scores } = gradientAt(method.position(next), step - 1);
+      [next, payload] = method.begin(next, gradient, step === from ? arrived : null, at(step, args));
+      notes.push(...checkedNotes(scores, step - 1));
+      if (step < to) yield;
+    }
+    return { outs: [next, payload], notes };
+  }
+  /** The state after the last exchange of a step. */
+  const landed = (state: unknown, reduced: unknown, step: number, args: JobArgs): unknown =>
+    method.next(state, reduced, method.exchanges(step) - 1, at(step, args))[0];
+
+  return {
+    begin: job(([state, arrived], args) =>
+      begun(state, arrived ?? null, args.numbers[0]!, args.numbers[1]!, args),
+    ),
+    advance: job(([state, reduced, arrived], args) => {
+      const [open, from, to] = args.numbers as readonly [number, number, number];
+      return begun(landed(state, reduced, open, args), arrived ?? null, from, to, args);
+    }),
+    turn: job(([state, reduced], args) => {
+      const [step, index] = args.numbers as readonly [number, number];
+      return { outs: [...method.next(state, reduced, index, at(step, args))] };
+    }),
+    land: job(([state, reduced], args) => ({ outs: [landed(state, reduced, args.numbers[0]!, args)] })),
+    launch: job((ins, args) => {
+      const state = ins.length === 1 ? ins[0] : landed(ins[0], ins[1], args.numbers[0]!, args);
+      return { outs: [state, method.background!.payload(state)] };
+    }),
+    view: job(([state]) => ({ outs: [method.view(state)] })),
+  };
+}
+
+/** The computations of the hub. */
+export function communicatingHubJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
+  const method = communicatingMethodOf(plan, problem);
+  if (!method) return {};
+  return {
+    reduce: job((payloads, args) => {
+      const [step, index] = args.numbers as readonly [number, number];
+      return { outs: [method.reduce(payloads, index, at(step, args))] };
+    }),
+    ...(method.background && {
+      reduceBackground: job((payloads) => ({ outs: [method.background!.reduce(payloads)] })),
+    }),
+    takeView: job((views, { round }) => {
+      const theta = meanOf(views.map(value));
+      checkParameters(theta, round);
+      return { outs: [theta] };
+    }),
+  };
+}
+
+/** The durable registers of a worker before the first step. */
+export function communicatingInitial<B>(
+  plan: Plan,
+  theta: Value,
+  problem: Problem<B> | undefined,
+): Readonly<Record<string, unknown>> | null {
+  const method = communicatingOf(plan, problem ? vectorsOf(problem) : { dtype: theta.dtype });
+  if (!method) return null;
+  return { state: method.init(theta), ...(method.background && { background: null }) };
+}
+
+/**
+ * The parameters at the end of a round of a plan whose workers differ: the mean of what each would save.
+ *
+ * Shapes: `[n]`.
+ *
+ * @param workers their durable registers
+ * @throws {TypeError} if the workers of the plan do not differ: their hub has the parameters
+ * @example After the last round they are those of the hub
+ * ```ts
+ * const plan = ct.dist.makePlan({
+ *   version: 1, workers: 2, parameters: 1, rounds: 3, localSteps: 2, seed: 0,
+ *   update: { name: "adam", learningRate: 0.1 }, sync: { k: "local", period: 2 },
+ * });
+ * const problem: ct.dist.Problem<number> = {
+ *   initial: ct.zeros([1], { dtype: "float64" }),
+ *   score: (theta, center) => ({ loss: theta.sub(center).pow(2).sum(), sums: [] }),
+ *   batch: (rank) => 2 * rank,
+ *   curvatureBatch: (rank) => 2 * rank,
+ * };
+ * const { hub, workers } = ct.dist.runSequential(ct.dist.trainingSetup(plan, problem));
+ * assertClose(ct.dist.viewOf(plan, problem, workers), hub["theta"] as ct.Value);
+ * ```
+ * @since 0.2.0
+ */
+export function viewOf<B>(
+  plan: Plan,
+  problem: Problem<B>,
+  workers: readonly Readonly<Record<string, unknown>>[],
+): Value {
+  const method = communicatingMethodOf(plan, problem);
+  if (!method) {
+    throw new TypeError(
+      `Cannot take a mean of workers: they agree by ${plan.sync.k} and do not differ, the parameters of the hub are needed`,
+    );
+  }
+  return meanOf(workers.map(({ state }) => method.view(state)));
+}

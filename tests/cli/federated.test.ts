@@ -1,0 +1,404 @@
+/** `cotangent federated`: its flags, whose examples are whose, every method, and the program as a user starts it. */
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { UsageError } from "../../cli/config.ts";
+import type { Split } from "../../cli/data/dataset.ts";
+import { clientData, matchedTest, sharesOf } from "../../cli/federated/clients.ts";
+import {
+  type FederatedConfig,
+  federatedFlags,
+  federatedProblem,
+  type MethodName,
+  methodNames,
+  parseFederatedFlags,
+} from "../../cli/federated/config.ts";
+import { methodsOf } from "../../cli/federated/methods.ts";
+import { federatedPage } from "../../cli/federated/page.ts";
+import { recorderOf } from "../../cli/federated/recorder.ts";
+import { openedRun, runFederated } from "../../cli/federated/run.ts";
+import { evaluatedRounds, type FederatedSummary, summaryOf } from "../../cli/federated/summary.ts";
+import { federatedBytes } from "../../dist/federated/plan.ts";
+import { showBytes } from "../../dist/plan_cost.ts";
+import { checkpointOf, until, withPrograms, words } from "./program_support.ts";
+
+// Programs are started, each with worker processes.
+setDefaultTimeout(60_000);
+
+const parse = (text: string): FederatedConfig => parseFederatedFlags(words(text)).config;
+
+function refusal(text: string): string {
+  try {
+    parse(text);
+  } catch (error) {
+    if (error instanceof UsageError) return error.message;
+    throw error;
+  }
+  throw new Error(`not refused: ${text}`);
+}
+
+test("every flag refuses what it cannot be, by name, value and what is needed", () => {
+  const wrong: Readonly<Record<string, readonly [value: string, needed: RegExp]>> = {
+    method: ["fedsgd", /one of pfedacnnl, fedacnnl, deepafl, afl, fedavg, .*per-fedavg is needed/],
+    data: ["imagenet", /one of glyphs, /],
+    "train-limit": ["0", /at least 1/],
+    "test-limit": ["x", /a whole number/],
+    features: ["0", /at least 1/],
+    clients: ["0", /at least 1/],
+    partition: ["dirichlet", /dirichlet:ALPHA/],
+    absent: ["1", /from 0 to below 1/],
+    stragglers: ["2:0.5", /limit from 1/],
+    rounds: ["1.5", /a whole number/],
+    model: ["rnn", /one of mlp, cnn, logistic/],
+    hidden: ["64,,2", /sizes such as/],
+    epochs: ["0", /at least 1/],
+    "local-steps": ["-1", /at least 1/],
+    batch: ["0", /or full, is needed/],
+    lr: ["0", /a positive number/],
+    "personal-lr": ["slow", /a positive number/],
+    alpha: ["-1", /a positive number/],
+    hessian: ["half", /one of exact, ignored/],
+    mu: ["0", /a positive number/],
+    lambda: ["-1", /at least 0/],
+    beta: ["0", /a positive number/],
+    gamma: ["-0.1", /at least 0/],
+    channels: ["8;16", /sizes such as 8,16/],
+    filters: ["learned", /one of ls, shared, random, half/],
+    width: ["0", /at least 1/],
+    layers: ["0", /at least 1/],
+    alone: ["maybe", /yes or no/],
+    "eval-every": ["0", /at least 1/],
+    workers: ["65", /from 1 to 64/],
+    seed: ["-1", /at least 0/],
+    runtime: ["threads", /one of sockets, local/],
+  };
+  const free = ["data-dir", "data-file", "label-column", "out"];
+  expect([...Object.keys(wrong), ...free].sort()).toEqual(Object.keys(federatedFlags).sort());
+  for (const [name, [value, needed]] of Object.entries(wrong)) {
+    expect(refusal(`--${name} ${value}`)).toMatch(new RegExp(`^Cannot use --${name} ${value}: `));
+    expect(refusal(`--${name} ${value}`)).toMatch(needed);
+  }
+});
+
+test("slips and what would change nothing are told", () => {
+  expect(refusal("--metod fedavg")).toContain("did you mean --method?");
+  expect(refusal("--mu 0.1")).toBe("Cannot use --mu: it would change nothing, --method fedprox is needed");
+  expect(refusal("--method fedavg --gamma 1")).toContain(
+    "--gamma: it would change nothing, --method fedacnnl, pfedacnnl, afl or deepafl is needed",
+  );
+  expect(refusal("--method fedavg --model cnn --hidden 8")).toContain("--model mlp is needed");
+  expect(refusal("--data-dir there")).toContain("another --data than glyphs is needed");
+  expect(refusal("--workers 3 --clients 2")).toContain("there are 2 clients");
+  // Nobody asked for two.
+  expect(parse("--clients 1").workers).toBe(1);
+  expect(parse("--clients 3").workers).toBe(2);
+  expect(refusal("--workers 2 --clients 1")).toContain("there is 1 client,");
+  expect(refusal("--method pfedme --lambda 0")).toContain("a positive number is needed");
+  expect(refusal("--lr 1 --rounds x")).toContain("Cannot use --rounds x");
+});
+
+test("a configuration is what the flags say, and survives its file", () => {
+  const config = parse(
+    "--method ditto --lambda 0.5 --clients 7 --partition shards:2 --absent 0.2 --stragglers 2:2.5 --hidden 8,4 --alone no --batch full",
+  );
+  expect(config).toMatchObject({
+    method: "ditto",
+    lambda: 0.5,
+    clients: 7,
+    partition: "shards:2",
+    absent: 0.2,
+    stragglers: "2:2.5",
+    hidden: [8, 4],
+    alone: false,
+    batch: "full",
+    workers: 2,
+  });
+  for (const method of methodNames) {
+    const own = parse(`--method ${method}`);
+    expect(federatedProblem(JSON.parse(JSON.stringify(own)))).toBeNull();
+  }
+  expect(federatedProblem(JSON.parse(JSON.stringify(config)))).toBeNull();
+  expect(federatedProblem({ ...config, clients: 0 })).toBe('its "clients" is 0');
+  expect(federatedProblem({ ...config, speed: 1 })).toBe('its "speed" is 1');
+  expect(federatedProblem({ method: "fedavg" })).toContain("lacks");
+});
+
+const splitOf = (labels: readonly number[]): Split => ({
+  features: Float32Array.from({ length: 2 * labels.length }, (_, i) => i),
+  labels: Int32Array.from(labels),
+  count: labels.length,
+});
+
+test("clients share the test data as they share each class of the training data", () => {
+  const train = Int32Array.from({ length: 200 }, (_, i) => i % 4);
+  const test_ = Int32Array.from({ length: 90 }, (_, i) => i % 5);
+  const { train: parts } = sharesOf(
+    { partition: "dirichlet:0.3", clients: 6, seed: 3 },
+    {
+      train: splitOf([...train]),
+      test: splitOf([...test_]),
+    },
+  );
+  const shares = matchedTest(parts, train, test_);
+  // Everything that has a class of the training data is somebody's, once.
+  const given = shares.flatMap((share) => [...share]).sort((a, b) => a - b);
+  expect(given).toEqual([...test_.keys()].filter((i) => test_[i] !== 4));
+  shares.forEach((share, client) => {
+    for (let label = 0; label < 4; label++) {
+      const own = [...parts[client]!].filter((i) => train[i] === label).length;
+      const tested = [...share].filter((i) => test_[i] === label).length;
+      // Of 18 examples the share of 50, up to the rounding of its two ends.
+      expect(Math.abs(tested - (own / 50) * 18)).toBeLessThanOrEqual(1);
+      if (own === 0) expect(tested).toBe(0);
+    }
+  });
+});
+
+test("the examples of a client are those of its numbers", () => {
+  const [train, test_] = [splitOf([0, 1, 0, 1]), splitOf([1, 0, 1])];
+  const data = { name: "toy", exampleShape: [2], classes: 2, train, test: test_ };
+  const shares = {
+    train: [Int32Array.of(0, 3), Int32Array.of(1, 2)],
+    test: [Int32Array.of(1), new Int32Array(0)],
+  };
+  const clients = clientData(data, shares);
+  expect([...clients.train(0).x.dataSync()]).toEqual([0, 1, 6, 7]);
+  expect([...clients.train(1).y.dataSync()]).toEqual([1, 0]);
+  expect([...clients.test(0)!.x.dataSync()]).toEqual([2, 3]);
+  expect(clients.test(1)).toBeNull();
+  const image = clientData({ ...data, exampleShape: [1, 2] }, shares);
+  expect(image.train(0).x.shape).toEqual([2, 1, 1, 2]);
+  expect(() => sharesOf({ partition: "iid", clients: 9, seed: 0 }, data)).toThrow(UsageError);
+});
+
+test("methods that need images say so, and are what they are called", () => {
+  const rows = { name: "rows", exampleShape: [5], classes: 2 };
+  expect(() => methodsOf(parse("--method fedacnnl"), rows)).toThrow("images are needed");
+  expect(() => methodsOf(parse("--method fedavg --model cnn"), rows)).toThrow(UsageError);
+  const small = { name: "small", exampleShape: [3, 3], classes: 2 };
+  expect(() => methodsOf(parse("--channels 4,4,4"), small)).toThrow(UsageError);
+  const names: Readonly<Record<MethodName, string>> = {
+    pfedacnnl: "pFedACnnL",
+    fedacnnl: "FedACnnL",
+    deepafl: "DeepAFL",
+    afl: "AFL",
+    fedavg: "FedAvg",
+    fedprox: "FedProx",
+    ditto: "Ditto",
+    pfedme: "pFedMe",
+    "per-fedavg": "Per-FedAvg",
+  };
+  const images = { name: "images", exampleShape: [8, 8], classes: 2 };
+  for (const method of methodNames) {
+    const made = methodsOf(parse(`--method ${method}`), images);
+    expect(made.method.name).toBe(names[method]);
+    expect(made.alone).not.toBeNull();
+    expect(methodsOf(parse(`--method ${method} --alone no`), images).alone).toBeNull();
+  }
+});
+
+const tiny = "--clients 3 --partition iid --workers 1 --runtime local --absent 0.3";
+
+/** Pictures of 8 x 8 with a bright row for their class. */
+function bars(count: number): Split {
+  const labels = Int32Array.from({ length: count }, (_, i) => i % 3);
+  const features = Float32Array.from({ length: 64 * count }, (_, i) => {
+    const [image, row] = [Math.floor(i / 64), Math.floor((i % 64) / 8)];
+    return (row === 2 * labels[image]! + 1 ? 1 : 0) + ((i * 7) % 11) / 11;
+  });
+  return { features, labels, count };
+}
+const pictures = { name: "bars", exampleShape: [8, 8], classes: 3, train: bars(60), test: bars(30) };
+
+for (const method of methodNames) {
+  test(`${method}: a small run is summed up, and what is counted is the formula`, async () => {
+    const own = {
+      pfedacnnl: "--channels 3 --filters half",
+      fedacnnl: "--channels 3",
+      deepafl: "--width 12 --layers 1",
+      afl: "--width 12",
+      fedavg: "--rounds 2 --hidden 4",
+      fedprox: "--rounds 2 --hidden 4 --mu 1",
+      ditto: "--rounds 2 --model logistic --epochs 1",
+      pfedme: "--rounds 2 --hidden 4 --local-steps 2",
+      "per-fedavg": "--rounds 2 --hidden 4 --local-steps 2 --hessian ignored",
+    }[method];
+    const run = openedRun(parse(`--method ${method} ${tiny} ${own}`), pictures);
+    const result = await runFederated(run, {
+      directory: "nowhere",
+      signal: new AbortController().signal,
+      onProgress: () => {},
+      onNotice: () => {},
+    });
+    const summary = summaryOf(run, result, { seconds: 1, endSeconds: 1, curve: [] });
+    expect(summary).toMatchObject({ complete: true, rounds: run.plan.rounds, wire: null });
+    expect(summary.accuracy.global).toBeGreaterThanOrEqual(0);
+    expect(summary.accuracy.alone).toBeLessThanOrEqual(1);
+    const isPersonal = ["pfedacnnl", "ditto", "pfedme", "per-fedavg"].includes(method);
+    expect(summary.accuracy.personal === null).toBe(!isPersonal);
+    expect(summary.clients.reduce((sum, client) => sum + client.testExamples, 0)).toBe(30);
+    for (const { formula, received, sent, receivedAtEnd } of summary.clients)
+      expect({ received, sent, receivedAtEnd }).toEqual(formula);
+  });
+}
+
+const small = words(
+  "--train-limit 200 --test-limit 100 --clients 5 --partition dirichlet:1 --seed 3 --absent 0.2",
+);
+const read = (run: string): FederatedSummary =>
+  JSON.parse(readFileSync(join(run, "summary.json"), "utf8")) as FederatedSummary;
+
+test("worker processes leave what one process does, and a directory of results", async () => {
+  await withPrograms(async (dir, start) => {
+    const flags = ["federated", "--method", "ditto", "--rounds", "4", "--eval-every", "2", ...small];
+    const [one, two] = await Promise.all([
+      start([...flags, "--runtime", "local", "--out", "local"]).ended,
+      start(flags).ended,
+    ]);
+    expect([one.code, two.code, one.err, two.err].slice(0, 2)).toEqual([0, 0]);
+    const run = join(dir, "runs/federated-glyphs-ditto");
+    const files = ["checkpoint.safetensors", "config.json", "report.html", "summary.json"];
+    expect(readdirSync(run).sort()).toEqual(files);
+    expect(two.out).toContain("results in runs/federated-glyphs-ditto");
+    expect(two.out).toMatch(/model of all \d+\.\d\d%, own models \d+\.\d\d%, each alone \d+\.\d\d%/);
+    expect(two.err).toContain("Ditto, 4 rounds on 2 worker processes");
+    expect(checkpointOf(run)).toBe(checkpointOf(join(dir, "local")));
+    const [spread, local] = [read(run), read(join(dir, "local"))];
+    expect(spread.clients).toEqual(local.clients);
+    expect(spread.curve.map(({ rounds }) => rounds)).toEqual([2, 4]);
+    expect(local.wire).toBeNull();
+    const sent = spread.clients.reduce((sum, client) => sum + client.sent, 0);
+    expect(spread.wire!.payloadReceived).toBeGreaterThan(sent);
+    const got = spread.clients.reduce((sum, client) => sum + client.received + client.receivedAtEnd, 0) / 5;
+    expect(spread.clients[0]!.receivedAtEnd).toBeGreaterThan(0);
+    expect(two.out).toContain(`a client got ${showBytes(got)} and sent ${showBytes(sent / 5)}`);
+    const page = readFileSync(join(run, "report.html"), "utf8");
+    for (const text of ["Clients by accuracy", "Accuracy over rounds", "Accuracy over time", "by formula"])
+      expect(page).toContain(text);
+  });
+});
+
+test("Ctrl-C finishes the round, sums up and exits with 130", async () => {
+  await withPrograms(async (dir, start) => {
+    const flags = ["federated", "--method", "fedavg", "--rounds", "100000", "--out", "run", ...small];
+    const program = start(flags);
+    await until(program, () => /round [1-9]\d*\/100000/.test(program.err()));
+    program.interrupt();
+    const { code, out, err } = await program.ended;
+    expect(code).toBe(130);
+    expect(err).toContain("finishing this round");
+    expect(out).toMatch(/^stopped after \d+ rounds? /);
+    const summary = read(join(dir, "run"));
+    expect(summary.complete).toBe(false);
+    expect(summary.rounds).toBeGreaterThan(0);
+    for (const { formula, received, sent } of summary.clients)
+      expect({ received, sent }).toMatchObject({ received: formula.received, sent: formula.sent });
+    expect(existsSync(join(dir, "run/state"))).toBe(false);
+  });
+});
+
+test("a second Ctrl-C ends it at once, and what takes long is shown meanwhile", async () => {
+  await withPrograms(async (dir, start) => {
+    const long = ["--method", "fedavg", "--rounds", "2", "--epochs", "10000000", "--alone", "no"];
+    const program = start(["federated", ...long, "--out", "run", ...small]);
+    await until(program, () => /round 0\/2 {2}training: \d+ s/.test(program.err()));
+    program.interrupt();
+    await until(program, () => program.err().includes("press Ctrl-C again"));
+    program.interrupt();
+    expect((await program.ended).code).toBe(130);
+    expect(readdirSync(dir)).toEqual([]);
+  });
+});
+
+test("a round that is done again after a fault is counted and drawn once", () => {
+  const config = parse("--method ditto --rounds 2 --clients 3 --eval-every 1 --model logistic");
+  const { plan, methods } = openedRun({ ...config, runtime: "local" }, pictures);
+  const shown: string[] = [];
+  const line = { show: (text: string) => shown.push(text), note: () => {}, end: () => {} };
+  const recorder = recorderOf({ config, plan, methods }, line);
+  const take = (round: number, phase: string, ...hub: number[]) =>
+    recorder.take({ k: "progress", round, phase, hub, attempt: 0, iteration: 0, isLast: false, workers: [] });
+  const round = (at: number, right: number): void => {
+    take(at, "broadcast");
+    take(at, "train", 3);
+    take(at, "prepare");
+    take(at, at === 1 ? "finish" : "evaluate", 30, right, right + 1, Number.NaN);
+  };
+  round(0, 10);
+  take(1, "broadcast");
+  take(1, "train", 3);
+  const whole = shown.at(-1)!;
+  take(1, "broadcast");
+  take(1, "train", 3);
+  expect(shown.at(-1)).toBe(whole);
+  round(1, 20);
+  round(1, 21);
+  recorder.end();
+  const { curve } = recorder.times();
+  expect(curve.map(({ rounds, global, personal }) => [rounds, global, personal])).toEqual([
+    [1, 10 / 30, 11 / 30],
+    [2, 21 / 30, 22 / 30],
+  ]);
+  const all = federatedBytes(plan, methods.method).reduce(
+    (sum, { received, sent, receivedAtEnd }) => sum + received + sent + receivedAtEnd,
+    0,
+  );
+  expect(shown.at(-1)).toBe(
+    `round 2/2  accuracy 70.00%, own models 73.33%  clients got and sent ${showBytes(all)}`,
+  );
+});
+
+test("wrong words leave nothing behind, and --help lists every flag", async () => {
+  await withPrograms(async (dir, start) => {
+    const wrong = [["--clients", "70", "--train-limit", "60"], ["--method", "fedsgd"], ["worker"]];
+    for (const args of wrong) {
+      const { code, err } = await start(["federated", ...args]).ended;
+      expect([args, code]).toEqual([args, 2]);
+      expect(err).toStartWith("Cannot ");
+    }
+    const help = await start(["federated", "--help"]).ended;
+    for (const [name, { value }] of Object.entries(federatedFlags))
+      expect(help.out).toContain(`--${name} ${value}`);
+    expect(readdirSync(dir)).toEqual([]);
+  });
+});
+
+test("the page of a run without tests or curves is still one", () => {
+  const summary: FederatedSummary = {
+    task: "<toy>",
+    method: "AFL",
+    partition: "iid",
+    workers: 1,
+    rounds: 1,
+    seconds: 1,
+    endSeconds: 0,
+    accuracy: { global: null, personal: null, alone: null },
+    clientMean: { global: null, personal: null, alone: null },
+    wire: null,
+    peakMemoryBytes: 1,
+    seed: 0,
+    complete: false,
+    curve: [],
+    clients: [
+      {
+        trainExamples: 3,
+        testExamples: 0,
+        global: null,
+        personal: null,
+        alone: null,
+        received: 1,
+        sent: 2,
+        receivedAtEnd: 0,
+        formula: { received: 1, sent: 2, receivedAtEnd: 0 },
+      },
+    ],
+  };
+  const page = federatedPage("run", summary);
+  expect(page).toContain("&#60;toy&#62;");
+  expect(page).toContain("(stopped)");
+  expect(page).not.toContain("NaN");
+  const at = { rounds: 3, seconds: 1, global: 0.5, personal: null, alone: null };
+  const stopped = { ...summary, rounds: 5, curve: [at] };
+  expect([evaluatedRounds(summary), evaluatedRounds(stopped)]).toEqual([null, 3]);
+  expect(federatedPage("run", stopped)).toContain("<th>evaluated after round</th><td>3</td>");
+});
