@@ -102,5 +102,5 @@ export function recorderOf(
 /** What is done after the last round. */
 function endOf({ method, alone }: OpenedRun["methods"]): string {
   const models = [...(method.personalize ? ["own models"] : []), ...(alone ? ["each alone"] : [])];
-  return models.length === 0 ? "evaluating" : models.join(", ");
+  return models.length === 0 ? "evaluating" : `last come ${models.join(" and ")}`;
 }

@@ -75,10 +75,12 @@ export function pieceSender(): PieceSender {
   let waitingBytes = 0;
   let underWayBytes = 0;
   let window = FIRST_WINDOW_BYTES;
-  /** Below it the window doubles with every window that arrives; above, it grows by an eighth. */
+  /** Below it the window doubles with every window that arrives; above, it grows by a sixteenth. */
   let threshold = maxWindowBytes;
   let leastMs = Number.POSITIVE_INFINITY;
   let slow = 0;
+  /** Pieces that left before the window was narrowed say nothing about the narrower one. */
+  let narrowedMs = Number.NEGATIVE_INFINITY;
   let peerBlockedMs = 0;
 
   function adapt({ bytes, sentMs, ...before }: UnderWay, nowMs: number, blockedMs: number): void {
@@ -88,12 +90,13 @@ export function pieceSender(): PieceSender {
     const deaf = blockedMs - before.blockedMs + (peerBlockedMs - before.peerBlockedMs);
     if (queueing < AIM_MS) {
       slow = 0;
-      window += window < threshold ? bytes : bytes / 8;
+      window += window < threshold ? bytes : bytes / 16;
       window = Math.min(window, maxWindowBytes);
-    } else if (queueing - deaf > 2 * AIM_MS) {
+    } else if (queueing - deaf > 2 * AIM_MS && sentMs >= narrowedMs) {
       slow++;
       if (slow < SLOW_PIECES) return;
       slow = 0;
+      narrowedMs = nowMs;
       window = Math.max(NARROWER * window, minBytes);
       threshold = window;
     }

@@ -1,6 +1,7 @@
 /** What may happen to a run from outside: workers that are killed, strangers at the hub's port. */
 
 import { beforeAll, expect, test } from "bun:test";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { encodeFrame } from "../../dist/wire.ts";
 import {
@@ -176,6 +177,22 @@ test(
       for (const [, notice] of strangers) expect(notices().some((line) => notice.test(line))).toBe(true);
       expect(program.err()).not.toMatch(/worker \d has/);
       expectUndisturbed(run);
+    });
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a host that is none of this machine is named, by number or by name, and nothing is left behind",
+  async () => {
+    await withPrograms(async (dir, start) => {
+      // Of the numbers and names that nobody has.
+      for (const host of ["203.0.113.7", "nowhere.invalid"]) {
+        const { code, err } = await start(["train", ...LONG, "--host", host, "--out", "run"]).ended;
+        expect(err).toMatch(new RegExp(`^Cannot use --host ${host}: it is no address of this machine`, "m"));
+        expect(code).toBe(2);
+        expect(existsSync(join(dir, "run"))).toBe(false);
+      }
     });
   },
   LIMIT_MS,

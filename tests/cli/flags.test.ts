@@ -35,7 +35,7 @@ const wrong: Readonly<Record<string, readonly [value: string, allowed: RegExp]>>
   model: ["rnn", /one of mlp, cnn, logistic is needed/],
   hidden: ["64,,2", /sizes such as 64 or 128,64 are needed/],
   l2: ["-1", /a number of at least 0 is needed/],
-  optimizer: ["lion", /one of sgd, momentum, .*, fosi-adam, dho2 is needed/],
+  optimizer: ["lion", /one of sgd, momentum, .*, fosi-adam, dho2, div-adam, .*, demo is needed/],
   lr: ["0", /a positive number is needed/],
   alpha: ["fast", /a positive number is needed/],
   clip: ["0.5", /a number of at least 1 is needed/],
@@ -52,6 +52,15 @@ const wrong: Readonly<Record<string, readonly [value: string, allowed: RegExp]>>
   admm: ["on", /one of consensus, published, off is needed/],
   layout: ["diagonals", /one of replicated, rows, columns is needed/],
   sigma: ["-0.1", /a number of at least 0 is needed/],
+  ratio: ["0.5", /a number of at least 1 is needed/],
+  period: ["0", /a whole number of at least 1 is needed/],
+  delay: ["-1", /a whole number of at least 0 is needed/],
+  "residual-weight": ["1.5", /a number from 0 to 1 is needed/],
+  "dense-steps": ["0", /a whole number of at least 1 is needed/],
+  compressor: ["gzip", /one of block, topk, randomk, sign, qsgd, half, powersgd is needed/],
+  background: ["int4", /one of float32, int16 is needed/],
+  schedule: ["stairs", /one of constant, cosine is needed/],
+  partition: ["halves", /iid, dirichlet:ALPHA, shards:CLASSES or exdir:CLASSES:ALPHA is needed/],
   "local-steps": ["0", /a whole number of at least 1 is needed/],
   workers: ["65", /a whole number from 1 to 64 is needed/],
   steps: ["ten", /a whole number is needed/],
@@ -62,6 +71,8 @@ const wrong: Readonly<Record<string, readonly [value: string, allowed: RegExp]>>
   runtime: ["threads", /one of sockets, local is needed/],
   device: ["tpu", /one of cpu, webgpu is needed/],
   port: ["65536", /a whole number from 0 to 65535 is needed/],
+  host: ["", /--host VALUE is needed/],
+  launch: ["", /--launch VALUE is needed/],
   out: ["", /--out VALUE is needed/],
   resume: ["", /--resume VALUE is needed/],
 };
@@ -95,7 +106,7 @@ test("wrong words are named, and slips get a suggestion", async () => {
   const cases: readonly (readonly [args: string, message: RegExp])[] = [
     [
       "trian",
-      /^Cannot run "trian": it is not a command, one of train, report, compare, worker, contender is needed$/,
+      /^Cannot run "trian": it is not a command, one of train, report, compare, federated, worker, contender is needed$/,
     ],
     ["train --wrokers 3", /^Cannot use "--wrokers": .* did you mean --workers\?/],
     ["train --optimiser adam", /did you mean --optimizer\?/],
@@ -112,6 +123,10 @@ test("wrong words are named, and slips get a suggestion", async () => {
     [
       "train --train-limit 3 --curvature-workers 8",
       /^Cannot use --curvature-workers 8: there are 3 training examples/,
+    ],
+    [
+      "train --partition shards:11",
+      /^Cannot use --partition shards:11: .* there are 10 classes, from 1 to 10 for each client/,
     ],
     ["report", /^Cannot report: no run directory is given, at least one is needed$/],
     ["report nowhere", /^Cannot report the run in nowhere: nowhere\/summary\.json does not exist/],
@@ -235,6 +250,10 @@ test("a flag that would change nothing is refused, with what it needs", async ()
       ["--model logistic --hidden 5", /^Cannot use --hidden: .* --model mlp is needed$/m],
       ["--data-dir .", /^Cannot use --data-dir: .* another --data than glyphs is needed$/m],
       ["--runtime local --port 0", /^Cannot use --port: .* --runtime sockets is needed$/m],
+      [
+        "--optimizer ef --compressor sign --ratio 4",
+        /^Cannot use --ratio: .* with --compressor block, topk or randomk is needed$/m,
+      ],
     ];
     for (const [flags, message] of idle) {
       const { code, err } = await start(["train", ...words(flags)]).ended;
