@@ -162,5 +162,7 @@ try {
 } catch (error) {
   if (!isForPeople(error)) throw error;
   process.stderr.write(`${error.message}\n`);
-  process.exitCode = error instanceof UsageError ? exitCodes.usage : exitCodes.failed;
+  // A plan is made of flags.
+  const isUsage = error instanceof UsageError || error instanceof PlanError;
+  process.exitCode = isUsage ? exitCodes.usage : exitCodes.failed;
 }

@@ -30,7 +30,8 @@ export interface WireLimits {
 export const wireDefaults: WireLimits = { maxHeadBytes: 2 ** 20, maxBodies: 1024, maxBodyBytes: 2 ** 30 };
 
 /**
- * One message: parsed JSON that nobody has checked yet, and bodies in buffers of their own (so any view fits).
+ * One message: parsed JSON that nobody has checked yet, and bodies in buffers of their own (so any view fits), unless the reader
+ * was told otherwise.
  *
  * @since 0.1.0
  */
@@ -119,13 +120,17 @@ export function frameBytes(head: unknown, bodies: readonly Uint8Array[]): number
 /**
  * A reader for one connection.
  *
+ * @param areViews of which heads the bodies may be parts of the chunks that were fed, without a copy; default none
  * @example Nonsense is an answer, not an exception
  * ```ts
  * assert(ct.dist.frameReader().feed(new Uint8Array(20)).error?.k === "magic");
  * ```
  * @since 0.1.0
  */
-export function frameReader(limits: Partial<WireLimits> = {}): FrameReader {
+export function frameReader(
+  limits: Partial<WireLimits> = {},
+  areViews: (head: unknown) => boolean = () => false,
+): FrameReader {
   const { maxHeadBytes, maxBodies, maxBodyBytes } = { ...wireDefaults, ...limits };
   let chunks: Uint8Array[] = [];
   let available = 0;
@@ -148,6 +153,15 @@ export function frameReader(limits: Partial<WireLimits> = {}): FrameReader {
     chunks.splice(0, used);
     available -= count;
     return result;
+  }
+
+  /** The next `count` bytes where they are, if they are in one chunk. */
+  function view(count: number): Uint8Array<ArrayBuffer> {
+    const chunk = chunks[0];
+    if (chunk === undefined || chunk.byteLength <= count) return take(count);
+    chunks[0] = chunk.subarray(count);
+    available -= count;
+    return chunk.subarray(0, count) as Uint8Array<ArrayBuffer>;
   }
 
   function readPrefix(): Prefix | RemoteError {
@@ -180,15 +194,12 @@ export function frameReader(limits: Partial<WireLimits> = {}): FrameReader {
         message: `Cannot read a frame: its body lengths do not add up to ${bodyBytes} bytes`,
       };
     }
-    const parts = lengths.map(take);
+    const head = headOf(json);
+    const parts = lengths.map(head !== undefined && areViews(head) ? view : take);
     const sum = parts.reduce((crc, part) => crc32(part, crc), crc32(json, crc32(table)));
     if (new DataView(take(TRAILER_BYTES).buffer).getUint32(0, true) !== sum) return damaged("content");
-    try {
-      const text = new TextDecoder("utf-8", { fatal: true }).decode(json);
-      return { head: JSON.parse(text) as unknown, bodies: parts };
-    } catch {
-      return { k: "head", message: "Cannot read a frame: its head is not JSON" };
-    }
+    if (head === undefined) return { k: "head", message: "Cannot read a frame: its head is not JSON" };
+    return { head, bodies: parts };
   }
 
   return {
@@ -223,6 +234,15 @@ interface Prefix {
   readonly headBytes: number;
   readonly bodies: number;
   readonly bodyBytes: number;
+}
+
+/** Parsed JSON; undefined if it is none. */
+function headOf(json: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(json)) as unknown;
+  } catch {
+    return undefined;
+  }
 }
 
 function damaged(what: string): RemoteError {

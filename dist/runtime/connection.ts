@@ -263,7 +263,8 @@ function lineOf(socket: Bun.Socket<Line>, maxQueueBytes: number, blockedMs: () =
     },
     isPosting: pieces.has,
     listen(limits, take) {
-      reader = frameReader(limits);
+      // What pieces carry is copied when their frame is complete.
+      reader = frameReader(limits, (head) => pieceHead(head) !== null);
       parts = pieceReader(limits);
       onFrame = take;
     },
