@@ -307,7 +307,7 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
   "dense-steps": {
     needs: withDenseSteps,
     value: "N",
-    help: "steps at the beginning in which everything is sent: div-adam 16, one-bit-adam and zero-one-adam 100",
+    help: "steps at the beginning in which everything is sent: div-adam 16 (a tenth of all or more where some gradients are rare), one-bit-adam and zero-one-adam 100",
     schema: whole(1),
   },
   compressor: {
@@ -321,6 +321,12 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     value: precisionNames.join("|"),
     help: "numbers of the background exchange (default float32; int16 is half of it in both directions)",
     schema: oneOf(precisionNames),
+  },
+  "average-momentum": {
+    needs: divisible,
+    value: "yes|no",
+    help: "also average the workers' momenta in the background, for workers whose data differ (default no)",
+    schema: oneOf(["yes", "no"]),
   },
   schedule: {
     needs: scheduled,
@@ -453,6 +459,7 @@ export interface TrainConfig {
   readonly denseSteps?: number | undefined;
   readonly compressor?: (typeof compressorNames)[number] | undefined;
   readonly background?: (typeof precisionNames)[number] | undefined;
+  readonly averageMomentum?: "yes" | "no" | undefined;
   readonly schedule?: (typeof scheduleNames)[number] | undefined;
   readonly partition?: string | undefined;
   readonly localSteps: number;

@@ -158,10 +158,20 @@ const communicationForms: Partial<
 
 function communicationOf(
   { sync, period: periodField, dense }: NonNullable<(typeof communicationForms)[OptimizerName]>,
-  { ratio, period, delay, residualWeight, denseSteps, compressor, background: precision }: TrainConfig,
+  {
+    ratio,
+    period,
+    delay,
+    residualWeight,
+    denseSteps,
+    compressor,
+    background: precision,
+    averageMomentum,
+  }: TrainConfig,
 ): PlanInput["sync"] {
   const given = {
     ...{ ratio, delay, residualWeight, compressor, precision },
+    ...(averageMomentum !== undefined && { averageMomentum: averageMomentum === "yes" }),
     ...(periodField && { [periodField]: period }),
     ...(dense && { [dense]: denseSteps }),
   };

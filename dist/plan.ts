@@ -290,6 +290,7 @@ const planSchema: z.ZodType<Plan, unknown> = z
         residualWeight: z.number().min(0).max(1).default(1),
         warmup: count(1).default(16),
         averageMomentum: z.boolean().default(false),
+        varianceEvery: count(1).nullable().default(null),
         compressor: z.enum(["block", "topk"]).default("block"),
         precision: z.enum(["float32", "int16"]).default("float32"),
       }),

@@ -36,7 +36,10 @@ export interface DivAdamOptions extends AdamWOptions, ParameterShapes {
   readonly delay?: number;
   /** How much of what is not yet applied everywhere a worker's own position has, from 0 to 1; default 1. */
   readonly residualWeight?: number;
-  /** First steps with dense exchanges; at least 1, default 16. */
+  /**
+   * First steps with dense exchanges; at least 1, default 16. v lags behind the gradients by up to two periods: where some are
+   * rare, as those of a transformer's words, a tenth of all steps or more is needed before that does no harm.
+   */
   readonly warmup?: number;
   /** Whether first moments go with the background and are averaged; default false. */
   readonly averageMomentum?: boolean;

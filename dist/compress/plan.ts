@@ -61,6 +61,8 @@ export type CommunicationPlan =
       readonly residualWeight: number;
       readonly warmup: number;
       readonly averageMomentum: boolean;
+      /** Steps between gradients in the background, a multiple of the period; null for the period. */
+      readonly varianceEvery: number | null;
       readonly compressor: "block" | "topk";
       readonly precision: "float32" | "int16";
     }
@@ -120,6 +122,12 @@ export function communicationProblems(
   if (curvature) problems.push([["curvature"], `workers of ${sync.k} differ between steps, null is needed`]);
   if (update.shard) {
     problems.push([["update", "shard"], `workers of ${sync.k} have all of their state, false is needed`]);
+  }
+  if (sync.k === "divisible" && (sync.varianceEvery ?? sync.period) % sync.period !== 0) {
+    problems.push([
+      ["sync", "varianceEvery"],
+      `varianceEvery is ${sync.varianceEvery}, a multiple of the period of ${sync.period} steps is needed: gradients go with what is left`,
+    ]);
   }
   if (sync.k === "divisible" && sync.delay !== null && sync.delay > sync.period) {
     problems.push([
@@ -185,7 +193,12 @@ function methodOf(
   const momentum = "beta" in update ? update.beta : 0;
   switch (sync.k) {
     case "divisible":
-      return divAdam({ ...common, ...sync, delay: sync.delay ?? sync.period });
+      return divAdam({
+        ...common,
+        ...sync,
+        delay: sync.delay ?? sync.period,
+        varianceEvery: sync.varianceEvery ?? sync.period,
+      });
     case "feedback": {
       const options = { ...common, ...sync, momentum, compressor: meanBy(sync, shapes, dtype, seed) };
       if (sync.form === "saef") return stepAheadErrorFeedback(options);

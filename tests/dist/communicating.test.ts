@@ -39,7 +39,7 @@ const forms: Readonly<Record<string, { readonly update: PlanInput["update"]; rea
   },
   "divisible, over the ends of rounds": {
     update: { name: "adamw", learningRate: 0.03, schedule: "cosine" },
-    sync: { k: "divisible", ratio: 8, period: 3, delay: 2, warmup: 1, residualWeight: 0.3 },
+    sync: { k: "divisible", ratio: 8, period: 3, delay: 2, warmup: 1, residualWeight: 0.3, varianceEvery: 6 },
   },
   "divisible, at once": {
     update: { name: "adam", learningRate: 0.03 },
@@ -196,6 +196,7 @@ test("the base, curvature, a shard and a long delay are refused", () => {
   expect(plan({ curvature: { k: 2 } })).toThrow(/null is needed/);
   expect(plan({ sync: { k: "divisible", period: 2, delay: 3 } })).toThrow(/at most the period/);
   expect(plan({ sync: { k: "divisible", warmup: 0 } })).toThrow(/warmup/);
+  expect(plan({ sync: { k: "divisible", period: 2, varianceEvery: 3 } })).toThrow(/a multiple of the period/);
 });
 
 test("a plan says how its workers agree", () => {
