@@ -7,11 +7,12 @@ import { compareFlags, methodLines as compareMethodLines, taskLines } from "./co
 import { contender } from "./compare/contender.ts";
 import { trainFlags, UsageError } from "./config.ts";
 import { DataError } from "./data/dataset.ts";
+import { exitCodes } from "./ending.ts";
 import { federated } from "./federated/command.ts";
 import { federatedFlags } from "./federated/config.ts";
 import { methodLines } from "./plan.ts";
 import { reportCommand, reportHelp } from "./report_command.ts";
-import { exitCodes, train } from "./train.ts";
+import { train } from "./train.ts";
 import { worker } from "./worker.ts";
 
 interface Command {

@@ -14,10 +14,11 @@ import { RunError } from "../dist/runtime/local.ts";
 import { curvatureGroup, directSource } from "../dist/split.ts";
 import { checkNeeds, deviceOf, parseTrainFlags, type TrainConfig, UsageError } from "./config.ts";
 import { openPlace } from "./device.ts";
+import { exitCodes, interruption } from "./ending.ts";
 import { openData } from "./open_data.ts";
 import { planOf } from "./plan.ts";
 import { curvatureProblemOf, problemOf, type TrainingProblem } from "./problem.ts";
-import { type ProgressLine, progressLine, secondsText } from "./progress_line.ts";
+import { progressLine, secondsText } from "./progress_line.ts";
 import { exposedSeconds as exposedOf, openRecorder, type Recorder } from "./recorder.ts";
 import { writeReport } from "./report.ts";
 import {
@@ -30,9 +31,6 @@ import {
   writeJson,
 } from "./run_directory.ts";
 import { type PlanResult, runPlan } from "./run_plan.ts";
-
-/** Exit codes: done, failed, wrong usage, stopped by Ctrl-C. */
-export const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130 } as const;
 
 /** What the parts of a run share. */
 interface Run {
@@ -182,25 +180,6 @@ function openRun(args: readonly string[]): {
   };
   checkNeeds(given, merged);
   return { config: merged, out: undefined, resumed: resume };
-}
-
-/** Ctrl-C: the first lets the round finish, the second ends at once. */
-function interruption(line: ProgressLine): { readonly signal: AbortSignal; release(): void } {
-  const controller = new AbortController();
-  const onSignal = (): void => {
-    if (controller.signal.aborted) process.exit(exitCodes.interrupted);
-    line.note("finishing this round, then stopping; press Ctrl-C again to stop at once");
-    controller.abort();
-  };
-  process.on("SIGINT", onSignal);
-  process.on("SIGTERM", onSignal);
-  return {
-    signal: controller.signal,
-    release() {
-      process.off("SIGINT", onSignal);
-      process.off("SIGTERM", onSignal);
-    },
-  };
 }
 
 /** Checkpoint, summary and report. */

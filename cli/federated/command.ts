@@ -5,9 +5,9 @@ import * as io from "../../core/io.ts";
 import { showBytes } from "../../dist/plan_cost.ts";
 import { RunError } from "../../dist/runtime/local.ts";
 import { openPlace } from "../device.ts";
+import { exitCodes, interruption } from "../ending.ts";
 import { type ProgressLine, progressLine, secondsText } from "../progress_line.ts";
 import { checkOut, createRunDirectory, fileNames, lockRun, writeJson } from "../run_directory.ts";
-import { exitCodes } from "../train.ts";
 import { parseFederatedFlags } from "./config.ts";
 import { federatedPage, percent } from "./page.ts";
 import { recorderOf } from "./recorder.ts";
@@ -83,25 +83,6 @@ function describe(
       `${config.clients} client${config.clients === 1 ? "" : "s"}, ${config.partition}: ${Math.min(...sizes)} to ${Math.max(...sizes)} training examples each`,
   );
   line.note(`${methods.method.name}, ${plan.rounds} round${plan.rounds === 1 ? "" : "s"} ${where}; ${place}`);
-}
-
-/** Ctrl-C: the first lets the round finish, the second ends at once. */
-function interruption(line: ProgressLine): { readonly signal: AbortSignal; release(): void } {
-  const controller = new AbortController();
-  const onSignal = (): void => {
-    if (controller.signal.aborted) process.exit(exitCodes.interrupted);
-    line.note("finishing this round, then stopping; press Ctrl-C again to stop at once");
-    controller.abort();
-  };
-  process.on("SIGINT", onSignal);
-  process.on("SIGTERM", onSignal);
-  return {
-    signal: controller.signal,
-    release() {
-      process.off("SIGINT", onSignal);
-      process.off("SIGTERM", onSignal);
-    },
-  };
 }
 
 function printSummary(summary: FederatedSummary, directory: string): void {

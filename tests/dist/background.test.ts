@@ -12,13 +12,7 @@ import {
 } from "../../dist/protocol/background.ts";
 import { type HubState, hubInit, hubStep } from "../../dist/protocol/hub.ts";
 import { checkScript, type Phase, type Script } from "../../dist/protocol/script.ts";
-import {
-  type Config,
-  type Effect,
-  type Event,
-  type Peer,
-  protocolDefaults,
-} from "../../dist/protocol/types.ts";
+import { type Config, type Effect, type Event, protocolDefaults } from "../../dist/protocol/types.ts";
 import { type WorkerState, workerInit, workerStep } from "../../dist/protocol/worker.ts";
 import { type Job, memoryStore, type Progress } from "../../dist/runtime/driver.ts";
 import { runLocal } from "../../dist/runtime/local.ts";
@@ -33,6 +27,7 @@ import {
   simulate,
 } from "../../dist/sim.ts";
 import { exchangeScript, exchangeSetup } from "./background_toy.ts";
+import { faultSchedules } from "./fault_schedules.ts";
 
 const runs = Number(process.env["FC_RUNS"] ?? 60);
 
@@ -158,34 +153,15 @@ test("without faults: the reference, and one message more each way for every par
 test("every schedule of faults ends with the bits of the sequential run", () => {
   const seen = { crashes: 0, lost: 0, duplicated: 0, recovered: 0 };
   fc.assert(
-    fc.property(
-      fc.record({
-        seed: fc.nat(),
-        workers: fc.integer({ min: 1, max: 4 }),
-        lossRate: fc.constantFrom(0, 0.05, 0.3),
-        duplicateRate: fc.constantFrom(0, 0.1, 0.5),
-        maxDelay: fc.constantFrom(1, 3, 12, 40),
-        maxWork: fc.constantFrom(1, 6, 30),
-        crashRate: fc.constantFrom(0, 0.003, 0.02),
-        noticeRate: fc.constantFrom(0, 0.5, 1),
-        reviveRate: fc.constantFrom(0, 0.5, 1),
-        partitions: fc.array(
-          fc
-            .tuple(fc.constantFrom<Peer>("hub", 0), fc.nat({ max: 400 }), fc.integer({ min: 1, max: 250 }))
-            .map(([peer, from, length]) => ({ peer, from, to: from + length })),
-          { maxLength: 2 },
-        ),
-      }),
-      ({ seed, workers, ...faults }) => {
-        const setup = exchangeSetup(workers, 5, { deadTicks: 150 });
-        const { outcome, round, stats } = check({ ...setup, seed, faults: { ...faults, horizon: 1000 } });
-        expect([outcome, round]).toEqual(["finished", 5]);
-        seen.crashes += stats.crashes;
-        seen.lost += stats.lost;
-        seen.duplicated += stats.duplicated;
-        seen.recovered += stats.attempts > 1 ? 1 : 0;
-      },
-    ),
+    fc.property(faultSchedules, ({ seed, workers, ...faults }) => {
+      const setup = exchangeSetup(workers, 5, { deadTicks: 150 });
+      const { outcome, round, stats } = check({ ...setup, seed, faults: { ...faults, horizon: 1000 } });
+      expect([outcome, round]).toEqual(["finished", 5]);
+      seen.crashes += stats.crashes;
+      seen.lost += stats.lost;
+      seen.duplicated += stats.duplicated;
+      seen.recovered += stats.attempts > 1 ? 1 : 0;
+    }),
     { numRuns: runs },
   );
   // The schedules were not all harmless.

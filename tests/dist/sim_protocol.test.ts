@@ -1,10 +1,10 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
-import type { Peer } from "../../dist/protocol/types.ts";
 import { drive, type Job, memoryStore, type Progress } from "../../dist/runtime/driver.ts";
 import { RunError, runLocal } from "../../dist/runtime/local.ts";
 import { runSequential, synchronous } from "../../dist/runtime/sequential.ts";
 import { report, type SimOptions, type SimResult, sameBits, simulate } from "../../dist/sim.ts";
+import { faultSchedules } from "./fault_schedules.ts";
 import { toySetup, toyWorker } from "./toy.ts";
 
 const runs = Number(process.env["FC_RUNS"] ?? 300);
@@ -48,36 +48,17 @@ test("without faults: the reference, one attempt, and exactly the messages of th
 test("every schedule of faults ends with the bits of the sequential run", () => {
   const seen = { crashes: 0, lost: 0, duplicated: 0, recovered: 0, longest: 0 };
   fc.assert(
-    fc.property(
-      fc.record({
-        seed: fc.nat(),
-        workers: fc.integer({ min: 1, max: 4 }),
-        lossRate: fc.constantFrom(0, 0.05, 0.3),
-        duplicateRate: fc.constantFrom(0, 0.1, 0.5),
-        maxDelay: fc.constantFrom(1, 3, 12, 40),
-        maxWork: fc.constantFrom(1, 6, 30),
-        crashRate: fc.constantFrom(0, 0.003, 0.02),
-        noticeRate: fc.constantFrom(0, 0.5, 1),
-        reviveRate: fc.constantFrom(0, 0.5, 1),
-        partitions: fc.array(
-          fc
-            .tuple(fc.constantFrom<Peer>("hub", 0), fc.nat({ max: 400 }), fc.integer({ min: 1, max: 250 }))
-            .map(([peer, from, length]) => ({ peer, from, to: from + length })),
-          { maxLength: 2 },
-        ),
-      }),
-      ({ seed, workers, ...faults }) => {
-        const setup = toySetup(workers, 3, { deadTicks: 150 });
-        const { outcome, round, stats } = check({ ...setup, seed, faults: { ...faults, horizon: 1000 } });
-        expect(outcome).toBe("finished");
-        expect(round).toBe(3);
-        seen.crashes += stats.crashes;
-        seen.lost += stats.lost;
-        seen.duplicated += stats.duplicated;
-        seen.recovered += stats.attempts > 1 ? 1 : 0;
-        seen.longest = Math.max(seen.longest, stats.ticks);
-      },
-    ),
+    fc.property(faultSchedules, ({ seed, workers, ...faults }) => {
+      const setup = toySetup(workers, 3, { deadTicks: 150 });
+      const { outcome, round, stats } = check({ ...setup, seed, faults: { ...faults, horizon: 1000 } });
+      expect(outcome).toBe("finished");
+      expect(round).toBe(3);
+      seen.crashes += stats.crashes;
+      seen.lost += stats.lost;
+      seen.duplicated += stats.duplicated;
+      seen.recovered += stats.attempts > 1 ? 1 : 0;
+      seen.longest = Math.max(seen.longest, stats.ticks);
+    }),
     { numRuns: runs },
   );
   // The schedules were not all harmless.
