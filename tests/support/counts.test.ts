@@ -36,3 +36,14 @@ test("the summary of Deno is read in the same way", () => {
   });
   expect(readDenoCounts("ok | 3 passed | 0 failed (9ms)\n", 1)).toEqual({ passed: 3, failed: 1, skipped: 0 });
 });
+
+test("a driver that ends the process after the last test of Deno is a skip, any other end a failure", () => {
+  const heap = "corrupted size vs. prev_size in fastbins\n";
+  const passed = "ok | 3 passed | 0 failed (9ms)\n";
+  expect(readDenoCounts(`${passed}\n${heap}`, 134)).toEqual({ passed: 3, failed: 0, skipped: 1 });
+  expect(readDenoCounts(`${heap}${passed}`, 134)).toEqual({ passed: 3, failed: 1, skipped: 0 });
+  expect(readDenoCounts(`${passed}\nthread panicked\n`, 134)).toEqual({ passed: 3, failed: 1, skipped: 0 });
+  expect(readDenoCounts(`${passed}\n${heap}`, 139)).toEqual({ passed: 3, failed: 1, skipped: 0 });
+  const failed = "FAILED | 2 passed | 1 failed (9ms)\n";
+  expect(readDenoCounts(`${failed}\n${heap}`, 134)).toEqual({ passed: 2, failed: 1, skipped: 0 });
+});

@@ -16,29 +16,6 @@ interface Registry {
 const registry = (): Registry =>
   (globalThis as unknown as { readonly Deno: { readonly test: Registry } }).Deno.test;
 
-interface Adapter {
-  requestDevice(...args: readonly unknown[]): Promise<{ destroy(): void }>;
-}
-
-/**
- * Gives every device back when a file is through. A software driver that is unloaded while devices are open has ended the
- * process with a damaged heap after the last test had passed.
- */
-function returnDevices(): void {
-  const { GPUAdapter } = globalThis as unknown as { readonly GPUAdapter: { readonly prototype: Adapter } };
-  const request = GPUAdapter.prototype.requestDevice;
-  const devices: { destroy(): void }[] = [];
-  GPUAdapter.prototype.requestDevice = async function (...args) {
-    const device = await request.apply(this, [...args]);
-    devices.push(device);
-    return device;
-  };
-  addEventListener("unload", () => {
-    for (const device of devices) device.destroy();
-  });
-}
-returnDevices();
-
 /** The names of the groups around what is defined now, and whether one of them is skipped. */
 let path: readonly string[] = [];
 let isSkipped = false;
