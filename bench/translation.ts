@@ -2,6 +2,7 @@
  * Whether a translator learns as well by divisible communication as by dense exchanges:
  *
  *     bun bench/translation.ts [--data-dir DIR] [--steps 1000] [--seeds 3] [--workers 4] [--method PATTERN]
+ *                              [--dense 0.15]
  *
  * A causal transformer over "english <separator> german" on Multi30k in DIR, else on sentences of two made-up languages, with
  * pieces of words that both languages share. 16 pairs for each worker and step. All workers are in one process and in step.
@@ -51,6 +52,7 @@ const { values: given } = parseArgs({
     seeds: { type: "string", default: "3" },
     workers: { type: "string", default: "4" },
     method: { type: "string" },
+    dense: { type: "string", default: "0.15" },
   },
 });
 const steps = Number(given.steps);
@@ -70,7 +72,7 @@ const RISE = 0.05;
  * Dense steps of the divided methods, a part of all. Sixteen are too few here: rare pieces have small mean squares for long, of
  * which a divided step does not see that of its own gradient, so that nothing bounds it.
  */
-const WARMUP = 0.15;
+const WARMUP = Number(given.dense);
 /** Sentences that are translated at the end. */
 const TRANSLATED = 200;
 /** Messages of a dense step take so many times as long as its computation. */

@@ -159,7 +159,7 @@ export function presentClients(plan: FederatedPlan, round: number): readonly boo
 }
 
 /** Whether models are evaluated at the end of a round; at the end of the last they always are. */
-export function isEvaluatedAfter({ evaluateEvery, rounds }: FederatedPlan, round: number): boolean {
+function isEvaluatedAfter({ evaluateEvery, rounds }: FederatedPlan, round: number): boolean {
   return round === rounds - 1 || (evaluateEvery > 0 && (round + 1) % evaluateEvery === 0);
 }
 
