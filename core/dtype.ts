@@ -22,22 +22,60 @@ interface DTypeInfo {
   readonly bytes: number;
   readonly float: boolean;
   make(size: number): TypedArray;
+  /** Elements in memory that is there. */
+  on(buffer: ArrayBuffer, offset: number, size: number): TypedArray;
 }
 
 const table: Readonly<Record<DType, DTypeInfo>> = {
-  float32: { short: "f32", bytes: 4, float: true, make: (size) => new Float32Array(size) },
-  float64: { short: "f64", bytes: 8, float: true, make: (size) => new Float64Array(size) },
-  int32: { short: "i32", bytes: 4, float: false, make: (size) => new Int32Array(size) },
-  uint32: { short: "u32", bytes: 4, float: false, make: (size) => new Uint32Array(size) },
-  bool: { short: "bool", bytes: 1, float: false, make: (size) => new Uint8Array(size) },
-  float16: { short: "f16", bytes: 2, float: true, make: makeHalves },
+  float32: {
+    short: "f32",
+    bytes: 4,
+    float: true,
+    make: (size) => new Float32Array(size),
+    on: (buffer, offset, size) => new Float32Array(buffer, offset, size),
+  },
+  float64: {
+    short: "f64",
+    bytes: 8,
+    float: true,
+    make: (size) => new Float64Array(size),
+    on: (buffer, offset, size) => new Float64Array(buffer, offset, size),
+  },
+  int32: {
+    short: "i32",
+    bytes: 4,
+    float: false,
+    make: (size) => new Int32Array(size),
+    on: (buffer, offset, size) => new Int32Array(buffer, offset, size),
+  },
+  uint32: {
+    short: "u32",
+    bytes: 4,
+    float: false,
+    make: (size) => new Uint32Array(size),
+    on: (buffer, offset, size) => new Uint32Array(buffer, offset, size),
+  },
+  bool: {
+    short: "bool",
+    bytes: 1,
+    float: false,
+    make: (size) => new Uint8Array(size),
+    on: (buffer, offset, size) => new Uint8Array(buffer, offset, size),
+  },
+  float16: {
+    short: "f16",
+    bytes: 2,
+    float: true,
+    make: (size) => new (halves())(size),
+    on: (buffer, offset, size) => new (halves())(buffer, offset, size),
+  },
 };
 
 /** Engines before 2025 have no such arrays. */
 const hasHalves: boolean = typeof Float16Array !== "undefined";
 
-function makeHalves(size: number): TypedArray {
-  if (hasHalves) return new Float16Array(size);
+function halves(): Float16ArrayConstructor {
+  if (hasHalves) return Float16Array;
   throw new DTypeError(
     "float16",
     "Cannot make float16 elements: this host has no Float16Array, a newer one is needed; use float32",
@@ -73,6 +111,15 @@ export function isFloat(dtype: DType): boolean {
 /** A zero-filled host array of `size` elements. */
 export function makeArray(dtype: DType, size: number): TypedArray {
   return table[dtype].make(size);
+}
+
+/** The elements in these bytes, which must begin at a multiple of the size of one. */
+export function arrayOn(
+  dtype: DType,
+  { buffer, byteOffset, byteLength }: Uint8Array<ArrayBuffer>,
+): TypedArray {
+  const { on, bytes } = table[dtype];
+  return on(buffer, byteOffset, byteLength / bytes);
 }
 
 /** Whether a string names an element type. */

@@ -3,11 +3,11 @@
  * leaves by path (`layers.0.w`); the structure itself is kept in the metadata, so that any tree comes back as it was.
  */
 import { Aval } from "./aval.ts";
-import { bytesPerElement, type DType, makeArray, type TypedArray } from "./dtype.ts";
+import { arrayOn, bytesPerElement, type DType } from "./dtype.ts";
 import { FormatError } from "./errors.ts";
 import { sizeOf } from "./shape.ts";
 import { flatten, paths, type TreeDef, unflatten } from "./tree.ts";
-import { storage, Tensor } from "./value.ts";
+import { readable, Tensor } from "./value.ts";
 
 const toFormat: Readonly<Record<DType, string>> = {
   float32: "F32",
@@ -53,6 +53,14 @@ export function encode(
   tree: unknown,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
+  return joined(encodeParts(tree, metadata));
+}
+
+/** The same bytes as chunks in order, of which those of the elements belong to the tensors: they are not copied. */
+export function encodeParts(
+  tree: unknown,
+  metadata: Readonly<Record<string, string>> = {},
+): readonly Uint8Array[] {
   const [leaves, def] = flatten(tree);
   const names = namesOf(paths(tree));
   // Largest elements first keeps every array aligned to its element size.
@@ -71,18 +79,25 @@ export function encode(
   }
   const text = new TextEncoder().encode(JSON.stringify(Object.fromEntries(header)));
   const headerBytes = Math.ceil(text.length / 8) * 8;
-  const bytes = new Uint8Array(8 + headerBytes + offset).fill(0x20, 8, 8 + headerBytes);
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(headerBytes), true);
-  bytes.set(text, 8);
-  let at = 8 + headerBytes;
-  for (const i of order) {
-    const x = leaves[i]!;
-    const data = x instanceof Tensor ? storage(x) : x.dataSync();
-    const raw = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    bytes.set(raw, at);
-    at += raw.length;
+  const front = new Uint8Array(8 + headerBytes).fill(0x20, 8);
+  new DataView(front.buffer).setBigUint64(0, BigInt(headerBytes), true);
+  front.set(text, 8);
+  const parts = order.map((i) => {
+    const data = readable(leaves[i]!);
+    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  });
+  return [front, ...parts];
+}
+
+/** One array of all. */
+function joined(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.byteLength;
   }
-  return bytes;
+  return all;
 }
 
 /**
@@ -111,6 +126,11 @@ export interface Decoded<T> {
  * @since 0.1.0
  */
 export function decode<T = unknown>(bytes: Uint8Array): Decoded<T> {
+  return decodeInPlace(new Uint8Array(bytes));
+}
+
+/** The same of bytes that nobody else uses or changes: the tensors keep them, where their place in memory allows. */
+export function decodeInPlace<T = unknown>(bytes: Uint8Array<ArrayBuffer>): Decoded<T> {
   const header = readHeader(bytes);
   const body = bytes.subarray(header.end);
   const { [metadataKey]: words = {}, ...rest } = header.json;
@@ -203,12 +223,15 @@ function checkCover(entries: readonly NamedEntry[], length: number): void {
   if (covered !== length) fail(`its tensors end at byte ${covered} of ${length}`);
 }
 
-function readTensor({ dtype, shape, start, end }: NamedEntry, body: Uint8Array): Tensor {
-  const data: TypedArray = makeArray(dtype, sizeOf(shape));
-  const raw = new Uint8Array(data.buffer);
-  raw.set(body.subarray(start, end));
+function readTensor({ dtype, shape, start, end }: NamedEntry, body: Uint8Array<ArrayBuffer>): Tensor {
+  const raw = body.subarray(start, end);
   if (dtype === "bool" && raw.some((byte) => byte > 1)) fail("a bool is neither 0 nor 1");
-  return new Tensor(new Aval(shape, dtype), data);
+  return new Tensor(new Aval(shape, dtype), arrayOn(dtype, aligned(raw, bytesPerElement(dtype))));
+}
+
+/** The same bytes where elements of this size may begin. */
+function aligned(raw: Uint8Array<ArrayBuffer>, size: number): Uint8Array<ArrayBuffer> {
+  return raw.byteOffset % size === 0 ? raw : new Uint8Array(raw);
 }
 
 function readStructure(text: string): { readonly def: TreeDef; readonly names: readonly string[] } {

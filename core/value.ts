@@ -287,6 +287,11 @@ export function storage(tensor: Tensor): TypedArray {
   return isRemote(data) ? data.readSync() : data;
 }
 
+/** The elements on the host, not to be written: the array itself, or a copy where there is none. */
+export function readable(x: Value): TypedArray {
+  return x instanceof Tensor ? storage(x) : x.dataSync();
+}
+
 /** The elements, if the host has them. */
 export function hostStorage(tensor: Tensor): TypedArray | null {
   const data = readElements(tensor);

@@ -67,6 +67,7 @@ export {
   type Snapshot,
 } from "./split.ts";
 export {
+  type Body,
   encodeFrame,
   type Fed,
   type Frame,

@@ -4,7 +4,7 @@
  *     magic "CTG1" | head bytes u32 | bodies u32 | body bytes u32 | CRC-32 of the 16 bytes before
  *     body length u32, for each body | head, JSON in UTF-8 | bodies | CRC-32 of all since the first CRC
  *
- * Integers are little-endian. The first checksum makes the lengths trustworthy before anything is kept for them.
+ * Integers are little-endian. Where bodies follow, spaces end the head so that they begin at a multiple of eight. The first checksum makes the lengths trustworthy before anything is kept for them.
  */
 
 import { crc32 } from "./checksum.ts";
@@ -74,6 +74,13 @@ export interface FrameReader {
 }
 
 /**
+ * One body to send: its bytes, or parts of them in order.
+ *
+ * @since 0.2.0
+ */
+export type Body = Uint8Array | readonly Uint8Array[];
+
+/**
  * The bytes of a frame, as chunks to write in order. Bodies are not copied: do not change them before the chunks
  * are written. Numbers in the head that JSON cannot write become strings, which `parseHead` understands.
  *
@@ -87,9 +94,9 @@ export interface FrameReader {
  * ```
  * @since 0.1.0
  */
-export function encodeFrame(head: unknown, bodies: readonly Uint8Array[]): readonly Uint8Array[] {
-  const json = new TextEncoder().encode(stringifyHead(head));
-  const bodyBytes = bodies.reduce((sum, body) => sum + body.byteLength, 0);
+export function encodeFrame(head: unknown, bodies: readonly Body[]): readonly Uint8Array[] {
+  const json = headBytesOf(head, bodies.length);
+  const bodyBytes = bytesOf(bodies);
   if (bodyBytes > 0xffffffff || json.byteLength > 0xffffffff) {
     throw new RangeError(`Cannot encode a frame: it has ${bodyBytes} body bytes, at most ${0xffffffff} fit`);
   }
@@ -101,26 +108,44 @@ export function encodeFrame(head: unknown, bodies: readonly Uint8Array[]): reado
   view.setUint32(12, bodyBytes, true);
   view.setUint32(16, crc32(front.subarray(0, 16)), true);
   bodies.forEach((body, i) => {
-    view.setUint32(PREFIX_BYTES + 4 * i, body.byteLength, true);
+    view.setUint32(PREFIX_BYTES + 4 * i, bytesOf([body]), true);
   });
   front.set(json, PREFIX_BYTES + 4 * bodies.length);
-  let sum = crc32(front.subarray(PREFIX_BYTES));
-  for (const body of bodies) sum = crc32(body, sum);
+  const parts = bodies.flat().filter((part) => part.byteLength > 0);
+  const sum = parts.reduce((crc, part) => crc32(part, crc), crc32(front.subarray(PREFIX_BYTES)));
   const trailer = new Uint8Array(TRAILER_BYTES);
   new DataView(trailer.buffer).setUint32(0, sum, true);
-  return [front, ...bodies.filter((body) => body.byteLength > 0), trailer];
+  return [front, ...parts, trailer];
+}
+
+/** The head as JSON, with spaces behind it so that bodies begin where elements of any type may. */
+function headBytesOf(head: unknown, bodies: number): Uint8Array {
+  const json = new TextEncoder().encode(stringifyHead(head));
+  const front = PREFIX_BYTES + 4 * bodies + json.byteLength;
+  const padded = new Uint8Array(json.byteLength + (bodies === 0 ? 0 : -front & 7)).fill(
+    0x20,
+    json.byteLength,
+  );
+  padded.set(json);
+  return padded;
+}
+
+/** The bytes of all bodies together. */
+export function bytesOf(bodies: readonly Body[]): number {
+  return bodies.flat().reduce((sum, part) => sum + part.byteLength, 0);
 }
 
 /** The size of a frame that `encodeFrame` makes. */
-export function frameBytes(head: unknown, bodies: readonly Uint8Array[]): number {
-  const json = new TextEncoder().encode(stringifyHead(head)).byteLength;
-  return bodies.reduce((sum, body) => sum + 4 + body.byteLength, PREFIX_BYTES + json + TRAILER_BYTES);
+export function frameBytes(head: unknown, bodies: readonly Body[]): number {
+  const json = headBytesOf(head, bodies.length).byteLength;
+  return PREFIX_BYTES + 4 * bodies.length + json + bytesOf(bodies) + TRAILER_BYTES;
 }
 
 /**
  * A reader for one connection.
  *
- * @param areViews of which heads the bodies may be parts of the chunks that were fed, without a copy; default none
+ * @param mayStay whether a body may stay in the chunk that was fed, by the head of its frame and the share of the chunk that
+ * it is; default never, so that it has a buffer of its own
  * @example Nonsense is an answer, not an exception
  * ```ts
  * assert(ct.dist.frameReader().feed(new Uint8Array(20)).error?.k === "magic");
@@ -129,7 +154,7 @@ export function frameBytes(head: unknown, bodies: readonly Uint8Array[]): number
  */
 export function frameReader(
   limits: Partial<WireLimits> = {},
-  areViews: (head: unknown) => boolean = () => false,
+  mayStay: (head: unknown, share: number) => boolean = () => false,
 ): FrameReader {
   const { maxHeadBytes, maxBodies, maxBodyBytes } = { ...wireDefaults, ...limits };
   let chunks: Uint8Array[] = [];
@@ -139,7 +164,7 @@ export function frameReader(
 
   /** The next `count` bytes, in a buffer of their own. */
   function take(count: number): Uint8Array<ArrayBuffer> {
-    const result = new Uint8Array(count);
+    const result = emptyBytes(count);
     let filled = 0;
     let used = 0;
     while (filled < count) {
@@ -155,11 +180,13 @@ export function frameReader(
     return result;
   }
 
-  /** The next `count` bytes where they are, if they are in one chunk. */
-  function view(count: number): Uint8Array<ArrayBuffer> {
+  /** The next body: where it is, if it is in one chunk and may stay there. */
+  function takeBody(head: unknown, count: number): Uint8Array<ArrayBuffer> {
     const chunk = chunks[0];
-    if (chunk === undefined || chunk.byteLength <= count) return take(count);
-    chunks[0] = chunk.subarray(count);
+    if (chunk === undefined || chunk.byteLength < count || !mayStay(head, count / chunk.buffer.byteLength))
+      return take(count);
+    if (chunk.byteLength === count) chunks.shift();
+    else chunks[0] = chunk.subarray(count);
     available -= count;
     return chunk.subarray(0, count) as Uint8Array<ArrayBuffer>;
   }
@@ -195,7 +222,7 @@ export function frameReader(
       };
     }
     const head = headOf(json);
-    const parts = lengths.map(head !== undefined && areViews(head) ? view : take);
+    const parts = lengths.map((length) => takeBody(head, length));
     const sum = parts.reduce((crc, part) => crc32(part, crc), crc32(json, crc32(table)));
     if (new DataView(take(TRAILER_BYTES).buffer).getUint32(0, true) !== sum) return damaged("content");
     if (head === undefined) return { k: "head", message: "Cannot read a frame: its head is not JSON" };
@@ -228,6 +255,12 @@ export function frameReader(
       return { frames, error };
     },
   };
+}
+
+/** Memory that is written at once: a host that has a way to does not clear it before. */
+function emptyBytes(count: number): Uint8Array<ArrayBuffer> {
+  const given = globalThis.Buffer?.allocUnsafeSlow(count);
+  return given === undefined ? new Uint8Array(count) : new Uint8Array(given.buffer);
 }
 
 interface Prefix {

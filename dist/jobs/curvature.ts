@@ -7,7 +7,7 @@ import type { DType, TypedArray } from "../../core/dtype.ts";
 import { cast } from "../../core/ops.ts";
 import * as random from "../../core/random.ts";
 import { adopt, scalar } from "../../core/trace.ts";
-import type { Value } from "../../core/value.ts";
+import { readable, type Value } from "../../core/value.ts";
 import { ritzPairs, startVector } from "../../optim/lanczos.ts";
 import {
   advance,
@@ -70,7 +70,7 @@ export function searchWorkerJobs<B>(
   const { dtype, reduce, workers } = search;
   const [start, end] = columnsOf(search, rank);
   const idle = reduce === "rank0" && rank !== 0;
-  const columns = (v: unknown): Float64Array => new Float64Array(value(v).dataSync().subarray(start, end));
+  const columns = (v: unknown): Float64Array => new Float64Array(readable(value(v)).subarray(start, end));
   return {
     open: job(([theta], { round }) => ({
       outs: [hessianOperator(objective, value(theta), batch(round)), []],
@@ -82,7 +82,7 @@ export function searchWorkerJobs<B>(
         ? withoutOlder(zerosIn(dtype, end - start), older, 0, 1)
         : // In a mean a worker's own columns count one in so many.
           withoutOlder(
-            (operator as LinearOperator).apply(value(v)).dataSync() as Floats,
+            readable((operator as LinearOperator).apply(value(v))) as Floats,
             older,
             start,
             reduce === "mean" ? workers : 1,
@@ -133,7 +133,7 @@ export function searchHubJobs(search: Search): Jobs {
       // The space was found to be complete while the workers were still to make a product.
       if (recurrence.isEnded) return { outs: [recurrence, null], notes: [1] };
       const product = sumOfProducts(search, answers.slice(0, workers));
-      const row = joinColumns(search, answers.slice(workers).map(value)).dataSync() as Floats;
+      const row = readable(joinColumns(search, answers.slice(workers).map(value))) as Floats;
       const next = advance(recurrence, product, row, dtype);
       const ended = next.recurrence.isEnded || next.recurrence.t.diagonal.length >= order;
       return { outs: [next.recurrence, floats(next.candidate)], notes: [Number(ended)] };
@@ -174,7 +174,7 @@ function sumOfParts(parts: readonly unknown[]): Float64Array {
 function sumOfProducts(search: Search, answers: readonly unknown[]): Float64Array<ArrayBuffer> {
   const sum = new Float64Array(search.parameters);
   answers.forEach((answer, rank) => {
-    const elements = value(answer).dataSync();
+    const elements = readable(value(answer));
     const isWhole = search.reduce === "mean" || rank === 0;
     addTo(sum, elements, isWhole ? 0 : columnsOf(search, rank)[0]);
   });
@@ -204,7 +204,7 @@ export function joinColumns(
     dtype === "float64" ? new Float64Array(height * parameters) : new Float32Array(height * parameters);
   for (let rank = 0; rank < workers; rank++) {
     const [start, end] = columnsOf({ workers, parameters }, rank);
-    const [elements, width] = [columns[rank]!.dataSync(), end - start];
+    const [elements, width] = [readable(columns[rank]!), end - start];
     for (let j = 0; j < height; j++)
       data.set(elements.subarray(j * width, (j + 1) * width), j * parameters + start);
   }

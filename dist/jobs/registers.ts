@@ -1,6 +1,6 @@
 /** What registers hold, as jobs see it. */
 import { adopt } from "../../core/trace.ts";
-import type { Value } from "../../core/value.ts";
+import { readable, type Value } from "../../core/value.ts";
 import type { JobArgs } from "../protocol/types.ts";
 import type { Job, JobResult, JobSteps } from "../runtime/driver.ts";
 
@@ -11,9 +11,9 @@ export function job(f: (ins: readonly unknown[], args: JobArgs) => JobResult | J
 
 export const value = (register: unknown): Value => register as Value;
 
-/** The elements in float64, on the host. */
+/** The elements in float64, on the host; they may be written. */
 export const doubles = (register: unknown): Float64Array<ArrayBuffer> =>
-  new Float64Array(value(register).dataSync());
+  new Float64Array(readable(value(register)));
 
 export const vector = (data: Float64Array): Value => adopt(data, [data.length], "float64");
 

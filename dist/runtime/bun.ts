@@ -10,11 +10,11 @@ import { timingSafeEqual } from "node:crypto";
 import { isRecord } from "../protocol/head.ts";
 import { hubInit, hubStep } from "../protocol/hub.ts";
 import type { Head } from "../protocol/types.ts";
-import { type Frame, wireDefaults } from "../wire.ts";
+import { type Body, type Frame, wireDefaults } from "../wire.ts";
 import { acceptConnections, type Connection, queueBytes } from "./connection.ts";
 import { drive, type Jobs, memoryStore, type Progress, peerName, type Store, seedStore } from "./driver.ts";
 import { RunError, type RunResult, readValues } from "./local.ts";
-import { encodeValue, encodeValues } from "./payload.ts";
+import { encodeValue, encodeValues, partsOfValue } from "./payload.ts";
 import { openSeat, type Seat, type SeatTotals } from "./seat.ts";
 import type { RunSetup } from "./sequential.ts";
 import type { Address, WorkerProcess } from "./worker_process.ts";
@@ -139,7 +139,8 @@ export async function runSockets(options: SocketOptions): Promise<SocketResult> 
     for (const rank of ranks) await seedStore(store, peerName(rank), initial.worker(rank));
   }
 
-  const encode = questionEncoder(maxFrameBytes);
+  const encode = encodedOnce<Body>(partsOfValue, maxFrameBytes);
+  const encodeGiven = encodedOnce(encodeValue, maxFrameBytes);
   const seats: Seat[] = [];
   const hub = drive({
     name: peerName("hub"),
@@ -176,6 +177,7 @@ export async function runSockets(options: SocketOptions): Promise<SocketResult> 
         connectTicks: ticksOf(options.connectMs ?? 60_000),
         graceTicks: ticksOf(options.graceMs ?? 3000),
         encode,
+        encodeGiven,
         onMessage: (head, values) => hub.receive(rank, head, values),
         onDown: () => hub.post({ k: "down", peer: rank }),
         onNotice,
@@ -221,21 +223,23 @@ export async function runSockets(options: SocketOptions): Promise<SocketResult> 
   }
 }
 
-/** Encodes every value of a question once, for all the workers that it goes to. */
-function questionEncoder(
+/** Encodes every value of a message once, for all the workers that it goes to. */
+function encodedOnce<B extends Body>(
+  encode: (value: unknown) => B,
   maxFrameBytes: number,
-): (head: Head, values: readonly unknown[]) => readonly Uint8Array[] {
-  let question = "";
-  let encoded = new Map<unknown, Uint8Array>();
-  const encodeOnce = (value: unknown): Uint8Array => {
-    const bytes = encoded.get(value) ?? encodeValue(value);
-    encoded.set(value, bytes);
-    return bytes;
+): (head: Head, values: readonly unknown[]) => readonly B[] {
+  let message = "";
+  let encoded = new Map<unknown, B>();
+  const encodeOnce = (value: unknown): B => {
+    const body = encoded.get(value) ?? encode(value);
+    encoded.set(value, body);
+    return body;
   };
   return (head, values) => {
-    const key = `${head.round} ${head.attempt} ${head.seq}`;
-    if (key !== question) encoded = new Map();
-    question = key;
+    const key =
+      head.k === "give" ? `${head.slot} ${head.version}` : `${head.round} ${head.attempt} ${head.seq}`;
+    if (key !== message) encoded = new Map();
+    message = key;
     return encodeValues(head, values, maxFrameBytes, encodeOnce);
   };
 }

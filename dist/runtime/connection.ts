@@ -5,6 +5,8 @@
 
 import type { Config } from "../protocol/types.ts";
 import {
+  type Body,
+  bytesOf,
   encodeFrame,
   type Frame,
   type FrameReader,
@@ -16,11 +18,11 @@ import { type PieceReader, type Posting, pieceHead, pieceReader, pieceSender } f
 
 /** One end of a connection. Everything that goes wrong ends in `onClose`, once; nothing throws. */
 export interface Connection {
-  /** Queues a frame; does nothing when the connection is closed. Bodies must not change any more. */
-  send(head: unknown, bodies: readonly Uint8Array[]): void;
+  /** Queues a frame; does nothing when the connection is closed. Bodies may change afterwards. */
+  send(head: unknown, bodies: readonly Body[]): void;
   /**
    * Queues a frame in the background, unless it is under way already. It arrives like others. What waits when the connection
-   * is ended is lost.
+   * is ended is lost. Bodies must not change any more.
    */
   post(posting: Posting, head: unknown, bodies: readonly Uint8Array[]): void;
   /** Whether the frame with this key has not left yet, or only in part. */
@@ -51,6 +53,8 @@ interface Line extends Connection {
 
 /** Frames below this size travel in one write. */
 const JOIN_BYTES = 2 ** 16;
+/** A body with less than this share of what has arrived at once is copied, so that it does not keep the rest in memory. */
+const MIN_SHARE = 1 / 8;
 
 /** Someone who has not said who he is may send one small frame. */
 const strangerLimits: WireLimits = { maxHeadBytes: 4096, maxBodies: 0, maxBodyBytes: 0 };
@@ -158,6 +162,12 @@ function lineOf(socket: Bun.Socket<Line>, maxQueueBytes: number, blockedMs: () =
   let backgroundBytesSent = 0;
   let backgroundBytesReceived = 0;
 
+  /** Copies the newest `count` chunks that wait: what the system has not taken at once may belong to others. */
+  function keep(count: number): void {
+    for (let i = Math.max(0, queue.length - count); i < queue.length; i++)
+      queue[i] = new Uint8Array(queue[i]!);
+  }
+
   /** Puts a frame behind those that wait; gives its size. */
   function enqueue(chunks: readonly Uint8Array[]): number {
     const bytes = bytesOf(chunks);
@@ -253,8 +263,11 @@ function lineOf(socket: Bun.Socket<Line>, maxQueueBytes: number, blockedMs: () =
   return {
     send(head, bodies) {
       if (!isOpen || isEnding) return;
-      enqueue(encodeFrame(head, bodies));
-      if (hasRoom()) flush();
+      const chunks = encodeFrame(head, bodies);
+      const bytes = enqueue(chunks);
+      if (!hasRoom()) return;
+      flush();
+      if (bytes >= JOIN_BYTES) keep(chunks.length);
     },
     post(posting, head, bodies) {
       if (!isOpen || isEnding || pieces.has(posting.key)) return;
@@ -264,7 +277,7 @@ function lineOf(socket: Bun.Socket<Line>, maxQueueBytes: number, blockedMs: () =
     isPosting: pieces.has,
     listen(limits, take) {
       // What pieces carry is copied when their frame is complete.
-      reader = frameReader(limits, (head) => pieceHead(head) !== null);
+      reader = frameReader(limits, (head, share) => share >= MIN_SHARE || pieceHead(head) !== null);
       parts = pieceReader(limits);
       onFrame = take;
     },
@@ -293,8 +306,4 @@ function lineOf(socket: Bun.Socket<Line>, maxQueueBytes: number, blockedMs: () =
     drained: flush,
     closed,
   };
-}
-
-function bytesOf(chunks: readonly Uint8Array[]): number {
-  return chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
 }

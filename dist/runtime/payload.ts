@@ -2,9 +2,10 @@
 
 import { filledIn, signatureOf } from "../../autodiff/signature.ts";
 import { devicePut, fetchSync } from "../../core/devices.ts";
-import { decode, encode } from "../../core/safetensors.ts";
+import { decodeInPlace, encode, encodeParts } from "../../core/safetensors.ts";
 import type { Value } from "../../core/value.ts";
 import type { Head } from "../protocol/types.ts";
+import { type Body, bytesOf } from "../wire.ts";
 
 /** `undefined` has no bytes; `null` has this one. Safetensors have at least eight. */
 const NULL = new Uint8Array([0]);
@@ -28,7 +29,7 @@ export function onHostSync<T>(values: T): T {
 }
 
 /**
- * One value as a body.
+ * One value as a body that belongs to nobody else.
  *
  * @throws {TreeError} if it is neither a tree of tensors nor empty
  */
@@ -37,14 +38,19 @@ export function encodeValue(value: unknown): Uint8Array<ArrayBuffer> {
   return value === null ? NULL : encode(value);
 }
 
+/** The same as parts, of which some are the elements of its tensors: to be written before these change. */
+export function partsOfValue(value: unknown): readonly Uint8Array[] {
+  return value === undefined || value === null ? [encodeValue(value)] : encodeParts(value);
+}
+
 /**
- * One body as a value.
+ * One body as a value, which keeps the bytes.
  *
  * @throws {FormatError} if the bytes are not what `encodeValue` gives
  */
-export function decodeValue(body: Uint8Array): unknown {
+export function decodeValue(body: Uint8Array<ArrayBuffer>): unknown {
   if (body.byteLength === 0) return undefined;
-  return body.byteLength === 1 && body[0] === 0 ? null : decode(body).tree;
+  return body.byteLength === 1 && body[0] === 0 ? null : decodeInPlace(body).tree;
 }
 
 /**
@@ -53,12 +59,12 @@ export function decodeValue(body: Uint8Array): unknown {
  * @throws {TypeError} if a value cannot travel; names the message and the place of the value in it
  * @throws {RangeError} if they are larger than `maxBytes` together
  */
-export function encodeValues(
+export function encodeValues<B extends Body>(
   head: Head,
   values: readonly unknown[],
   maxBytes: number,
-  encodeOne: (value: unknown) => Uint8Array = encodeValue,
-): readonly Uint8Array[] {
+  encodeOne: (value: unknown) => B,
+): readonly B[] {
   const bodies = values.map((value, i) => {
     try {
       return encodeOne(value);
@@ -70,7 +76,7 @@ export function encodeValues(
       );
     }
   });
-  const bytes = bodies.reduce((sum, body) => sum + body.byteLength, 0);
+  const bytes = bytesOf(bodies);
   if (bytes > maxBytes) {
     throw new RangeError(
       `Cannot send ${describe(head)}: its values have ${bytes} bytes, at most ${maxBytes} are accepted; raise maxFrameBytes`,

@@ -11,7 +11,7 @@
  */
 
 import { isCount, isRecord } from "../protocol/head.ts";
-import { encodeFrame, type Fed, type Frame, frameReader, type WireLimits } from "../wire.ts";
+import { bytesOf, encodeFrame, type Fed, type Frame, frameReader, type WireLimits } from "../wire.ts";
 
 const KIBIBYTE = 2 ** 10;
 /** Sizes of pieces, and of the window. */
@@ -190,8 +190,4 @@ export function pieceReader(limits: Partial<WireLimits>): PieceReader {
 /** The head of a frame that belongs to pieces, if it is one. */
 export function pieceHead(head: unknown): Readonly<Record<string, unknown>> | null {
   return isRecord(head) && (head["k"] === "piece" || head["k"] === "took") ? head : null;
-}
-
-function bytesOf(chunks: readonly Uint8Array[]): number {
-  return chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
 }

@@ -8,7 +8,7 @@
 import { randomUUID } from "node:crypto";
 import { isRecord, stampOf } from "../protocol/head.ts";
 import type { Head } from "../protocol/types.ts";
-import type { Frame, WireLimits } from "../wire.ts";
+import { type Body, bytesOf, type Frame, type WireLimits } from "../wire.ts";
 import type { Connection } from "./connection.ts";
 import { decodeValue } from "./payload.ts";
 import type { Address, WorkerProcess } from "./worker_process.ts";
@@ -22,8 +22,9 @@ export interface SeatOptions {
   /** Ticks until a new process must have connected, and until a lost connection must be back. */
   readonly connectTicks: number;
   readonly graceTicks: number;
-  /** The bodies of a message. */
-  readonly encode: (head: Head, values: readonly unknown[]) => readonly Uint8Array[];
+  /** The bodies of a question, to be written at once; and those of a result that leaves in the background. */
+  readonly encode: (head: Head, values: readonly unknown[]) => readonly Body[];
+  readonly encodeGiven: (head: Head, values: readonly unknown[]) => readonly Uint8Array[];
   readonly onMessage: (head: unknown, values: readonly unknown[]) => void;
   readonly onDown: () => void;
   readonly onNotice: (text: string) => void;
@@ -179,7 +180,7 @@ export function openSeat(options: SeatOptions): Seat {
   function give(to: Connection, head: Extract<Head, { k: "give" }>, values: readonly unknown[]): void {
     const key = `give ${head.slot} ${head.version}`;
     if (to.isPosting(key)) return;
-    const bodies = options.encode(head, values);
+    const bodies = options.encodeGiven(head, values);
     past.backgroundPayloadBytesSent += bytesOf(bodies);
     to.post({ slot: head.slot, key }, head, bodies);
   }
@@ -303,8 +304,4 @@ export async function within(promise: Promise<unknown>, ms: number): Promise<voi
 function quote(child: WorkerProcess): string {
   const words = child.lastWords?.() ?? "";
   return words === "" ? "" : `; its last words: ${words}`;
-}
-
-function bytesOf(bodies: readonly Uint8Array[]): number {
-  return bodies.reduce((sum, body) => sum + body.byteLength, 0);
 }

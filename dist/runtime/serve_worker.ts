@@ -3,10 +3,10 @@
 import { clipReason, isRecord } from "../protocol/head.ts";
 import type { Config, Head } from "../protocol/types.ts";
 import { workerInit, workerStep } from "../protocol/worker.ts";
-import { type Frame, wireDefaults } from "../wire.ts";
+import { type Body, type Frame, wireDefaults } from "../wire.ts";
 import { type Connection, openConnection, queueBytes } from "./connection.ts";
 import { drive, type Ending, type Jobs, peerName, type Store, seedStore, type Values } from "./driver.ts";
-import { decodeValue, encodeValues } from "./payload.ts";
+import { decodeValue, encodeValue, encodeValues, partsOfValue } from "./payload.ts";
 import { isWholeRepeat, within } from "./seat.ts";
 import type { Address } from "./worker_process.ts";
 
@@ -78,7 +78,7 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
       send(_, head, values) {
         try {
           if (head.k === "post") post(head, values);
-          else send(head, encodeValues(head, values, maxFrameBytes));
+          else send(head, encodeValues(head, values, maxFrameBytes, partsOfValue));
         } catch (error) {
           // The same answer would fail again: the run has to end, with this reason.
           const { round, attempt, seq } = head;
@@ -97,7 +97,7 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
     },
   });
 
-  function send(head: Head | { readonly k: "pong" }, bodies: readonly Uint8Array[]): void {
+  function send(head: Head | { readonly k: "pong" }, bodies: readonly Body[]): void {
     connection?.send({ ...head, ...usage() }, bodies);
   }
 
@@ -116,7 +116,8 @@ export async function serveWorker(options: ServeOptions): Promise<Ending> {
     const repeats = last?.key === key ? last.repeats + 1 : 0;
     posted.set(slot, { key, repeats });
     if (repeats > 0 && !isWholeRepeat(repeats)) return;
-    connection.post({ slot, key }, { ...head, ...usage() }, encodeValues(head, values, maxFrameBytes));
+    const bodies = encodeValues(head, values, maxFrameBytes, encodeValue);
+    connection.post({ slot, key }, { ...head, ...usage() }, bodies);
   }
 
   /** One connection, from its beginning to its end. */

@@ -7,9 +7,9 @@ import { tensor, zeros } from "../../core/create.ts";
 import { bytesPerElement } from "../../core/dtype.ts";
 import { FormatError, TreeError } from "../../core/errors.ts";
 import { load, save } from "../../core/io.ts";
-import { decode, encode } from "../../core/safetensors.ts";
+import { decode, decodeInPlace, encode, encodeParts } from "../../core/safetensors.ts";
 import { flatten, leaves, paths } from "../../core/tree.ts";
-import type { Value } from "../../core/value.ts";
+import { readable, type Value } from "../../core/value.ts";
 import { trees } from "../support/arbitrary_tree.ts";
 import { prop } from "../support/prop.ts";
 import { assertSameBits } from "../support/tolerance.ts";
@@ -41,7 +41,19 @@ prop("bytes may lie anywhere in a larger buffer", trees, fc.nat(9), (tree, offse
   const bytes = encode(tree);
   const larger = new Uint8Array(bytes.length + offset + 5);
   larger.set(bytes, offset);
-  assertSameTree(decode(larger.subarray(offset, offset + bytes.length)).tree, tree);
+  const place = larger.subarray(offset, offset + bytes.length);
+  const { tree: copied } = decode(place);
+  assertSameTree(decodeInPlace(place).tree, tree);
+  // What is not told that it may keep the bytes does not.
+  larger.fill(255);
+  assertSameTree(copied, tree);
+});
+
+prop("parts put together are the bytes, and the elements are not copied for them", trees, (tree) => {
+  const parts = encodeParts(tree);
+  expect(new Uint8Array(Buffer.concat(parts))).toEqual(encode(tree));
+  const { buffer } = readable(leaves(tree)[0] ?? zeros([1]));
+  expect(leaves(tree).length === 0 || parts.some((part) => part.buffer === buffer)).toBe(true);
 });
 
 prop("a file cut anywhere is refused", trees, fc.nat(), (tree, at) => {

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { crc32, crc32ByTable } from "../../dist/checksum.ts";
-import { encodeFrame, type Frame, frameReader } from "../../dist/wire.ts";
+import { encodeFrame, type Frame, frameBytes, frameReader, bytesOf as sizeOf } from "../../dist/wire.ts";
 import { prop } from "../support/prop.ts";
 
 const frames: fc.Arbitrary<readonly Frame[]> = fc.array(
@@ -117,15 +117,47 @@ test("bodies are not copied when written, and own their memory when read", () =>
   expect([...new Float64Array(read.buffer)]).toEqual([1.5, -2]);
 });
 
+test("bodies begin at a multiple of eight, whatever the head; in parts they are the same bytes", () => {
+  for (let length = 0; length < 20; length++) {
+    const head = { name: "x".repeat(length) };
+    const bodies = [Uint8Array.from([1, 2, 3, 4, 5, 6, 7, 8]), new Uint8Array([9])];
+    const chunks = encodeFrame(head, bodies);
+    expect(chunks[0]!.length % 8).toBe(0);
+    const inParts = [[bodies[0]!.subarray(0, 3), bodies[0]!.subarray(3)], [bodies[1]!]];
+    expect(Buffer.concat(encodeFrame(head, inParts))).toEqual(Buffer.concat(chunks));
+    expect(frameBytes(head, inParts)).toBe(sizeOf(chunks));
+    expect(plain(frameReader().feed(Buffer.concat(chunks)).frames)).toEqual(plain([{ head, bodies }]));
+  }
+});
+
+test("bodies stay in the chunk where they may, and only there", () => {
+  const body = new Uint8Array(100).fill(7);
+  const bytes = new Uint8Array(Buffer.concat(encodeFrame({ k: "view" }, [body, body])));
+  const shares: number[] = [];
+  const reader = frameReader({}, (head, share) => {
+    shares.push(share);
+    return (head as { k: string }).k === "view";
+  });
+  const [frame] = reader.feed(bytes).frames;
+  expect(shares).toEqual([100 / bytes.length, 100 / bytes.length]);
+  expect(frame!.bodies.map((one) => one.buffer === bytes.buffer)).toEqual([true, true]);
+  expect(plain([frame!])).toEqual(plain([{ head: { k: "view" }, bodies: [body, body] }]));
+  // In two chunks the body that is cut has a buffer of its own.
+  const later = [bytes.slice(0, 60), bytes.slice(60)].flatMap((chunk) => reader.feed(chunk).frames)[0]!;
+  expect(later.bodies.map((one) => one.byteLength === one.buffer.byteLength)).toEqual([true, false]);
+  expect(plain([later])).toEqual(plain([{ head: { k: "view" }, bodies: [body, body] }]));
+});
+
 test("the bytes are the documented ones", () => {
   const hex = encodeFrame({}, [new Uint8Array([5])]).map((chunk) => Buffer.from(chunk).toString("hex"));
-  const prefix = "43544731020000000100000001000000";
+  const prefix = "43544731080000000100000001000000";
+  const head = "7b7d202020202020";
   const sum = (text: string): string => {
     const crc = Buffer.alloc(4);
     crc.writeUInt32LE(Bun.hash.crc32(Buffer.from(text, "hex")));
     return crc.toString("hex");
   };
-  expect(hex).toEqual([`${prefix}${sum(prefix)}010000007b7d`, "05", sum("010000007b7d05")]);
+  expect(hex).toEqual([`${prefix}${sum(prefix)}01000000${head}`, "05", sum(`01000000${head}05`)]);
 });
 
 prop(
