@@ -2,7 +2,15 @@
 import { availableParallelism } from "node:os";
 import { ravel } from "../../core/ravel.ts";
 import type { Value } from "../../core/value.ts";
-import { matricesOf, trainingSetup, workerInitial, workerJobs } from "../../dist/jobs.ts";
+import { vectorsOf } from "../../dist/jobs/communicating.ts";
+import {
+  type Problem as Distributed,
+  matricesOf,
+  trainingSetup,
+  workerInitial,
+  workerJobs,
+} from "../../dist/jobs.ts";
+import type { Plan } from "../../dist/plan.ts";
 import { planCost } from "../../dist/plan_cost.ts";
 import {
   type Address,
@@ -13,12 +21,13 @@ import {
 } from "../../dist/runtime/bun.ts";
 import { memoryStore, type Progress } from "../../dist/runtime/driver.ts";
 import { RunError } from "../../dist/runtime/local.ts";
+import { runSequential } from "../../dist/runtime/sequential.ts";
 import { configOf } from "../../dist/script.ts";
 import { curvatureGroup, groupConfig, groupWorkerJobs } from "../../dist/split.ts";
 import { type DistributedInput, distributedPlan, distributedProblem } from "./distributed.ts";
 import { curvatureExamples, PRODUCT_GRADIENTS } from "./method.ts";
 import { isReached, type Outcome, type Point, type RunOptions } from "./run.ts";
-import type { Problem } from "./task.ts";
+import type { Batch, Problem } from "./task.ts";
 
 /** What a run with workers measures beyond others. */
 export interface DistributedOutcome extends Outcome {
@@ -29,8 +38,8 @@ export interface DistributedOutcome extends Outcome {
 const tickMs = 200;
 
 /**
- * Runs a plan. Time counts from the end of the first round, by when every process has loaded its data and compiled;
- * evaluations are in no time.
+ * Runs a plan. Time counts from the end of the first round, by when every process has loaded its data and compiled what the
+ * first steps and the first curvature need; evaluations are in no time.
  *
  * @param worker the arguments with which this program serves a rank
  */
@@ -150,18 +159,26 @@ export async function runDistributed(
     await beside;
   }
   // What a worker holds does not depend on the rounds, of which a run that time ends has ten million.
-  const cost = planCost({ ...plan, rounds: 1 }, { matrices: matricesOf(plan, shared) });
-  const { base, velocity, vectors, agreement, matrices } = cost.memory[0]!;
+  const vectors = vectorsOf(shared);
+  const cost = planCost({ ...plan, rounds: 1 }, { matrices: matricesOf(plan, shared), ...vectors });
+  const { parameters: _first, basis: _while, ...lasting } = cost.memory[0]!;
   return {
     points,
     reached,
     ended,
     compileSeconds: 0,
-    stateBytes: base + velocity + vectors + agreement + matrices,
+    stateBytes: Object.values(lasting).reduce((sum, bytes) => sum + bytes, 0),
     peakBytes: process.resourceUsage().maxRSS * 1024,
     bytesSent: bytes,
     workerPeakBytes: peaks,
   };
+}
+
+/** Makes the rounds up to the first curvature in this process, for nothing, so that it is compiled before time counts. */
+function rehearse(plan: Plan, problem: Distributed<Batch>): void {
+  if (!plan.curvature || plan.curvature.split) return;
+  const setup = trainingSetup(plan, problem);
+  runSequential({ ...setup, config: { ...setup.config, rounds: plan.curvature.warmup + 1 } });
 }
 
 /** Serves one rank of a run. */
@@ -174,6 +191,7 @@ export async function serveDistributed(
   const plan = distributedPlan(problem, input);
   const examples = curvatureExamples(problem, input.settings["batch"] ?? 0);
   const shared = distributedProblem(problem, plan, examples);
+  if (kind === "training") rehearse(plan, shared);
   await serveWorker({
     rank,
     address: addressFromEnvironment(),

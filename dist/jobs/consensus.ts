@@ -7,19 +7,15 @@ import { consensusCandidate, dualUpdate } from "../../optim/admm.ts";
 import type { Problem } from "../jobs.ts";
 import type { Plan } from "../plan.ts";
 import type { Jobs } from "../runtime/driver.ts";
-import { checkFinite, computations, gradientOn } from "./compute.ts";
+import { checkFinite, computations } from "./compute.ts";
 import type { Curvature } from "./curvature.ts";
 import { penaltyFactor } from "./method.ts";
 import { job, value } from "./registers.ts";
 
 /** The computations of one worker. */
 export function consensusJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
-  const { optimizer, step: compiledStep, augmented } = computations(plan, problem);
-  const gradientAt = gradientOn(plan, problem, rank);
+  const { optimizer, localStep } = computations(plan, problem);
   const dtype = problem.initial.dtype;
-  // The factor is a tensor: sigma changes with the curvature, and the program stays.
-  const advance = (theta: Value, state: unknown, gradient: Value, sigma: number): readonly [Value, unknown] =>
-    compiledStep(theta, state, gradient, sigma > 0 ? scalar(penaltyFactor(plan.update, sigma), dtype) : null);
 
   return {
     installDamped: job(([state, curvature, sigma]) => {
@@ -32,17 +28,25 @@ export function consensusJobs<B>(plan: Plan, problem: Problem<B>, rank: number):
       // The dual of the last round, with the sigma of that round, now that its mean is known.
       const pi = dualUpdate(value(dual), value(local), z, value(used).item());
       const penalty = value(sigma).item();
+      // Sigma is a tensor: it changes with the curvature, and the program stays.
+      const pull =
+        penalty > 0
+          ? {
+              dual: pi,
+              consensus: z,
+              sigma: scalar(penalty, dtype),
+              factor: scalar(penaltyFactor(plan.update, penalty), dtype),
+            }
+          : null;
       let theta = z;
       let next = state;
       const scored: Value[][] = [];
       for (let i = 0; i < plan.localSteps; i++) {
-        const { gradient, scores } = gradientAt(theta, round * plan.localSteps + i);
-        scored.push(scores);
-        const full =
-          penalty > 0
-            ? augmented({ gradient, dual: pi, local: theta, consensus: z, sigma: scalar(penalty, dtype) })
-            : gradient;
-        [theta, next] = advance(theta, next, full, penalty);
+        const batch = problem.batch(rank, round * plan.localSteps + i);
+        const [[loss, sums], moved, after] = localStep(theta, next, batch, pull, i > 0);
+        scored.push([loss, ...sums]);
+        theta = moved;
+        next = after;
         yield;
       }
       const candidate = penalty > 0 ? consensusCandidate(theta, pi, penalty) : theta;
