@@ -97,8 +97,9 @@ Examples:
 Spreads the training data over clients and trains models by a federated method: one of all clients, with personalized
 methods also one of each, and for comparison what each client would have learned alone. Every client is tested on its share
 of the test data: of each class the part that it has of the training data. Leaves a directory with config.json,
-summary.json (accuracy, bytes and the rest for every client), checkpoint.safetensors (the server's state) and report.html.
-Ctrl-C finishes the round and exits with 130.
+summary.json (accuracy, bytes and the rest for every client), metrics.jsonl (a line for every round), model.safetensors (the
+model of all), clients/client-000.safetensors and so on (own models), checkpoint.safetensors (the server's state) and
+report.html. Ctrl-C finishes the round, saves, and exits with 130; --resume goes on from there, with the same results.
 
 ${flagLines(federatedFlags)}
 
@@ -106,6 +107,7 @@ Examples:
   cotangent federated
   cotangent federated --method fedavg --rounds 50 --partition shards:2
   cotangent federated --method ditto --lambda 0.1 --absent 0.3 --workers 4
+  cotangent federated --resume runs/federated-glyphs-ditto --rounds 40
   cotangent federated --method afl --data fashion-mnist --clients 100 --partition dirichlet:0.1`,
     run: federated,
   },

@@ -258,6 +258,11 @@ export const federatedFlags: Readonly<Record<string, Flag>> = {
     help: "where results go (default runs/federated-<data>-<method>, numbered)",
     schema: z.string().min(1),
   },
+  resume: {
+    value: "DIR",
+    help: "continue the run in DIR from its last complete round",
+    schema: z.string().min(1),
+  },
 };
 
 const defaults: FederatedConfig = {
@@ -278,15 +283,20 @@ const defaults: FederatedConfig = {
   runtime: "sockets",
 };
 
+export interface FederatedArguments {
+  readonly config: FederatedConfig;
+  readonly out: string | undefined;
+  readonly resume: string | undefined;
+  /** The flags that were given, to tell which of them a resumed run may not change. */
+  readonly given: readonly string[];
+}
+
 /**
  * Reads the flags of `federated`.
  *
  * @throws {UsageError} naming the flag, the value and what is allowed
  */
-export function parseFederatedFlags(args: readonly string[]): {
-  readonly config: FederatedConfig;
-  readonly out: string | undefined;
-} {
+export function parseFederatedFlags(args: readonly string[]): FederatedArguments {
   const raw = readFlags(args, federatedFlags);
   const values: Record<string, unknown> = {};
   const problems: string[] = [];
@@ -296,7 +306,7 @@ export function parseFederatedFlags(args: readonly string[]): {
     else problems.push(`Cannot use --${name} ${value}: ${result.error.issues[0]!.message}`);
   }
   if (problems.length > 0) throw new UsageError(problems.join("\n"));
-  const { out, hidden, channels, ...rest } = values;
+  const { out, resume, hidden, channels, ...rest } = values;
   const config = {
     ...defaults,
     ...(typeof rest["clients"] === "number" && { workers: Math.min(defaults.workers, rest["clients"]) }),
@@ -304,16 +314,21 @@ export function parseFederatedFlags(args: readonly string[]): {
     ...(hidden !== undefined && { hidden: numbers(hidden) }),
     ...(channels !== undefined && { channels: numbers(channels) }),
   } as FederatedConfig;
-  checkUse(Object.keys(raw), config);
-  return { config, out: out as string | undefined };
+  const given = Object.keys(raw);
+  if (resume === undefined) checkUse(given, config);
+  return { config, out: out as string | undefined, resume: resume as string | undefined, given };
 }
 
 const camelCase = (name: string): string =>
   name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
 const numbers = (text: unknown): number[] => String(text).split(",").map(Number);
 
-/** Refuses what would change nothing, and what cannot be together. */
-function checkUse(given: readonly string[], config: FederatedConfig): void {
+/**
+ * Refuses what would change nothing, and what cannot be together.
+ *
+ * @throws {UsageError} naming each flag and what it needs
+ */
+export function checkUse(given: readonly string[], config: FederatedConfig): void {
   const { method, model, clients, workers } = config;
   const problems = given.flatMap((name) => {
     const { methods } = federatedFlags[name]!;

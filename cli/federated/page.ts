@@ -63,7 +63,7 @@ function accuracyTable({ accuracy, clientMean, clients }: FederatedSummary): str
     const known = clients.flatMap((client) => (client[of] === null ? [] : [client[of]]));
     return percent(known.length === 0 ? null : pick(...known));
   };
-  return table(
+  const rows = table(
     columns.map(([of, text]) => [
       text,
       percent(accuracy[of]),
@@ -73,6 +73,21 @@ function accuracyTable({ accuracy, clientMean, clients }: FederatedSummary): str
     ]),
     ["", "of all test examples", "mean of clients", "worst client", "best client"],
   );
+  return `${rows}${notAloneList(clients)}`;
+}
+
+/** Clients that could not be trained alone, by reason. */
+function notAloneList(clients: readonly ClientSummary[]): string {
+  const reasons = new Map<string, number[]>();
+  clients.forEach(({ aloneProblem }, client) => {
+    if (aloneProblem !== null) reasons.set(aloneProblem, [...(reasons.get(aloneProblem) ?? []), client]);
+  });
+  if (reasons.size === 0) return "";
+  const items = [...reasons].map(
+    ([reason, own]) =>
+      `<li>${escapeHtml(`client${own.length === 1 ? "" : "s"} ${own.join(", ")}: ${reason}`)}</li>`,
+  );
+  return `<p>Alone is without those that could not be trained alone:</p><ul>${items.join("")}</ul>`;
 }
 
 /** How many clients have accuracies from 0 to 5 %, from 5 to 10 %, and so on. */
@@ -124,12 +139,9 @@ function bytesTable({ clients, wire }: FederatedSummary): string {
   });
   const note =
     wire === null
-      ? "<p>All was in one process.</p>"
-      : `<p>Worker processes host several clients each, get one message for all of them, and evaluate with the state of the server: ${showBytes(wire.payloadSent)} of values went to them and ${showBytes(wire.payloadReceived)} came back, ${showBytes(wire.sent + wire.received)} with everything around.</p>`;
-  const own = clients.some(({ personal }) => personal !== null)
-    ? ""
-    : "<p>The model that is complete after the last round stays with the server: sending it to clients is not counted.</p>";
-  return `${table(rows, ["a client", "by formula (mean)", "counted (mean)", "counted, all clients"])}${own}${note}`;
+      ? "<p>Nothing went through a connection.</p>"
+      : `<p>Worker processes host several clients each, get one message for all of them, and evaluate with the model of all${wire.fromRound === 0 ? "" : `; since the run was resumed at round ${wire.fromRound}`}: ${showBytes(wire.payloadSent)} of values went to them and ${showBytes(wire.payloadReceived)} came back, ${showBytes(wire.sent + wire.received)} with everything around.</p>`;
+  return `${table(rows, ["a client", "by formula (mean)", "counted (mean)", "counted, all clients"])}${note}`;
 }
 
 function clientTable({ clients }: FederatedSummary): string {

@@ -3,14 +3,17 @@ import { scoresOfPhase } from "../../dist/federated/jobs.ts";
 import { showBytes } from "../../dist/plan_cost.ts";
 import type { Progress } from "../../dist/runtime/driver.ts";
 import { type ProgressLine, secondsText } from "../progress_line.ts";
+import type { RoundMetric } from "./files.ts";
 import { percent } from "./page.ts";
 import type { OpenedRun } from "./run.ts";
-import type { FederatedSummary, Measured } from "./summary.ts";
+import type { Accuracies, FederatedSummary, Measured } from "./summary.ts";
 
 /** What is seen of a run. */
 export interface Recorder {
   take(progress: Progress): void;
   times(): Pick<FederatedSummary, "seconds" | "endSeconds" | "curve">;
+  /** Rounds that are complete. */
+  rounds(): number;
   /** No more is shown. */
   end(): void;
 }
@@ -18,20 +21,32 @@ export interface Recorder {
 /** How often the line is drawn while nothing is heard of the run, in milliseconds. */
 const TICK_MS = 1000;
 
-/** Draws the line of a run, and keeps its curve and times. */
+/**
+ * Draws the line of a run, and keeps its curve and times. What was measured of a round is written just before the round is
+ * saved: whenever the program is killed, at least the rounds that a resumed run will not repeat are known.
+ *
+ * @param before the rounds that the run is resumed after
+ */
 export function recorderOf(
   { config, plan, methods }: Pick<OpenedRun, "config" | "plan" | "methods">,
   line: ProgressLine,
+  before: readonly RoundMetric[],
+  write: (metric: RoundMetric) => void,
 ): Recorder {
   const { method } = methods;
-  let curve: readonly Measured[] = [];
-  let [seconds, endSeconds] = [0, 0];
+  const measured = [...before];
+  const newest = before.at(-1);
+  let done = newest === undefined ? 0 : newest.round + 1;
+  let seconds = newest?.seconds ?? 0;
+  // Only a run that has come to this end has taken the time for it.
+  let endSeconds = done === plan.rounds ? (newest?.endSeconds ?? 0) : 0;
+  let present = 0;
   /** Bytes of all clients after each round: a round that is done again after a fault counts once. */
-  const bytesAfter = [0];
-  let bytes = 0;
+  const bytesAfter: number[] = [];
+  let bytes = newest?.bytes ?? 0;
   let last = performance.now();
   let accuracy = "";
-  let done = 0;
+  let evaluated: Pick<RoundMetric, "global" | "personal"> = {};
   let doing = config.runtime === "local" ? "" : "starting processes";
   const lap = (): number => {
     const before = last;
@@ -55,14 +70,17 @@ export function recorderOf(
   };
   // The first round and the end may be long, and say nothing until they are over.
   const timer = setInterval(() => idle() >= 2 && show(), TICK_MS);
+  let isFirst = true;
   return {
     take(progress) {
       if (progress.k !== "progress") return;
-      const { phase, round, hub } = progress;
+      const { phase, round, hub, isLast } = progress;
       if (phase === "broadcast") {
         // What comes before the first round is the start of processes.
-        if (round === 0) lap();
+        if (isFirst) lap();
+        isFirst = false;
         doing = "training";
+        evaluated = {};
         return;
       }
       if (phase === "prepare") {
@@ -72,8 +90,10 @@ export function recorderOf(
       done = round + 1;
       if (phase === "train") {
         seconds += lap();
+        present = hub[0]!;
         const { received, sent } = method.bytes(round);
-        bytes = bytesAfter[round]! + hub[0]! * (received + sent);
+        bytesAfter[round] ??= bytes;
+        bytes = bytesAfter[round] + present * (received + sent);
         bytesAfter[done] = bytes;
       }
       const scores = scoresOfPhase(phase, hub);
@@ -81,22 +101,34 @@ export function recorderOf(
         const spent = lap();
         if (phase === "finish") {
           endSeconds += spent;
-          const own = method.personalize ? method.bytes(plan.rounds).received : 0;
-          bytes = bytesAfter[done]! + plan.clients * own;
+          bytes = bytesAfter[done]! + plan.clients * method.bytes(plan.rounds).received;
         }
         const share = (right: number): number | null =>
           scores.examples > 0 && Number.isFinite(right) ? right / scores.examples : null;
-        const [global, personal] = [share(scores.global), share(scores.personal)];
-        // What a client reaches alone is known at the end only: no curve.
-        const measured = { rounds: done, seconds, global, personal, alone: null };
-        curve = [...curve.filter(({ rounds }) => rounds < done), measured];
+        evaluated = { global: share(scores.global), personal: share(scores.personal) };
+        const { global, personal } = evaluated as Accuracies;
         accuracy = `accuracy ${percent(global)}${personal === null ? "" : `, own models ${percent(personal)}`}`;
+      }
+      // Done again, it is what it was.
+      if (isLast && round > (measured.at(-1)?.round ?? -1)) {
+        const metric = {
+          ...{ round, clients: present, seconds, bytes: bytesAfter[done]!, ...evaluated },
+          ...(phase === "finish" && { endSeconds }),
+        };
+        measured.push(metric);
+        write(metric);
       }
       show();
     },
-    times: () => ({ seconds, endSeconds, curve }),
+    times: () => ({ seconds, endSeconds, curve: measured.flatMap(pointOf) }),
+    rounds: () => measured.length,
     end: () => clearInterval(timer),
   };
+}
+
+/** The point of a curve, where models were evaluated. What a client reaches alone is known at the end only. */
+function pointOf({ round, seconds, global, personal = null }: RoundMetric): readonly Measured[] {
+  return global === undefined ? [] : [{ rounds: round + 1, seconds, global, personal, alone: null }];
 }
 
 /** What is done after the last round. */

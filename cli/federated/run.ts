@@ -1,5 +1,4 @@
 /** Runs a federated plan in this process or on worker processes: the same functions, the same bits. */
-import { mkdirSync, rmSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { type FederatedData, federatedSetup, federatedWorkerJobs } from "../../dist/federated/jobs.ts";
@@ -11,15 +10,16 @@ import {
   spawnBun,
   type WorkerProcess,
 } from "../../dist/runtime/bun.ts";
-import type { Progress } from "../../dist/runtime/driver.ts";
+import type { Progress, Store } from "../../dist/runtime/driver.ts";
 import { fileStore } from "../../dist/runtime/file_store.ts";
-import { type RunResult, runLocal } from "../../dist/runtime/local.ts";
+import { type RunResult, readValues, runLocal } from "../../dist/runtime/local.ts";
 import { readFlags, type TrainConfig, UsageError } from "../config.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { openData } from "../open_data.ts";
-import { fileNames, readJson } from "../run_directory.ts";
+import { fileNames } from "../run_directory.ts";
 import { clientData, type Shares, sharesOf } from "./clients.ts";
-import { type FederatedConfig, federatedProblem } from "./config.ts";
+import type { FederatedConfig } from "./config.ts";
+import { readFederated } from "./files.ts";
 import { methodsOf, type RunMethods } from "./methods.ts";
 
 /** A run with all that its processes derive alike from its configuration. */
@@ -34,6 +34,8 @@ export interface OpenedRun {
 
 /** Bytes at the connections of workers: all, and those of values alone. */
 export interface WireBytes {
+  /** The first round that was counted: of a run that was resumed, the one at which that was. */
+  readonly fromRound: number;
   readonly sent: number;
   readonly received: number;
   readonly payloadSent: number;
@@ -41,7 +43,7 @@ export interface WireBytes {
 }
 
 export interface FederatedResult extends RunResult {
-  /** Null if all was in one process. */
+  /** Null if all was in one process, or done before. */
   readonly wire: WireBytes | null;
   /** Largest memory of this process and of each worker process, added. */
   readonly peakMemoryBytes: number;
@@ -88,32 +90,43 @@ export function openedRun(config: FederatedConfig, data: Dataset): OpenedRun {
 }
 
 export interface RunFederatedOptions {
-  /** The run directory, from which workers read the configuration. */
+  /** The run directory, from which workers read the configuration; the store is its folder of saves. */
   readonly directory: string;
+  readonly store: Store;
+  /** The newest save that the store has, if it has one. */
+  readonly firstRound: number;
   readonly signal: AbortSignal;
   readonly onProgress: (progress: Progress) => void;
   readonly onNotice: (text: string) => void;
 }
 
 /**
- * Runs a plan to its end.
+ * Runs a plan from its newest save to its end.
  *
- * @throws {RunError} when it cannot go on
+ * @throws {RunError} when it cannot go on; what is saved stays in the store
  */
 export async function runFederated(
   { config, plan, methods, clients }: OpenedRun,
-  { directory, signal, onProgress, onNotice }: RunFederatedOptions,
+  { directory, store, firstRound, signal, onProgress, onNotice }: RunFederatedOptions,
 ): Promise<FederatedResult> {
   const setup = federatedSetup(plan, methods.method, clients, { alone: methods.alone });
   const ownPeakBytes = (): number => process.resourceUsage().maxRSS * 1024;
+  if (firstRound === plan.rounds) {
+    const values = await readValues(store, setup, firstRound);
+    return {
+      reason: "finished",
+      round: firstRound,
+      ...values,
+      wire: null,
+      peakMemoryBytes: ownPeakBytes(),
+    };
+  }
   if (config.runtime === "local") {
-    const result = await runLocal({ ...setup, signal, onProgress });
+    const result = await runLocal({ ...setup, store, signal, onProgress });
     return { ...result, wire: null, peakMemoryBytes: ownPeakBytes() };
   }
   const main = new URL("../main.ts", import.meta.url).pathname;
   const threads = Math.max(1, Math.floor(availableParallelism() / plan.workers));
-  const state = join(directory, fileNames.state);
-  mkdirSync(state, { recursive: true });
   const processes = new Map<number, WorkerProcess>();
   // A second Ctrl-C ends this process at once: its workers go with it.
   const endWorkers = (): void => {
@@ -123,7 +136,7 @@ export async function runFederated(
   try {
     const result = await runSockets({
       ...setup,
-      store: fileStore(state),
+      store,
       tickMs,
       signal,
       onProgress: (progress) => onProgress(progress),
@@ -141,6 +154,7 @@ export async function runFederated(
     return {
       ...result,
       wire: {
+        fromRound: firstRound,
         sent: bytesSent,
         received: bytesReceived,
         payloadSent: payloadBytesSent,
@@ -150,8 +164,6 @@ export async function runFederated(
     };
   } finally {
     process.off("exit", endWorkers);
-    // Nothing is resumed: what clients know of their examples does not stay behind.
-    rmSync(state, { recursive: true, force: true });
   }
 }
 
@@ -178,15 +190,4 @@ export async function federatedWorker(args: readonly string[]): Promise<number> 
     deadlineMs: 5000,
   });
   return ending.reason === "failed" ? 1 : 0;
-}
-
-/** The configuration of a run. */
-function readFederated(directory: string): FederatedConfig {
-  const path = join(directory, fileNames.config);
-  const json = readJson(path, `Cannot use the run in ${directory}`);
-  const problem = federatedProblem(json);
-  if (problem === null) return json as FederatedConfig;
-  throw new UsageError(
-    `Cannot use the run in ${directory}: ${path} is of something else (${problem}), that of a federated run is needed`,
-  );
 }

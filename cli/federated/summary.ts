@@ -1,6 +1,7 @@
 /** summary.json of a federated run. */
 import { type ClientOutcome, federatedOutcome } from "../../dist/federated/jobs.ts";
 import { type ClientBytes, federatedBytes } from "../../dist/federated/plan.ts";
+import type { ModelFiles } from "./files.ts";
 import type { FederatedResult, OpenedRun, WireBytes } from "./run.ts";
 
 /** Fractions right, by whose model; null where there is none. */
@@ -20,6 +21,8 @@ export interface Measured extends Accuracies {
 export interface ClientSummary extends ClientOutcome {
   readonly trainExamples: number;
   readonly formula: ClientBytes;
+  /** Where its own model is, in the directory of the run; null if it has none. */
+  readonly model: string | null;
 }
 
 /** Sizes in bytes, times in seconds. */
@@ -37,6 +40,10 @@ export interface FederatedSummary {
   readonly accuracy: Accuracies;
   /** The mean over clients that have test examples. */
   readonly clientMean: Accuracies;
+  /** Clients that could not be trained alone; they do not count in what each reaches alone. */
+  readonly notAlone: number;
+  /** Where the model of all is, in the directory of the run; null if it is not whole. */
+  readonly model: string | null;
   readonly wire: WireBytes | null;
   readonly peakMemoryBytes: number;
   readonly seed: number;
@@ -51,6 +58,7 @@ export function summaryOf(
   { config, plan, methods, shares }: OpenedRun,
   result: FederatedResult,
   times: Pick<FederatedSummary, "seconds" | "endSeconds" | "curve">,
+  files: ModelFiles,
 ): FederatedSummary {
   const complete = result.reason === "finished";
   const formula = complete
@@ -63,6 +71,7 @@ export function summaryOf(
     trainExamples: shares.train[i]!.length,
     ...client,
     formula: formula[i]!,
+    model: files.clients[i]!,
   }));
   return {
     task: config.data,
@@ -73,6 +82,8 @@ export function summaryOf(
     ...times,
     accuracy: accuraciesOf(clients, ({ testExamples }) => testExamples),
     clientMean: accuraciesOf(clients, () => 1),
+    notAlone: clients.filter(({ aloneProblem }) => aloneProblem !== null).length,
+    model: files.global,
     wire: result.wire,
     peakMemoryBytes: result.peakMemoryBytes,
     seed: config.seed,

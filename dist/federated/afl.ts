@@ -351,7 +351,7 @@ export interface AflServer {
  * const [, sent] = method.client(method.initClient(0), data, method.broadcast(method.initServer(), 0), at);
  * const server = method.server(method.initServer(), [sent], 0);
  * assertClose(server.weights, [[-0.5, 0.5]]);
- * assert(method.bytes(0).sent === 32);
+ * assert(method.bytes(0).sent === 32 && method.bytes(1).received === 16);
  * ```
  * @source He, Tong, Fang et al. 2025, "AFL: a single-round analytic approach for federated learning with pre-trained
  * models"
@@ -382,12 +382,13 @@ export function afl(options: AflOptions): FederatedMethod<AflServer, Record<stri
       const present = answers.filter((answer) => answer !== null);
       return present.length === 0 ? state : form.join(state, present);
     },
-    predict: ({ weights }, _client, x) => matmul(cast(features(x), "float64"), weights),
-    bytes: () => ({
-      received: 0,
-      // The message "model" has no count of examples.
-      sent: statisticsBytes(width, classes) - (message === "model" ? 8 : 0),
-    }),
+    model: ({ weights }) => ({ weights }),
+    scores: (model, x) => matmul(cast(features(x), "float64"), (model as Pick<AflServer, "weights">).weights),
+    bytes: (round) =>
+      round === 0
+        ? // The message "model" has no count of examples.
+          { received: 0, sent: statisticsBytes(width, classes) - (message === "model" ? 8 : 0) }
+        : { received: 8 * width * classes, sent: 0 },
   };
 }
 

@@ -145,7 +145,7 @@ export function sandwich({ gram, cross }: Statistics, head: Value, gamma: number
  *     const [next, sent] = method.client(client, { x, y }, method.broadcast(server, round), at);
  *     [server, client] = [method.server(server, [sent], round), next];
  *   }
- *   return ct.norm(ct.sub(method.predict(server, null, x), ct.oneHot(y, 2, { dtype: "float64" }))).item();
+ *   return ct.norm(ct.sub(method.scores(method.model(server), x), ct.oneHot(y, 2, { dtype: "float64" }))).item();
  * });
  * assert(errors[1]! < errors[0]!);
  * ```
@@ -216,7 +216,9 @@ export function deepafl(options: DeepAflOptions): FederatedMethod<DeepAflServer,
       const fitted = sandwich(unpackStatistics(stats, width), state.head[0]!, blockGamma);
       return { ...state, blocks: [...state.blocks, fitted] };
     },
-    predict({ blocks: all, head }, _client, x) {
+    model: (server) => server,
+    scores(model, x) {
+      const { blocks: all, head } = model as DeepAflServer;
       const [w] = head;
       if (w === undefined) return zeros([x.shape[0]!, classes], { dtype: "float64" });
       return matmul(further(streamOf(x), 0, all), w);
@@ -225,7 +227,10 @@ export function deepafl(options: DeepAflOptions): FederatedMethod<DeepAflServer,
       const down = Math.floor(round / 2) * (width + hidden) * rank;
       return isHeadRound(round)
         ? { received: 8 * down, sent: statisticsBytes(hidden, classes) }
-        : { received: 8 * (down + hidden * classes), sent: statisticsBytes(width, classes) };
+        : {
+            received: 8 * (down + hidden * classes),
+            sent: round <= 2 * blocks ? statisticsBytes(width, classes) : 0,
+          };
     },
   };
 }

@@ -1,6 +1,5 @@
 /** Ditto: beside FedAvg's model every client trains one of its own, held near it. */
 import type { Model } from "../../core/nn/model.ts";
-import type { Value } from "../../core/value.ts";
 import { type FedAvgOptions, globalModel, localTraining, sentModel } from "./fedavg.ts";
 import { checkPenalty, learnerOf } from "./learner.ts";
 import type { FederatedMethod } from "./method.ts";
@@ -45,7 +44,7 @@ export interface PersonalModel<P> {
  * const server = method.initServer();
  * const at = { round: 0, client: 0, clients: 1 };
  * const [own] = method.client(method.initClient(0), data, method.broadcast(server, 0), at);
- * const scores = method.predict(server, own, ct.tensor([[1]]));
+ * const scores = method.scores(own.personal, ct.tensor([[1]]));
  * assert(scores.slice([0, 0], [1, 1]).item() > 0);
  * ```
  * @source Li et al. 2021, "Ditto: fair and robust federated learning through personalization", algorithm 1
@@ -68,14 +67,6 @@ export function ditto<P>(model: Model<P>, options: DittoOptions): FederatedMetho
         sentModel(train(start, start, data, at), data),
       ];
     },
-    personalize: (state) => state,
-    predict: personalScores(learner.predict),
+    personalize: ({ personal }) => personal,
   };
-}
-
-/** Scores by the client's own model, if one is asked for. */
-export function personalScores<P>(
-  predict: (params: P, x: Value) => Value,
-): (server: P, client: PersonalModel<P> | null, x: Value) => Value {
-  return (server, client, x) => predict(client === null ? server : client.personal, x);
 }

@@ -96,7 +96,7 @@ export type FedAcnnlClient = Readonly<Record<string, never>>;
  *     });
  *     server = method.server(server, sent, round);
  *   }
- *   return method.predict(server, null, x);
+ *   return method.scores(method.model(server), x);
  * };
  * assertClose(train([part(0, 3), part(3, 8)]), train([{ x, y }]), 1e-9);
  * ```
@@ -125,8 +125,12 @@ export function layerRounds(
       const total = totalOf(answers as readonly (PackedStatistics | null)[], network, round);
       return { layers: [...state.layers, network.fit(total, round)] };
     },
-    predict: (server, _client, x) => network.scores(x, weightsOf(server)),
-    bytes: (round) => ({ received: weightBytes(network, round), sent: sumBytes(network, round) }),
+    model: (server) => broadcastOf(server),
+    scores: (model, x) => network.scores(x, (model as FedAcnnlBroadcast).weights),
+    bytes: (round) => ({
+      received: weightBytes(network, round),
+      sent: round < network.layers.length ? sumBytes(network, round) : 0,
+    }),
   };
 }
 

@@ -57,7 +57,7 @@ export const COUNT_BYTES = 4;
  * Shapes: `x` is what the model takes, `y` is `[n]`; the last batch of an epoch is padded with examples of weight 0.
  * Units: none.
  * Determinism: the same bits for the same seed, whoever computes.
- * Communication: a client gets the parameters and sends them with 4 bytes more.
+ * Communication: a client gets the parameters and sends them with 4 bytes more; after the last round it gets them once more.
  *
  * @param model any model; layers that mix the examples of a batch would mix in those of weight 0
  * @throws {RangeError} if an option is out of range, or when the mean is not finite
@@ -70,7 +70,7 @@ export const COUNT_BYTES = 4;
  *   const at = { round: 0, client, clients: 2 };
  *   return method.client(method.initClient(client), { x, y }, method.broadcast(server, 0), at)[1];
  * });
- * const scores = method.predict(method.server(server, answers, 0), null, ct.tensor([[1]]));
+ * const scores = method.scores(method.model(method.server(server, answers, 0)), ct.tensor([[1]]));
  * assert(scores.slice([0, 0], [1, 1]).item() > scores.slice([0, 1], [1, 2]).item());
  * ```
  * @source McMahan et al. 2017, "Communication-efficient learning of deep networks from decentralized data"
@@ -124,9 +124,10 @@ export function globalModel<P>(
   rounds: number,
   of: "examples" | "clients",
   beta = 1,
-): Pick<FederatedMethod<P, never>, "rounds" | "initServer" | "broadcast" | "server" | "bytes"> & {
-  predict(server: P, client: null | unknown, x: Value): Value;
-} {
+): Pick<
+  FederatedMethod<P, never>,
+  "rounds" | "initServer" | "broadcast" | "server" | "model" | "scores" | "bytes"
+> {
   checkCount("rounds", rounds);
   return {
     rounds,
@@ -134,7 +135,8 @@ export function globalModel<P>(
     broadcast: (server): Payload => server,
     server: (state, answers, round) =>
       mean(state, answers as readonly (TrainedModel<P> | null)[], round, of, beta),
-    predict: (server, _client, x) => learner.predict(server, x),
+    model: (server) => server,
+    scores: (params, x) => learner.predict(params as P, x),
     bytes: () => ({ received: learner.bytes(), sent: learner.bytes() + COUNT_BYTES }),
   };
 }

@@ -3,11 +3,12 @@
  * and examples never leave it. The hub sees only answers, each client's by itself, and adds them up in the order of clients.
  *
  * Registers of the hub: `server`, the method's state; `traffic` [clients, 3], bytes that each client has received and sent
- * in rounds, and received after the last; `scores` [clients, 4], see `federatedOutcome`. Of a worker: `clients`, the states.
+ * in rounds, and received after the last; `scores`, who was right how often. Of a worker: `clients`, the states; `models`, at
+ * the end, the clients' own.
  */
 import { PlanError } from "../../core/errors.ts";
 import { take } from "../../core/ops.ts";
-import { adopt } from "../../core/trace.ts";
+import { adopt, scalar } from "../../core/trace.ts";
 import type { Value } from "../../core/value.ts";
 import { doubles, job } from "../jobs/registers.ts";
 import type { JobResult, JobSteps, Jobs, Values } from "../runtime/driver.ts";
@@ -44,6 +45,19 @@ export interface FederatedOptions {
 }
 
 type AnyMethod = FederatedMethod<unknown, unknown>;
+
+/** How often models were right. Shapes: `counts` is `[clients, 4]`: test examples, and right by the model of all, its own, alone. */
+interface Scores {
+  readonly counts: Value;
+  /** Clients that could not be trained alone, and why not. */
+  readonly problems: readonly Problem[];
+}
+
+/** A client's number and a text, as tensors: they travel and are saved. */
+interface Problem {
+  readonly client: Value;
+  readonly reason: Value;
+}
 
 /** Columns of `traffic` and `scores`. */
 const TRAFFIC = 3;
@@ -117,7 +131,7 @@ export function federatedWorkerInitial<S, C>(
   method: FederatedMethod<S, C>,
   rank: number,
 ): Values {
-  return { clients: hostedClients(plan, rank).map((client) => method.initClient(client)) };
+  return { clients: hostedClients(plan, rank).map((client) => method.initClient(client)), models: [] };
 }
 
 function checkRounds(plan: FederatedPlan, { name, rounds }: Pick<AnyMethod, "name" | "rounds">): void {
@@ -131,9 +145,8 @@ function hubJobs(plan: FederatedPlan, method: AnyMethod): Jobs {
   const ranks = Array.from({ length: workers }, (_, rank) => rank);
   return {
     broadcast: ([server], { round }) => ({ outs: [method.broadcast(server, round)] }),
-    // Where all have the model of the server, clients need nothing after a round.
     prepare: ([server], { round }) => ({
-      outs: [method.personalize ? method.broadcast(server, round + 1) : []],
+      outs: [method.model(server), method.personalize ? method.broadcast(server, round + 1) : []],
     }),
     reduce: job(([server, sent, traffic, ...answers], { round }) => {
       const present = presentClients(plan, round);
@@ -151,27 +164,33 @@ function hubJobs(plan: FederatedPlan, method: AnyMethod): Jobs {
         bytes[TRAFFIC * client]! += received;
         bytes[TRAFFIC * client + 1]! += payloadBytes(answer);
       });
+      // A run that goes on after its end is as if it had not ended.
+      for (let client = 0; client < clients; client++) bytes[TRAFFIC * client + 2] = 0;
       return {
         outs: [method.server(server, ofClients, round), table(clients, TRAFFIC, bytes)],
         notes: [present.filter((isPresent) => isPresent).length],
       };
     }),
-    collect: job(([sent, traffic, ...parts], { phase }) => {
+    collect: job(([model, message, traffic, ...parts], { phase }) => {
       const bytes = doubles(traffic);
       // Before the end clients are only asked how they would do: that costs them nothing.
-      const received = phase === "finish" ? payloadBytes(sent) : 0;
-      for (let client = 0; client < clients; client++) bytes[TRAFFIC * client + 2]! += received;
-      const scores = new Float64Array(SCORES * clients);
+      const received = phase === "finish" ? payloadBytes(method.personalize ? message : model) : 0;
+      for (let client = 0; client < clients; client++) bytes[TRAFFIC * client + 2] = received;
+      const counts = new Float64Array(SCORES * clients);
+      const problems: Problem[] = [];
       for (const rank of ranks) {
-        const part = doubles(parts[rank]);
+        const part = parts[rank] as Scores;
+        const own = doubles(part.counts);
         hostedClients(plan, rank).forEach((client, i) => {
-          scores.set(part.subarray(SCORES * i, SCORES * (i + 1)), SCORES * client);
+          counts.set(own.subarray(SCORES * i, SCORES * (i + 1)), SCORES * client);
         });
+        problems.push(...part.problems);
       }
+      const scores: Scores = { counts: table(clients, SCORES, counts), problems };
       return {
-        outs: [table(clients, TRAFFIC, bytes), table(clients, SCORES, scores)],
+        outs: [table(clients, TRAFFIC, bytes), scores],
         notes: Array.from({ length: SCORES }, (_, column) =>
-          scores.reduce((sum, score, i) => (i % SCORES === column ? sum + score : sum), 0),
+          counts.reduce((sum, count, i) => (i % SCORES === column ? sum + count : sum), 0),
         ),
       };
     }),
@@ -217,36 +236,36 @@ export function federatedWorkerJobs<S, C>(
       answers.push(sent);
       yield;
     }
-    return { outs: [next, answers] };
+    // Models of clients are of the end.
+    return { outs: [next, [], answers] };
   }
 
   function* evaluate(ins: readonly unknown[], round: number, isLast: boolean): JobSteps {
-    const [clients, server, message] = ins;
-    const next = [...states(clients)];
-    const scores = new Float64Array(SCORES * own.length);
+    const [clients, model, message] = ins;
+    const models: Payload[] = [];
+    const counts = new Float64Array(SCORES * own.length);
+    const problems: Problem[] = [];
     for (const [i, client] of own.entries()) {
       const examples = data.train(client);
-      const personal = method.personalize?.(next[i], examples, message, atRound(round + 1, client)) ?? null;
-      if (personal !== null) next[i] = personal;
+      const state = states(clients)[i];
+      const personal = method.personalize?.(state, examples, message, atRound(round + 1, client)) ?? null;
+      if (isLast && personal !== null) models.push(personal);
       const test = data.test(client);
-      const lonely =
-        isLast && alone ? yield* trainedAlone(alone as unknown as AnyMethod, examples, client) : null;
       if (test && countOf(test) > 0) {
-        const right = (predict: ((x: Value) => Value) | null): number =>
-          predict === null ? Number.NaN : countRight(predict, test);
-        scores.set(
-          [
-            countOf(test),
-            right((x) => method.predict(server, null, x)),
-            right(personal === null ? null : (x) => method.predict(server, personal, x)),
-            right(lonely),
-          ],
-          SCORES * i,
-        );
-      } else scores.set([0, 0, 0, 0], SCORES * i);
+        const right = (by: AnyMethod, of: Payload): number => countRight((x) => by.scores(of, x), test);
+        counts.set([countOf(test), right(method, model), Number.NaN, Number.NaN], SCORES * i);
+        if (personal !== null) counts[SCORES * i + 2] = right(method, personal);
+        if (isLast && alone) {
+          const single = alone as unknown as AnyMethod;
+          const lonely = yield* trainedAlone(single, examples, client);
+          if ("reason" in lonely) problems.push(problemOf(client, lonely.reason));
+          else counts[SCORES * i + 3] = right(single, lonely.model);
+        }
+      }
       yield;
     }
-    return { outs: [isLast ? next : clients, table(own.length, SCORES, scores)] };
+    const scores: Scores = { counts: table(own.length, SCORES, counts), problems };
+    return { outs: [models, scores] };
   }
 
   return {
@@ -261,7 +280,7 @@ function* trainedAlone(
   method: AnyMethod,
   data: ClientData,
   client: number,
-): Generator<void, (x: Value) => Value> {
+): Generator<void, { readonly model: Payload } | { readonly reason: string }> {
   let server = method.initServer();
   let state = method.initClient(client);
   for (let round = 0; round < method.rounds; round++) {
@@ -271,17 +290,22 @@ function* trainedAlone(
       state = next;
       server = method.server(server, [sent], round);
     } catch (error) {
-      // What all determine together, the examples of one may not: the user is to know whose model it is.
+      // What all determine together, the examples of one may not: that is a result, and no reason to lose the others.
       if (!(error instanceof RangeError)) throw error;
-      throw new RangeError(`Cannot train client ${client} alone, to compare: ${error.message}`);
+      return { reason: error.message };
     }
     yield;
   }
-  return (x) => method.predict(server, null, x);
+  return { model: method.model(server) };
+}
+
+function problemOf(client: number, reason: string): Problem {
+  const codes = Int32Array.from(reason, (character) => character.codePointAt(0)!);
+  return { client: scalar(client, "int32"), reason: adopt(codes, [codes.length], "int32") };
 }
 
 /** How many examples have their largest score at their class; where a score is not a number, none is the largest. */
-function countRight(predict: (x: Value) => Value, { x, y }: ClientData): number {
+function countRight(scoresOf: (x: Value) => Value, { x, y }: ClientData): number {
   const labels = y.dataSync();
   const count = labels.length;
   let right = 0;
@@ -291,7 +315,7 @@ function countRight(predict: (x: Value) => Value, { x, y }: ClientData): number 
     const rows = Int32Array.from({ length: Math.min(CHUNK, powerFrom(own)) }, (_, i) =>
       i < own ? start + i : start,
     );
-    const scores = predict(take(x, adopt(rows, [rows.length], "int32")));
+    const scores = scoresOf(take(x, adopt(rows, [rows.length], "int32")));
     const classes = scores.shape[1]!;
     const numbers = scores.dataSync();
     for (let i = 0; i < own; i++) {
@@ -324,6 +348,8 @@ export interface ClientOutcome extends ClientBytes {
   readonly personal: number | null;
   /** By what it would have learned alone. */
   readonly alone: number | null;
+  /** Why there is nothing that it would have learned alone; null if there is, or nobody has asked. */
+  readonly aloneProblem: string | null;
 }
 
 /**
@@ -355,22 +381,76 @@ export interface FederatedOutcome {
  */
 export function federatedOutcome(plan: FederatedPlan, { hub }: RunValues): FederatedOutcome {
   const bytes = doubles(hub["traffic"]);
-  const scores = hub["scores"] === null ? null : doubles(hub["scores"]);
+  const scores = hub["scores"] as Scores | null;
+  const counts = scores && doubles(scores.counts);
+  const problems = new Map(
+    scores?.problems.map(({ client, reason }) => [
+      client.item(),
+      String.fromCodePoint(...(reason.dataSync() as Int32Array)),
+    ]),
+  );
   const clients = Array.from({ length: plan.clients }, (_, client): ClientOutcome => {
     const [received, sent, receivedAtEnd] = bytes.subarray(TRAFFIC * client, TRAFFIC * (client + 1));
-    const [count = 0, ...right] = scores?.subarray(SCORES * client, SCORES * (client + 1)) ?? [];
+    const [count = 0, ...right] = counts?.subarray(SCORES * client, SCORES * (client + 1)) ?? [];
     const [global, personal, alone] = right.map((n) => (count === 0 || Number.isNaN(n) ? null : n / count));
     return {
       testExamples: count,
       global: global ?? null,
       personal: personal ?? null,
       alone: alone ?? null,
+      aloneProblem: problems.get(client) ?? null,
       received: received!,
       sent: sent!,
       receivedAtEnd: receivedAtEnd!,
     };
   });
   return { clients, server: hub["server"], isEvaluated: scores !== null };
+}
+
+/**
+ * The models of a run.
+ *
+ * @since 0.2.0
+ */
+export interface FederatedModels {
+  /** That of all. */
+  readonly global: unknown;
+  /** Each client's own; empty if the method makes none, or the last round is not over. */
+  readonly clients: readonly unknown[];
+}
+
+/**
+ * The models of a run, from its durable registers: trees of tensors, for `scores` of the method and for files.
+ *
+ * Shapes: those of the method.
+ * @example A model from a file, and its scores
+ * ```ts
+ * const { tmpdir } = await import("node:os");
+ * const method = ct.dist.ditto(ct.nn.logistic(1, 2), { rounds: 1 });
+ * const plan = ct.dist.federatedPlan({ clients: 2, rounds: 1 });
+ * const train = () => ({ x: ct.tensor([[1], [-1]]), y: ct.tensor([0, 1], { dtype: "int32" }) });
+ * const values = ct.dist.runSequential(ct.dist.federatedSetup(plan, method, { train, test: train }));
+ * const { clients } = ct.dist.federatedModels(plan, method, values);
+ * const path = `${tmpdir()}/cotangent-docs-client-001.safetensors`;
+ * await ct.io.save(path, clients[1]);
+ * const { tree } = await ct.io.load(path);
+ * const { x, y } = train();
+ * assertClose(ct.argmax(method.scores(tree, x), { axis: 1 }), y);
+ * ```
+ * @since 0.2.0
+ */
+export function federatedModels<S, C>(
+  plan: FederatedPlan,
+  method: FederatedMethod<S, C>,
+  { hub, workers }: RunValues,
+): FederatedModels {
+  const clients: unknown[] = [];
+  workers.forEach(({ models }, rank) => {
+    for (const [i, model] of (models as readonly unknown[]).entries()) {
+      clients[hostedClients(plan, rank)[i]!] = model;
+    }
+  });
+  return { global: method.model(hub["server"] as S), clients };
 }
 
 /** Whether the hub's notes of a phase are scores, and over all clients: examples, and how many are right by whom. */

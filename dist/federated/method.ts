@@ -36,11 +36,19 @@ export interface FederatedMethod<S = unknown, C = unknown> {
   client(state: C, data: ClientData, received: Payload, at: ClientAt): readonly [state: C, sent: Payload];
   /** The server's state after a round; answers are in the order of clients, null for those that are not there. */
   server(state: S, answers: readonly (Payload | null)[], round: number): S;
-  /** What a client does when the last round is over, on what it gets then: its own model. None: all have the global one. */
-  personalize?(state: C, data: ClientData, received: Payload, at: ClientAt): C;
-  /** Scores of examples by the model of the server, or by that of one client. Shapes: `[n, classes]`. */
-  predict(server: S, client: C | null, x: Value): Value;
-  /** Bytes of tensor elements that one client gets and sends in a round, by formula. */
+  /** The model of all, with nothing but what `scores` needs. When the last round is over every client gets it. */
+  model(server: S): Payload;
+  /**
+   * For methods with a model for each client: what it makes of the last broadcast, which it gets instead of the model of all,
+   * and of its own examples. As whole as the model of all.
+   */
+  personalize?(state: C, data: ClientData, received: Payload, at: ClientAt): Payload;
+  /** Scores of examples by the model of all or by that of a client, also when it comes from a file. Shapes: `[n, classes]`. */
+  scores(model: Payload, x: Value): Value;
+  /**
+   * Bytes of tensor elements that one client gets and sends in a round, by formula; of the round after the last one, what it
+   * gets at the end.
+   */
   bytes(round: number): { readonly received: number; readonly sent: number };
 }
 

@@ -45,8 +45,10 @@ export { type FedAvgOptions, fedAvg, type NoState } from "./fedavg.ts";
 export {
   type ClientOutcome,
   type FederatedData,
+  type FederatedModels,
   type FederatedOptions,
   type FederatedOutcome,
+  federatedModels,
   federatedOutcome,
   federatedSetup,
   federatedWorkerInitial,
@@ -75,7 +77,6 @@ export { type PerFedAvgOptions, perFedAvg } from "./per_fedavg.ts";
 export {
   type PersonalizeOptions,
   type PFedAcnnlBroadcast,
-  type PFedAcnnlClient,
   type PFedAcnnlOptions,
   type PFedAcnnlServer,
   personalize,

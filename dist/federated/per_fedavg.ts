@@ -5,8 +5,7 @@ import type { Model } from "../../core/nn/model.ts";
 import { mul, sub } from "../../core/ops.ts";
 import { map } from "../../core/tree.ts";
 import type { Value } from "../../core/value.ts";
-import { type PersonalModel, personalScores } from "./ditto.ts";
-import { globalModel, sentModel } from "./fedavg.ts";
+import { globalModel, type NoState, sentModel } from "./fedavg.ts";
 import {
   checkCount,
   checkRate,
@@ -54,16 +53,13 @@ export interface PerFedAvgOptions extends GradientOptions {
  * const at = { round: 1, client: 0, clients: 1 };
  * const own = method.personalize!(method.initClient(0), data, method.broadcast(server, 1), at);
  * // At zero the gradient of the first weight is -1/2.
- * assertClose(method.predict(server, own, ct.tensor([[1]])), [[0.25, -0.25]]);
+ * assertClose(method.scores(own, ct.tensor([[1]])), [[0.25, -0.25]]);
  * ```
  * @source Fallah et al. 2020, "Personalized federated learning with theoretical guarantees: a model-agnostic
  * meta-learning approach", algorithm 1
  * @since 0.2.0
  */
-export function perFedAvg<P>(
-  model: Model<P>,
-  options: PerFedAvgOptions,
-): FederatedMethod<P, PersonalModel<P>> {
+export function perFedAvg<P>(model: Model<P>, options: PerFedAvgOptions): FederatedMethod<P, NoState> {
   const { alpha = 0.01, localSteps = 10, learningRate = 0.001, hessian = "exact", batch = 40 } = options;
   checkRate("alpha", alpha);
   checkRate("learningRate", learningRate);
@@ -87,7 +83,7 @@ export function perFedAvg<P>(
   return {
     name: hessian === "exact" ? "Per-FedAvg" : "Per-FedAvg (first order)",
     ...globalModel(learner, options.rounds, "clients"),
-    initClient: () => ({ personal: learner.initial() }),
+    initClient: () => ({}),
     client(state, data, received, at) {
       let w = received as P;
       const batches = learner.batches(data, at);
@@ -101,8 +97,7 @@ export function perFedAvg<P>(
     },
     personalize(_state, data, received) {
       const w = received as P;
-      return { personal: adapt(w, w, learner.everything(data)) };
+      return adapt(w, w, learner.everything(data));
     },
-    predict: personalScores(learner.predict),
   };
 }

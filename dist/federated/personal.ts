@@ -14,6 +14,7 @@ import {
   batchAt,
   broadcastOf,
   type FedAcnnlBroadcast,
+  type FedAcnnlClient,
   type FedAcnnlOptions,
   type FedAcnnlServer,
   layerRounds,
@@ -185,15 +186,6 @@ export interface PFedAcnnlBroadcast extends FedAcnnlBroadcast {
 }
 
 /**
- * A client of pFedACnnL: the last layers of its network, its own; none until the last round is over.
- *
- * @since 0.2.0
- */
-export interface PFedAcnnlClient {
-  readonly weights: readonly Value[];
-}
-
-/**
  * pFedACnnL, reconstructed: FedACnnL, and after the last round each client solves for its own head (see `personalize`) without
  * sending anything more.
  *
@@ -219,12 +211,12 @@ export interface PFedAcnnlClient {
  * const sent = clients.map((data, c) => method.client(method.initClient(c), data, method.broadcast(first, 0), at(c, 0))[1]);
  * const server = method.server(first, sent, 0);
  * const own = method.personalize!(method.initClient(2), clients[2]!, method.broadcast(server, 1), at(2, 1));
- * assertClose(ct.argmax(method.predict(server, null, x), { axis: 1 }), [0, 1, 0, 1]);
- * assertClose(ct.argmax(method.predict(server, own, x), { axis: 1 }), [1, 0, 1, 0]);
+ * assertClose(ct.argmax(method.scores(method.model(server), x), { axis: 1 }), [0, 1, 0, 1]);
+ * assertClose(ct.argmax(method.scores(own, x), { axis: 1 }), [1, 0, 1, 0]);
  * ```
  * @since 0.2.0
  */
-export function pfedacnnl(options: PFedAcnnlOptions): FederatedMethod<PFedAcnnlServer, PFedAcnnlClient> {
+export function pfedacnnl(options: PFedAcnnlOptions): FederatedMethod<PFedAcnnlServer, FedAcnnlClient> {
   const {
     lambda = 100,
     ridge = 0,
@@ -291,7 +283,7 @@ export function pfedacnnl(options: PFedAcnnlOptions): FederatedMethod<PFedAcnnlS
     name: "pFedACnnL",
     rounds: base.rounds,
     initServer: () => ({ layers: [], heads: [], grams: [], centres: [] }),
-    initClient: () => ({ weights: [] }),
+    initClient: () => ({}),
     broadcast(server, round): FedAcnnlBroadcast | PFedAcnnlBroadcast {
       if (round < base.rounds) return broadcastOf(server);
       const { layers, heads, grams, centres } = server;
@@ -306,7 +298,9 @@ export function pfedacnnl(options: PFedAcnnlOptions): FederatedMethod<PFedAcnnlS
       if (round < head) return { ...state, layers };
       return { layers, ...grouped(answers as readonly (PackedStatistics | null)[], layers[head]!.weights) };
     },
-    personalize(_state, data, received, at) {
+    model: base.model,
+    scores: base.scores,
+    personalize(_state, data, received, at): FedAcnnlBroadcast {
       const { weights, scales, heads, grams, centres } = received as PFedAcnnlBroadcast;
       const batch = batchAt(options.batch, at);
       const before: Value[] = layersOfOwn === "all" ? [] : [...weights];
@@ -319,12 +313,7 @@ export function pfedacnnl(options: PFedAcnnlOptions): FederatedMethod<PFedAcnnlS
       const labels = oneHot(data.y, classes, { dtype: "float64" });
       const group = centres.length === 0 ? 0 : nearest(sharesOf(labels), centres[0]!);
       const own = ownHead(data, before, heads[group]!, grams[group] ?? null, batch);
-      return { weights: layersOfOwn === "all" ? [...before, own] : [own] };
-    },
-    predict(server, client, x) {
-      const own = client?.weights ?? [];
-      const all = weightsOf(server);
-      return network.scores(x, [...all.slice(0, all.length - own.length), ...own]);
+      return { weights: [...before, own] };
     },
     bytes(round) {
       if (round < base.rounds) return base.bytes(round);

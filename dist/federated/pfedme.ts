@@ -3,7 +3,7 @@ import { jit } from "../../autodiff/jit.ts";
 import type { Model } from "../../core/nn/model.ts";
 import { mul, sub } from "../../core/ops.ts";
 import { map } from "../../core/tree.ts";
-import { type PersonalModel, personalScores } from "./ditto.ts";
+import type { PersonalModel } from "./ditto.ts";
 import { globalModel, sentModel } from "./fedavg.ts";
 import { checkCount, checkRate, type GradientOptions, learnerOf, proximalStep } from "./learner.ts";
 import type { FederatedMethod } from "./method.ts";
@@ -50,8 +50,8 @@ export interface PFedMeOptions extends GradientOptions {
  * const server = method.initServer();
  * const at = { round: 0, client: 0, clients: 1 };
  * const [own] = method.client(method.initClient(0), data, method.broadcast(server, 0), at);
- * const score = (client: typeof own | null) => method.predict(server, client, ct.tensor([[1]])).slice([0, 0], [1, 1]).item();
- * assert(score(own) > score(null));
+ * const score = (model: unknown) => method.scores(model, ct.tensor([[1]])).slice([0, 0], [1, 1]).item();
+ * assert(score(own.personal) > score(method.model(server)));
  * ```
  * @source Dinh et al. 2020, "Personalized federated learning with Moreau envelopes", algorithm 1
  * @since 0.2.0
@@ -92,7 +92,6 @@ export function pFedMe<P>(model: Model<P>, options: PFedMeOptions): FederatedMet
       }
       return [{ personal: theta }, sentModel(w, data)];
     },
-    personalize: (state) => state,
-    predict: personalScores(learner.predict),
+    personalize: ({ personal }) => personal,
   };
 }

@@ -6,7 +6,7 @@ import { z } from "zod";
 import { PlanError } from "../../core/errors.ts";
 import { foldIn, key, uniform } from "../../core/random.ts";
 import type { Value } from "../../core/value.ts";
-import type { Phase, Script } from "../protocol/script.ts";
+import type { Script } from "../protocol/script.ts";
 import { type Config, protocolDefaults } from "../protocol/types.ts";
 import type { FederatedMethod } from "./method.ts";
 
@@ -181,18 +181,18 @@ export function federatedConfig(plan: FederatedPlan): Config {
     workers: plan.workers,
     rounds: plan.rounds,
     script: (round) => roundScript(plan, round),
-    durable: { hub: ["server", "traffic", "scores"], worker: ["clients"] },
+    durable: { hub: ["server", "traffic", "scores"], worker: ["clients", "models"] },
   };
 }
 
 function roundScript(plan: FederatedPlan, round: number): Script {
   const isLast = round === plan.rounds - 1;
   return [
-    broadcastPhase("broadcast"),
+    { name: "broadcast", hub: { fn: "broadcast", ins: ["server"], outs: ["message"] } },
     {
       name: "train",
       send: ["message"],
-      worker: { fn: "train", ins: ["clients", "message"], outs: ["clients", "answers"] },
+      worker: { fn: "train", ins: ["clients", "message"], outs: ["clients", "models", "answers"] },
       reply: ["answers"],
       hub: {
         fn: "reduce",
@@ -204,31 +204,27 @@ function roundScript(plan: FederatedPlan, round: number): Script {
   ];
 }
 
-/** At the end clients keep what they make of the last message; before, they only try it. */
+/** At the end clients keep the models that they make of the last message; before, they only try them. */
 function evaluationPhases(isLast: boolean): Script {
   return [
-    broadcastPhase("prepare"),
+    { name: "prepare", hub: { fn: "prepare", ins: ["server"], outs: ["model", "message"] } },
     {
       name: isLast ? "finish" : "evaluate",
-      send: ["server", "message"],
+      send: ["model", "message"],
       worker: {
         fn: isLast ? "finish" : "evaluate",
-        ins: ["clients", "server", "message"],
-        outs: ["clients", "scores"],
+        ins: ["clients", "model", "message"],
+        outs: ["models", "scores"],
       },
       reply: ["scores"],
-      hub: { fn: "collect", ins: ["message", "traffic", "scores@*"], outs: ["traffic", "scores"] },
+      hub: { fn: "collect", ins: ["model", "message", "traffic", "scores@*"], outs: ["traffic", "scores"] },
     },
   ];
 }
 
-/** What clients are to get next, from the server's state. */
-function broadcastPhase(name: string): Phase {
-  return { name, hub: { fn: name, ins: ["server"], outs: ["message"] } };
-}
-
 /**
- * Bytes of the elements of what a client gets and sends in the rounds, and gets after the last one to make its own model of.
+ * Bytes of the elements of what a client gets and sends in the rounds, and gets after the last one: the model, or what it makes
+ * its own of.
  *
  * @since 0.2.0
  */
@@ -240,22 +236,22 @@ export interface ClientBytes {
 
 /**
  * Bytes that each client gets and sends over a whole run, by the formula of the method: in the rounds in which it is there,
- * and what is broadcast after the last one if clients make models of their own.
+ * and after the last one, when all get the model or what they make their own of.
  *
  * Shapes: none; one record for each client.
  * @example FedAvg with three numbers of float32
  * ```ts
  * const method = ct.dist.fedAvg(ct.nn.dense(2, 1), { rounds: 2 });
  * const [first] = ct.dist.federatedBytes(ct.dist.federatedPlan({ clients: 1, rounds: 2 }), method);
- * assertClose([first!.received, first!.sent, first!.receivedAtEnd], [2 * 12, 2 * 16, 0]);
+ * assertClose([first!.received, first!.sent, first!.receivedAtEnd], [2 * 12, 2 * 16, 12]);
  * ```
  * @since 0.2.0
  */
 export function federatedBytes(
   plan: FederatedPlan,
-  method: Pick<FederatedMethod, "bytes"> & { readonly personalize?: unknown },
+  method: Pick<FederatedMethod, "bytes">,
 ): readonly ClientBytes[] {
-  const receivedAtEnd = method.personalize ? method.bytes(plan.rounds).received : 0;
+  const receivedAtEnd = method.bytes(plan.rounds).received;
   const totals = Array.from({ length: plan.clients }, () => ({ received: 0, sent: 0, receivedAtEnd }));
   for (let round = 0; round < plan.rounds; round++) {
     const { received, sent } = method.bytes(round);

@@ -125,16 +125,17 @@ export function openSeat(options: SeatOptions): Seat {
       child = started;
       void started.exited.then((code) => gone(own, `has ended with code ${code}${quote(started)}`));
     } catch (error) {
-      gone(own, `cannot be started: ${error instanceof Error ? error.message : String(error)}`);
+      const what = `cannot be started: ${error instanceof Error ? error.message : String(error)}`;
+      gone(own, what, what !== lastLoss);
     }
   }
 
-  function gone(own: number, what: string): void {
+  function gone(own: number, what: string, isNews = true): void {
     if (own !== life || isDown || hasLeft || isEnding) return;
     isDown = true;
     lastLoss = what;
     untold = null;
-    onNotice(`worker ${rank} ${what}`);
+    if (isNews) onNotice(`worker ${rank} ${what}`);
     onDown();
   }
 

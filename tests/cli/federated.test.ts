@@ -1,6 +1,15 @@
 /** `cotangent federated`: its flags, whose examples are whose, every method, and the program as a user starts it. */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "../../cli/config.ts";
 import type { Split } from "../../cli/data/dataset.ts";
@@ -13,13 +22,37 @@ import {
   methodNames,
   parseFederatedFlags,
 } from "../../cli/federated/config.ts";
+import {
+  appendRound,
+  modelFiles,
+  type RoundMetric,
+  readRounds,
+  writeModels,
+  writeRounds,
+} from "../../cli/federated/files.ts";
 import { methodsOf } from "../../cli/federated/methods.ts";
 import { federatedPage } from "../../cli/federated/page.ts";
-import { recorderOf } from "../../cli/federated/recorder.ts";
-import { openedRun, runFederated } from "../../cli/federated/run.ts";
+import { type Recorder, recorderOf } from "../../cli/federated/recorder.ts";
+import { howToContinue, roundToResume, wantedRun } from "../../cli/federated/resumed.ts";
+import {
+  type FederatedResult,
+  type OpenedRun,
+  openedRun,
+  openFederated,
+  runFederated,
+} from "../../cli/federated/run.ts";
 import { evaluatedRounds, type FederatedSummary, summaryOf } from "../../cli/federated/summary.ts";
+import * as io from "../../core/io.ts";
+import type { AffineParams } from "../../core/nn/affine.ts";
+import { mlp } from "../../core/nn/models.ts";
+import { mean } from "../../core/ops.ts";
+import type { Value } from "../../core/value.ts";
+import { federatedModels } from "../../dist/federated/jobs.ts";
 import { federatedBytes } from "../../dist/federated/plan.ts";
 import { showBytes } from "../../dist/plan_cost.ts";
+import { memoryStore, type Store } from "../../dist/runtime/driver.ts";
+import { sameBits } from "../../dist/sim.ts";
+import { mulberry32 } from "../optim/numbers.ts";
 import { checkpointOf, until, withPrograms, words } from "./program_support.ts";
 
 // Programs are started, each with worker processes.
@@ -72,7 +105,7 @@ test("every flag refuses what it cannot be, by name, value and what is needed", 
     seed: ["-1", /at least 0/],
     runtime: ["threads", /one of sockets, local/],
   };
-  const free = ["data-dir", "data-file", "label-column", "out"];
+  const free = ["data-dir", "data-file", "label-column", "out", "resume"];
   expect([...Object.keys(wrong), ...free].sort()).toEqual(Object.keys(federatedFlags).sort());
   for (const [name, [value, needed]] of Object.entries(wrong)) {
     expect(refusal(`--${name} ${value}`)).toMatch(new RegExp(`^Cannot use --${name} ${value}: `));
@@ -197,6 +230,27 @@ test("methods that need images say so, and are what they are called", () => {
   }
 });
 
+const noTimes = { seconds: 1, endSeconds: 1, curve: [] };
+
+/** A run in this process, from its newest save to its end or until so many rounds are done. */
+function inProcess(
+  run: OpenedRun,
+  options: { readonly store?: Store; readonly firstRound?: number; readonly stopAfter?: number } = {},
+): Promise<FederatedResult> {
+  const { store = memoryStore(), firstRound = 0, stopAfter = Number.POSITIVE_INFINITY } = options;
+  const controller = new AbortController();
+  return runFederated(run, {
+    directory: "nowhere",
+    store,
+    firstRound,
+    signal: controller.signal,
+    onProgress: ({ k, round }) => {
+      if (k === "progress" && round + 1 >= stopAfter) controller.abort();
+    },
+    onNotice: () => {},
+  });
+}
+
 const tiny = "--clients 3 --partition iid --workers 1 --runtime local --absent 0.3";
 
 /** Pictures of 8 x 8 with a bright row for their class. */
@@ -224,23 +278,98 @@ for (const method of methodNames) {
       "per-fedavg": "--rounds 2 --hidden 4 --local-steps 2 --hessian ignored",
     }[method];
     const run = openedRun(parse(`--method ${method} ${tiny} ${own}`), pictures);
-    const result = await runFederated(run, {
-      directory: "nowhere",
-      signal: new AbortController().signal,
-      onProgress: () => {},
-      onNotice: () => {},
-    });
-    const summary = summaryOf(run, result, { seconds: 1, endSeconds: 1, curve: [] });
-    expect(summary).toMatchObject({ complete: true, rounds: run.plan.rounds, wire: null });
+    const result = await inProcess(run);
+    const summary = summaryOf(run, result, noTimes, modelFiles(run, true));
+    expect(summary).toMatchObject({ complete: true, rounds: run.plan.rounds, wire: null, notAlone: 0 });
     expect(summary.accuracy.global).toBeGreaterThanOrEqual(0);
     expect(summary.accuracy.alone).toBeLessThanOrEqual(1);
     const isPersonal = ["pfedacnnl", "ditto", "pfedme", "per-fedavg"].includes(method);
     expect(summary.accuracy.personal === null).toBe(!isPersonal);
     expect(summary.clients.reduce((sum, client) => sum + client.testExamples, 0)).toBe(30);
-    for (const { formula, received, sent, receivedAtEnd } of summary.clients)
+    for (const { formula, received, sent, receivedAtEnd } of summary.clients) {
       expect({ received, sent, receivedAtEnd }).toEqual(formula);
+      expect(receivedAtEnd).toBeGreaterThan(0);
+    }
+    if (run.plan.rounds === 1) return;
+    // Stopped after the first round, and continued from what was saved.
+    const store = memoryStore();
+    const stopped = await inProcess(run, { store, stopAfter: 1 });
+    expect([stopped.reason, stopped.round]).toEqual(["stopped", 1]);
+    const half = summaryOf(run, stopped, noTimes, modelFiles(run, false));
+    for (const { formula, received, sent, receivedAtEnd } of half.clients)
+      expect({ received, sent, receivedAtEnd }).toEqual(formula);
+    const resumed = await inProcess(run, { store, firstRound: 1 });
+    expect(sameBits([resumed.hub, resumed.workers], [result.hub, result.workers])).toBe(true);
+    expect(summaryOf(run, resumed, noTimes, modelFiles(run, true)).clients).toEqual(summary.clients);
+    // All that is missing is the end.
+    const ended = await inProcess(run, { store, firstRound: run.plan.rounds });
+    expect(ended).toMatchObject({ reason: "finished", round: run.plan.rounds });
+    expect(sameBits([ended.hub, ended.workers], [result.hub, result.workers])).toBe(true);
   });
 }
+
+test("a finished run that goes on for more rounds is the longer run", async () => {
+  const flags = `--method ditto ${tiny} --model logistic --epochs 1 --eval-every 2 --rounds`;
+  const [short, long] = [2, 5].map((rounds) => openedRun(parse(`${flags} ${rounds}`), pictures));
+  const store = memoryStore();
+  expect((await inProcess(short!, { store })).reason).toBe("finished");
+  // In between it has no end: nobody has a model of its own, and nothing was sent for one.
+  const stopped = await inProcess(long!, { store, firstRound: 2, stopAfter: 3 });
+  expect(federatedModels(long!.plan, long!.methods.method, stopped).clients).toEqual([]);
+  const { clients } = summaryOf(long!, stopped, noTimes, modelFiles(long!, false));
+  expect(clients.map(({ receivedAtEnd, model }) => [receivedAtEnd, model])).toEqual(
+    clients.map(() => [0, null]),
+  );
+  const longer = await inProcess(long!, { store, firstRound: 3 });
+  const whole = await inProcess(long!);
+  expect(sameBits([longer.hub, longer.workers], [whole.hub, whole.workers])).toBe(true);
+  // And so it is in files: own models of an earlier end are not left beside a later model of all.
+  const dir = mkdtempSync(join(tmpdir(), "cotangent-models-"));
+  try {
+    await writeModels(dir, long!, whole);
+    expect(readdirSync(dir).sort()).toEqual(["clients", "model.safetensors"]);
+    expect(readdirSync(join(dir, "clients")).length).toBe(3);
+    await writeModels(dir, long!, stopped);
+    expect(readdirSync(dir)).toEqual(["model.safetensors"]);
+    const { tree, metadata } = await io.load(join(dir, "model.safetensors"));
+    expect([sameBits(tree, stopped.hub["server"]), metadata["rounds"]]).toEqual([true, "3"]);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+});
+
+test("clients that cannot be trained alone cost the run nothing else, and are named with the reason", async () => {
+  const flags = `--method afl ${tiny} --absent 0 --clients 5 --width 16 --gamma`;
+  // Noise of both signs: no feature is 0 everywhere.
+  const uniform = mulberry32(5);
+  const noisy = (split: Split): Split => ({
+    ...split,
+    features: split.features.map((pixel) => pixel + 2 * uniform() - 1.5),
+  });
+  const data = { ...pictures, train: noisy(pictures.train), test: noisy(pictures.test) };
+  const summaryWith = async (gamma: number) => {
+    const run = openedRun(parse(`${flags} ${gamma}`), data);
+    return summaryOf(run, await inProcess(run), noTimes, modelFiles(run, true));
+  };
+  // 12 examples of each client do not determine the weights of 16 features, 60 of all do.
+  const [singular, well] = [await summaryWith(0), await summaryWith(1)];
+  expect([singular.notAlone, well.notAlone]).toEqual([5, 0]);
+  expect(singular.complete).toBe(true);
+  expect(singular.accuracy.global).toBeGreaterThan(1 / 3);
+  expect(singular.accuracy.alone).toBeNull();
+  expect(well.accuracy.alone).toBeGreaterThan(1 / 3);
+  for (const { alone, aloneProblem } of singular.clients) {
+    expect(alone).toBeNull();
+    expect(aloneProblem).toContain("with gamma 0 the matrix of 16 features is singular");
+  }
+  const page = federatedPage("run", singular);
+  expect(page).toContain("<li>clients 0, 1, 2, 3, 4: Cannot solve the model of AFL: with gamma 0");
+  expect(federatedPage("run", well)).not.toContain("could not be trained alone");
+});
+
+/** What a program with these flags runs, for a run in this process. */
+const openedHere = (flags: readonly string[]): Promise<OpenedRun> =>
+  openFederated(parseFederatedFlags([...flags, "--runtime", "local"]).config, () => {});
 
 const small = words(
   "--train-limit 200 --test-limit 100 --clients 5 --partition dirichlet:1 --seed 3 --absent 0.2",
@@ -257,9 +386,19 @@ test("worker processes leave what one process does, and a directory of results",
     ]);
     expect([one.code, two.code, one.err, two.err].slice(0, 2)).toEqual([0, 0]);
     const run = join(dir, "runs/federated-glyphs-ditto");
-    const files = ["checkpoint.safetensors", "config.json", "report.html", "summary.json"];
-    expect(readdirSync(run).sort()).toEqual(files);
-    expect(two.out).toContain("results in runs/federated-glyphs-ditto");
+    expect(readdirSync(run).sort()).toEqual([
+      "checkpoint.safetensors",
+      "clients",
+      "config.json",
+      "metrics.jsonl",
+      "model.safetensors",
+      "report.html",
+      "state",
+      "summary.json",
+    ]);
+    expect(two.out).toContain(
+      "results in runs/federated-glyphs-ditto: summary.json, metrics.jsonl, model.safetensors (the model of all), clients/client-000.safetensors and so on (own models), ",
+    );
     expect(two.out).toMatch(/model of all \d+\.\d\d%, own models \d+\.\d\d%, each alone \d+\.\d\d%/);
     expect(two.err).toContain("Ditto, 4 rounds on 2 worker processes");
     expect(checkpointOf(run)).toBe(checkpointOf(join(dir, "local")));
@@ -275,12 +414,85 @@ test("worker processes leave what one process does, and a directory of results",
     const page = readFileSync(join(run, "report.html"), "utf8");
     for (const text of ["Clients by accuracy", "Accuracy over rounds", "Accuracy over time", "by formula"])
       expect(page).toContain(text);
+
+    // Models from files are as right as the summary says.
+    const opened = await openedHere(flags.slice(1));
+    const { method } = opened.methods;
+    const right = (scores: Value, y: Value): number =>
+      mean(scores.argmax({ axis: 1 }).equal(y).astype("float64")).item();
+    const { tree, metadata } = await io.load<readonly AffineParams[]>(join(run, spread.model!));
+    expect(metadata).toEqual({ method: "Ditto", task: "glyphs", rounds: "4" });
+    for (const [client, { model, personal, global, testExamples }] of spread.clients.entries()) {
+      const own = await io.load(join(run, model!));
+      expect([model, own.metadata["client"]]).toEqual([
+        `clients/client-00${client}.safetensors`,
+        String(client),
+      ]);
+      expect(readFileSync(join(dir, "local", model!)).equals(readFileSync(join(run, model!)))).toBe(true);
+      if (testExamples === 0) continue;
+      const { x, y } = opened.clients.test(client)!;
+      expect(right(method.scores(own.tree, x), y)).toBeCloseTo(personal!, 12);
+      // Of gradient methods they are parameters of the network.
+      const rows = x.reshape([x.shape[0]!, -1]);
+      const network = mlp([rows.shape[1]!, 64, opened.data.classes]);
+      expect(right(network.apply(tree, rows), y)).toBeCloseTo(global!, 12);
+    }
+  });
+});
+
+test("killed in any round, a run is resumed to the same bits", async () => {
+  await withPrograms(async (dir, start) => {
+    const rounds = 18;
+    const flags = words(
+      `--method pfedme --model logistic --local-steps 2 --alone no --rounds ${rounds} --eval-every 3`,
+    );
+    const at = 1 + Math.floor(Math.random() * (rounds / 2));
+    const run = join(dir, "run");
+    const first = start(["federated", ...flags, ...small, "--out", "run"]);
+    await until(first, () => readRounds(run, rounds).length >= at);
+    first.kill();
+    expect((await first.ended).code).not.toBe(0);
+    expect(existsSync(join(run, "summary.json"))).toBe(false);
+    const second = await start(["federated", "--resume", "run"]).ended;
+    expect([at, second.code, second.err]).toEqual([at, 0, second.err]);
+    expect(second.err).toMatch(new RegExp(`^resuming at round \\d+ of ${rounds}$`, "m"));
+
+    const opened = await openedHere([...flags, ...small]);
+    const whole = await inProcess(opened);
+    const expected = summaryOf(opened, whole, noTimes, modelFiles(opened, true));
+    const summary = read(run);
+    expect(summary).toMatchObject({ complete: true, rounds });
+    expect([summary.accuracy, summary.clientMean]).toEqual([expected.accuracy, expected.clientMean]);
+    expect(summary.clients).toEqual([...expected.clients]);
+    expect(summary.wire!.fromRound).toBeGreaterThanOrEqual(at - 1);
+    const models = federatedModels(opened.plan, opened.methods.method, whole);
+    const load = async (name: string): Promise<unknown> => (await io.load(join(run, name))).tree;
+    expect(sameBits(await load(summary.model!), models.global)).toBe(true);
+    expect(sameBits(await load("checkpoint.safetensors"), whole.hub["server"])).toBe(true);
+    for (const [client, { model }] of summary.clients.entries())
+      expect(sameBits(await load(model!), models.clients[client])).toBe(true);
+    const metrics = readFileSync(join(run, "metrics.jsonl"), "utf8").trim().split("\n");
+    expect(metrics.map((line) => (JSON.parse(line) as RoundMetric).round)).toEqual([...Array(rounds).keys()]);
+    expect(summary.curve.map((point) => point.rounds)).toEqual([3, 6, 9, 12, 15, 18]);
+    const seconds = summary.curve.map((point) => point.seconds);
+    expect(seconds).toEqual(seconds.toSorted((a, b) => a - b));
   });
 });
 
 test("Ctrl-C finishes the round, sums up and exits with 130", async () => {
   await withPrograms(async (dir, start) => {
-    const flags = ["federated", "--method", "fedavg", "--rounds", "100000", "--out", "run", ...small];
+    const flags = [
+      "federated",
+      "--method",
+      "fedavg",
+      "--rounds",
+      "100000",
+      "--out",
+      "run",
+      "--alone",
+      "no",
+      ...small,
+    ];
     const program = start(flags);
     await until(program, () => /round [1-9]\d*\/100000/.test(program.err()));
     program.interrupt();
@@ -293,7 +505,27 @@ test("Ctrl-C finishes the round, sums up and exits with 130", async () => {
     expect(summary.rounds).toBeGreaterThan(0);
     for (const { formula, received, sent } of summary.clients)
       expect({ received, sent }).toMatchObject({ received: formula.received, sent: formula.sent });
-    expect(existsSync(join(dir, "run/state"))).toBe(false);
+    expect(out).toContain("continue with --resume run");
+
+    const rounds = summary.rounds + 2;
+    const resumed = await start([
+      "federated",
+      "--resume",
+      "run",
+      ...words(`--rounds ${rounds} --runtime local`),
+    ]).ended;
+    expect([resumed.code, resumed.err]).toEqual([0, resumed.err]);
+    expect(resumed.err).toContain(`resuming at round ${summary.rounds} of ${rounds}`);
+    const whole = await inProcess(
+      await openedHere(["--method", "fedavg", "--rounds", String(rounds), "--alone", "no", ...small]),
+    );
+    expect(sameBits((await io.load(join(dir, "run/model.safetensors"))).tree, whole.hub["server"])).toBe(
+      true,
+    );
+    const longer = read(join(dir, "run"));
+    expect(longer).toMatchObject({ complete: true, rounds });
+    // Of 100000 rounds every ten thousandth was to be evaluated, and so it stays.
+    expect(longer.curve.map((point) => point.rounds)).toEqual([rounds]);
   });
 });
 
@@ -306,7 +538,9 @@ test("a second Ctrl-C ends it at once, and what takes long is shown meanwhile", 
     await until(program, () => program.err().includes("press Ctrl-C again"));
     program.interrupt();
     expect((await program.ended).code).toBe(130);
-    expect(readdirSync(dir)).toEqual([]);
+    // It can be resumed.
+    expect(wantedRun(["--resume", join(dir, "run")]).config).toMatchObject({ rounds: 2, epochs: 10_000_000 });
+    expect(readdirSync(join(dir, "run")).sort()).toEqual(["config.json", "state"]);
   });
 });
 
@@ -315,14 +549,20 @@ test("a round that is done again after a fault is counted and drawn once", () =>
   const { plan, methods } = openedRun({ ...config, runtime: "local" }, pictures);
   const shown: string[] = [];
   const line = { show: (text: string) => shown.push(text), note: () => {}, end: () => {} };
-  const recorder = recorderOf({ config, plan, methods }, line);
-  const take = (round: number, phase: string, ...hub: number[]) =>
-    recorder.take({ k: "progress", round, phase, hub, attempt: 0, iteration: 0, isLast: false, workers: [] });
-  const round = (at: number, right: number): void => {
-    take(at, "broadcast");
-    take(at, "train", 3);
-    take(at, "prepare");
-    take(at, at === 1 ? "finish" : "evaluate", 30, right, right + 1, Number.NaN);
+  const written: RoundMetric[] = [];
+  const recorder = recorderOf({ config, plan, methods }, line, [], (metric) => written.push(metric));
+  const takeBy =
+    (by: Recorder) =>
+    (round: number, phase: string, ...hub: number[]): void => {
+      const isLast = phase === "evaluate" || phase === "finish";
+      by.take({ k: "progress", round, phase, hub, attempt: 0, iteration: 0, isLast, workers: [] });
+    };
+  const take = takeBy(recorder);
+  const round = (at: number, right: number, takes = take): void => {
+    takes(at, "broadcast");
+    takes(at, "train", 3);
+    takes(at, "prepare");
+    takes(at, at === 1 ? "finish" : "evaluate", 30, right, right + 1, Number.NaN);
   };
   round(0, 10);
   take(1, "broadcast");
@@ -331,7 +571,7 @@ test("a round that is done again after a fault is counted and drawn once", () =>
   take(1, "broadcast");
   take(1, "train", 3);
   expect(shown.at(-1)).toBe(whole);
-  round(1, 20);
+  round(1, 21);
   round(1, 21);
   recorder.end();
   const { curve } = recorder.times();
@@ -343,9 +583,110 @@ test("a round that is done again after a fault is counted and drawn once", () =>
     (sum, { received, sent, receivedAtEnd }) => sum + received + sent + receivedAtEnd,
     0,
   );
-  expect(shown.at(-1)).toBe(
-    `round 2/2  accuracy 70.00%, own models 73.33%  clients got and sent ${showBytes(all)}`,
-  );
+  const last = `round 2/2  accuracy 70.00%, own models 73.33%  clients got and sent ${showBytes(all)}`;
+  expect(shown.at(-1)).toBe(last);
+  expect(written.map((metric) => metric.round)).toEqual([0, 1]);
+  // Resumed after the first round, it counts on.
+  const second = recorderOf({ config, plan, methods }, line, written.slice(0, 1), () => {});
+  round(1, 21, takeBy(second));
+  second.end();
+  expect(shown.at(-1)).toBe(last);
+  expect(second.times().curve.map(({ rounds, global }) => [rounds, global])).toEqual([
+    [1, 10 / 30],
+    [2, 21 / 30],
+  ]);
+  expect(second.times().seconds).toBeGreaterThanOrEqual(written[0]!.seconds);
+});
+
+test("rounds in a file are read once each, without a torn line and those that will run again", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "cotangent-rounds-"));
+  try {
+    expect(readRounds(dir, 9)).toEqual([]);
+    const rounds = [0, 1, 2].map((round) => ({ round, clients: 3, seconds: round, bytes: 10 * round }));
+    for (const metric of [...rounds, { ...rounds[2]!, seconds: 7 }]) appendRound(dir, metric);
+    appendFileSync(join(dir, "metrics.jsonl"), '{"round":3');
+    expect(readRounds(dir, 9)).toEqual(rounds);
+    expect(readRounds(dir, 2)).toEqual(rounds.slice(0, 2));
+    await writeRounds(dir, rounds.slice(0, 1));
+    expect(readRounds(dir, 9)).toEqual(rounds.slice(0, 1));
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+});
+
+test("what is no run, has ended or may not change cannot be resumed, and says so", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "cotangent-resume-"));
+  const refusalOf = async (attempt: () => unknown): Promise<string> => {
+    try {
+      await attempt();
+    } catch (error) {
+      if (error instanceof UsageError) return error.message.replaceAll(dir, "DIR");
+      throw error;
+    }
+    throw new Error("not refused");
+  };
+  const write = (name: string, json: unknown): void => writeFileSync(join(dir, name), JSON.stringify(json));
+  const wanted = (text: string) => wantedRun(["--resume", dir, ...words(text)]);
+  try {
+    expect(await refusalOf(() => wanted(""))).toMatch(
+      /^Cannot use the run in DIR: DIR\/config.json does not exist, /,
+    );
+    write("config.json", { optimizer: "adam", data: "glyphs" });
+    expect(await refusalOf(() => wanted(""))).toMatch(/is of something else \(it lacks "method"\), /);
+    expect(await refusalOf(() => wantedRun(["--out", dir]))).toContain("use --resume DIR to continue a run");
+
+    const config = parse(`--method fedavg --rounds 4 ${tiny}`);
+    write("config.json", config);
+    expect(await refusalOf(() => wanted("--seed 1"))).toBe(
+      "Cannot use --seed with --resume: a resumed run keeps its configuration, only --rounds, --lr, --gamma, --lambda, --runtime may change",
+    );
+    expect(await refusalOf(() => wanted("--out other"))).toMatch(/^Cannot use --out with --resume/);
+    expect(await refusalOf(() => wanted("--gamma 2"))).toBe(
+      "Cannot use --gamma: it would change nothing, --method fedacnnl, pfedacnnl, afl or deepafl is needed",
+    );
+    expect(wanted("--rounds 9 --lr 0.5 --runtime sockets")).toEqual({
+      config: {
+        ...(JSON.parse(JSON.stringify(config)) as FederatedConfig),
+        rounds: 9,
+        lr: 0.5,
+        runtime: "sockets",
+      },
+      out: undefined,
+      resumed: dir,
+    });
+
+    const store = memoryStore();
+    const next = (text: string) => roundToResume(dir, openedRun(parse(`${text} ${tiny}`), pictures), store);
+    const four = "--method fedavg --rounds 4";
+    expect(await next(four)).toBe(0);
+    const save = (round: number) => store.put("hub", round, { round, attempt: 0 }, {});
+    for (const round of [2, 3]) await save(round);
+    expect(await next(four)).toBe(3);
+    const advice = (text: string) => howToContinue(dir, openedRun(parse(`${text} ${tiny}`), pictures), store);
+    expect(await advice(four)).toEndWith(
+      `round 3: continue it with --resume ${dir}, where --lr may be changed`,
+    );
+    expect(await advice("--method pfedacnnl --channels 3")).toContain("where --gamma and --lambda may be");
+    // Killed while the end was written.
+    await save(4);
+    expect(await next(four)).toBe(4);
+    write("summary.json", { rounds: 4, complete: true });
+    expect(await refusalOf(() => next(four))).toBe(
+      "Cannot resume DIR: 4 rounds are done, more --rounds are needed",
+    );
+    expect(await refusalOf(() => next("--method fedavg --rounds 3"))).toContain("4 rounds are done, more");
+    expect(await next("--method fedavg --rounds 6")).toBe(4);
+    for (const round of [2, 3, 4]) await store.drop("hub", round);
+    expect(await refusalOf(() => next("--method fedavg --rounds 6"))).toBe(
+      "Cannot resume DIR: 4 rounds are done and their saves in DIR/state are gone, they are needed",
+    );
+    write("summary.json", { rounds: 1, complete: true });
+    expect(await refusalOf(() => next("--method afl"))).toBe(
+      "Cannot resume DIR: all rounds of AFL are done, a run that was interrupted is needed",
+    );
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
 });
 
 test("wrong words leave nothing behind, and --help lists every flag", async () => {
@@ -379,8 +720,12 @@ test("the page of a run without tests or curves is still one", () => {
     seed: 0,
     complete: false,
     curve: [],
+    notAlone: 0,
+    model: null,
     clients: [
       {
+        model: null,
+        aloneProblem: null,
         trainExamples: 3,
         testExamples: 0,
         global: null,

@@ -242,7 +242,7 @@ test("clients that are absent are not in the model, and join it in a later round
   }
 });
 
-test("the bytes of a message are those of its elements, and nothing is received", () => {
+test("the bytes of a message are those of its elements, and all that is received is the model at the end", () => {
   const formula = {
     statistics: 8 * ((D * (D + 1)) / 2 + D * CLASSES + 1),
     model: 8 * ((D * (D + 1)) / 2 + D * CLASSES),
@@ -255,13 +255,16 @@ test("the bytes of a message are those of its elements, and nothing is received"
     expect(method.bytes(0)).toEqual({ received: 0, sent: bytes });
     expect(bytes).toBe(formula[message]);
     expect(leaves(method.broadcast(method.initServer(), 0)).length).toBe(0);
+    const model = leaves(method.model(method.server(method.initServer(), [sent], 0)));
+    expect(model.map((leaf) => leaf.shape)).toEqual([[D, CLASSES]]);
+    expect(method.bytes(1)).toEqual({ received: 8 * D * CLASSES, sent: 0 });
   }
 });
 
 test("scores are those of the linear model on features", () => {
   const method = afl(options);
   const server = round(method, partitions[1]![1]);
-  const scores = method.predict(server, null, raw);
+  const scores = method.scores(method.model(server), raw);
   expect(scores.shape).toEqual([N, CLASSES]);
   expect(relative(scores, matmul(x, server.weights))).toBeLessThan(1e-14);
   expect(accuracy(server.weights)).toBeGreaterThan(0.6);

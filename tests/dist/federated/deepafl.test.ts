@@ -193,9 +193,9 @@ test("heads and blocks solve the equations of what was sent", () => {
 test("scores are the last stream times the last head, and the streams are those that clients have", () => {
   const { server, states } = trained([all]);
   const method = deepafl(options);
-  const scores = method.predict(server, null, all.x);
+  const scores = method.scores(method.model(server), all.x);
   expect(apart(scores, matmul(states[0]!.stream, server.head[0]!))).toBeLessThan(1e-13);
-  expect(method.predict(method.initServer(), null, all.x).toArray()).toEqual(zeros([70, 3]).toArray());
+  expect(method.scores(method.model(method.initServer()), all.x).toArray()).toEqual(zeros([70, 3]).toArray());
   // X₃ - X₀ is made of the blocks' columns.
   const start = method.client(method.initClient(0), all, method.broadcast(method.initServer(), 0), {
     round: 0,
@@ -245,7 +245,7 @@ test("blocks lower the squared error on the training examples", () => {
   const errors = [0, 1, 3].map((blocks) => {
     const given = { ...options, blocks, gamma: 1e-3, blockGamma: 1e-3 };
     const { server } = trained([all], false, given);
-    return square(sub(deepafl(given).predict(server, null, all.x), wanted)).item();
+    return square(sub(deepafl(given).scores(server, all.x), wanted)).item();
   });
   expect(errors[1]!).toBeLessThan(errors[0]!);
   expect(errors[2]!).toBeLessThan(errors[1]!);

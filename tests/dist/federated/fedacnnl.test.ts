@@ -438,15 +438,15 @@ test("clients may be away, and come back; a round without any is an error", () =
 test("scores are those of the maps and a 1 times the head", () => {
   const method = fedacnnl(small);
   const server = trained(method, [all]);
-  const headless = method.predict({ layers: server.layers.slice(0, -1) }, null, all.x);
+  const headless = method.scores(method.model({ layers: server.layers.slice(0, -1) }), all.x);
   expect([...headless.shape, max(headless.abs()).item()]).toEqual([60, 3, 0]);
   const weights = server.layers.map((layer) => layer.weights);
   const network = analyticNetwork(small);
   const h = reshape(mapsBefore(network.layers, weights.slice(0, -1), all.x), [60, 7]);
   const wanted = matmul(concat([h, ones([60, 1], f64)], { axis: 1 }), weights.at(-1)!);
-  const scores = method.predict(server, null, all.x);
+  const scores = method.scores(method.model(server), all.x);
   expect(apart(scores, wanted)).toBeLessThan(1e-13);
-  expect(apart(method.predict(server, null, reshape(all.x, [60, 144])), scores)).toBe(0);
+  expect(apart(method.scores(method.model(server), reshape(all.x, [60, 144])), scores)).toBe(0);
   // Each class has a pattern of its own: the network must find it.
   const right = mean(scores.argmax({ axis: 1 }).equal(all.y).astype("float32")).item();
   expect(right).toBeGreaterThan(0.9);

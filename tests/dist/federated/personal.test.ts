@@ -23,11 +23,10 @@ import { key, normal } from "../../../core/random.ts";
 import { leaves } from "../../../core/tree.ts";
 import type { Value } from "../../../core/value.ts";
 import { analyticNetwork } from "../../../dist/federated/acnnl.ts";
-import { fedacnnl } from "../../../dist/federated/fedacnnl.ts";
+import { type FedAcnnlBroadcast, type FedAcnnlClient, fedacnnl } from "../../../dist/federated/fedacnnl.ts";
 import type { ClientData, FederatedMethod } from "../../../dist/federated/method.ts";
 import {
   type PFedAcnnlBroadcast,
-  type PFedAcnnlClient,
   type PFedAcnnlOptions,
   type PFedAcnnlServer,
   personalize,
@@ -134,9 +133,9 @@ function clientsOf(many: number, examples: number): ClientData[] {
 }
 
 function trained(
-  method: FederatedMethod<PFedAcnnlServer, PFedAcnnlClient>,
+  method: FederatedMethod<PFedAcnnlServer, FedAcnnlClient>,
   clients: readonly ClientData[],
-): { server: PFedAcnnlServer; own: PFedAcnnlClient[] } {
+): { server: PFedAcnnlServer; own: FedAcnnlBroadcast[] } {
   let server = method.initServer();
   const at = (client: number, round: number) => ({ client, round, clients: clients.length });
   for (let round = 0; round < method.rounds; round++) {
@@ -149,8 +148,9 @@ function trained(
   }
   const last = method.broadcast(server, method.rounds);
   expect(method.bytes(method.rounds)).toEqual({ received: 8 * count(last), sent: 0 });
-  const own = clients.map((data, k) =>
-    method.personalize!(method.initClient(k), data, last, at(k, method.rounds)),
+  const own = clients.map(
+    (data, k) =>
+      method.personalize!(method.initClient(k), data, last, at(k, method.rounds)) as FedAcnnlBroadcast,
   );
   return { server, own };
 }
@@ -191,15 +191,15 @@ test("before personalisation it is FedACnnL; after it each client has the head o
     const [h, labels] = headExamples(data, [hidden!]);
     // (HᵀH + 2 I) W = HᵀY + 2 P
     const size = h.shape[1]!;
-    const left = matmul(add(matmul(transpose(h), h), mul(eye(size, size, f64), 2)), own[k]!.weights[0]!);
+    const left = matmul(add(matmul(transpose(h), h), mul(eye(size, size, f64), 2)), own[k]!.weights[1]!);
     const right = add(matmul(transpose(h), labels), mul(head!, 2));
-    expect(own[k]!.weights.length).toBe(1);
+    // What comes before the head is that of all: a model of its own is whole.
+    expect(own[k]!.weights.length).toBe(2);
+    expect(apart(own[k]!.weights[0]!, hidden!)).toBe(0);
     expect(apart(left, right)).toBeLessThan(1e-9);
     const method = pfedacnnl(options);
-    expect(apart(method.predict(server, own[k]!, data.x), matmul(h, own[k]!.weights[0]!))).toBeLessThan(
-      1e-12,
-    );
-    expect(apart(method.predict(server, null, data.x), matmul(h, head!))).toBeLessThan(1e-12);
+    expect(apart(method.scores(own[k]!, data.x), matmul(h, own[k]!.weights[1]!))).toBeLessThan(1e-12);
+    expect(apart(method.scores(method.model(server), data.x), matmul(h, head!))).toBeLessThan(1e-12);
   }
 });
 
@@ -212,11 +212,11 @@ test("clients that call things otherwise than all do are right with a model of t
   });
   const method = pfedacnnl(options);
   const { server, own } = trained(method, clients);
-  const right = (client: PFedAcnnlClient | null): number => {
-    const found = method.predict(server, client, clients[2]!.x).argmax({ axis: 1 });
+  const right = (model: unknown): number => {
+    const found = method.scores(model, clients[2]!.x).argmax({ axis: 1 });
     return mean(found.equal(clients[2]!.y).astype("float32")).item();
   };
-  expect(right(null)).toBeLessThan(0.4);
+  expect(right(method.model(server))).toBeLessThan(0.4);
   expect(right(own[2]!)).toBeGreaterThan(0.9);
 });
 
@@ -227,7 +227,7 @@ test("few examples and many give the same head", () => {
     const { server, own } = trained(pfedacnnl({ ...options, ridge: 0.5 }), [one]);
     const [h, labels] = headExamples(one, [server.layers[0]!.weights]);
     const wanted = personalize(statisticsOf(h, labels), server.layers[1]!.weights, 2, { ridge: 0.5 });
-    expect(apart(own[0]!.weights[0]!, wanted)).toBeLessThan(1e-10);
+    expect(apart(own[0]!.weights[1]!, wanted)).toBeLessThan(1e-10);
   }
 });
 
@@ -241,7 +241,7 @@ test("lambda 0 and a ridge is the model of the own examples alone", () => {
       add(matmul(transpose(h), h), mul(eye(size, size, f64), 5)),
       matmul(transpose(h), labels),
     );
-    expect(apart(own[k]!.weights[0]!, wanted)).toBeLessThan(1e-9);
+    expect(apart(own[k]!.weights[1]!, wanted)).toBeLessThan(1e-9);
   }
 });
 
@@ -266,13 +266,13 @@ test("clients with the same labels are a group, with the head of their examples 
       matmul(transpose(h!), labels!),
     );
     for (const [k, { weights }] of own.entries()) {
-      if (k % 2 === half) expect(apart(weights[0]!, wanted)).toBeLessThan(1e-8);
+      if (k % 2 === half) expect(apart(weights[1]!, wanted)).toBeLessThan(1e-8);
     }
   }
   // The same groups in another order of clients.
   const turned = trained(method, [...clients].reverse()).own;
   for (const [k, { weights }] of turned.entries()) {
-    expect(apart(weights[0]!, own[4 - k]!.weights[0]!)).toBeLessThan(1e-8);
+    expect(apart(weights[1]!, own[4 - k]!.weights[1]!)).toBeLessThan(1e-8);
   }
 });
 
@@ -283,7 +283,7 @@ test("with fewer clients in the last round than groups, each of them is one", ()
   for (const [k, data] of clients.entries()) {
     const [h, labels] = headExamples(data, [server.layers[0]!.weights]);
     const size = h.shape[1]!;
-    const left = matmul(add(matmul(transpose(h), h), mul(eye(size, size, f64), 3)), own[k]!.weights[0]!);
+    const left = matmul(add(matmul(transpose(h), h), mul(eye(size, size, f64), 3)), own[k]!.weights[1]!);
     expect(apart(left, matmul(transpose(h), labels))).toBeLessThan(1e-8);
   }
   // A client that was away takes the head of those whose labels are like its own.
@@ -291,8 +291,8 @@ test("with fewer clients in the last round than groups, each of them is one", ()
   const last = method.broadcast(server, method.rounds);
   const third = clientsOf(3, 30)[2]!;
   const at = { round: method.rounds, client: 2, clients: 3 };
-  const late = method.personalize!(method.initClient(2), third, last, at);
-  expect(apart(late.weights[0]!, own[0]!.weights[0]!)).toBeLessThan(1e-8);
+  const late = method.personalize!(method.initClient(2), third, last, at) as FedAcnnlBroadcast;
+  expect(apart(late.weights[1]!, own[0]!.weights[1]!)).toBeLessThan(1e-8);
 });
 
 test("the Gram matrix of all as the penalty keeps the answers on their examples", () => {
@@ -312,7 +312,7 @@ test("the Gram matrix of all as the penalty keeps the answers on their examples"
   expect(apart(server.grams[0]!, packSymmetric(total))).toBeLessThan(1e-12);
   for (const [k, [h, labels]] of parts.entries()) {
     // (G_k + rho (G + gamma I)) W = B_k + rho B
-    const left = matmul(add(matmul(transpose(h), h), mul(total, lambda)), own[k]!.weights[0]!);
+    const left = matmul(add(matmul(transpose(h), h), mul(total, lambda)), own[k]!.weights[1]!);
     const right = add(matmul(transpose(h), labels), mul(matmul(transpose(all[0]!), all[1]!), lambda));
     expect(apart(left, right)).toBeLessThan(1e-9);
   }

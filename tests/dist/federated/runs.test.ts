@@ -10,6 +10,7 @@ import { decode, encode } from "../../../core/safetensors.ts";
 import type { Value } from "../../../core/value.ts";
 import { fedAvg } from "../../../dist/federated/fedavg.ts";
 import {
+  federatedModels,
   federatedOutcome,
   federatedSetup,
   federatedWorkerJobs,
@@ -65,6 +66,10 @@ for (const method of toyNames) {
         ),
       ).toBe(true);
     });
+    const typed = toyMethod({ method, plan: three.plan });
+    const models = federatedModels(three.plan, typed, spread);
+    expect(sameBits(models, federatedModels(one.plan, typed, reference))).toBe(true);
+    expect(models.clients.length).toBe(typed.personalize ? shape.clients : 0);
     const { reason, round, ...values } = await runLocal(three.setup);
     expect([reason, round]).toEqual(["finished", three.plan.rounds]);
     expect(sameBits(values, spread)).toBe(true);
@@ -95,12 +100,16 @@ for (const method of toyNames) {
     const { server, clients } = runPlainly(typed, data, (round, client) => there[round]![client]!);
     const result = runSequential(setup);
     expect(sameBits(result.hub["server"], server)).toBe(true);
-    // At the end everyone makes its own model of the last one.
+    // At the end everyone makes its own model of the last one, or has that.
+    const models = federatedModels(plan, typed, result);
+    expect(sameBits(models.global, typed.model(server))).toBe(true);
     const message = typed.broadcast(server, plan.rounds);
     clients.forEach((state, client) => {
+      expect(sameBits(clientsOf(result)[client % 2]![Math.floor(client / 2)], state)).toBe(true);
       const at = { round: plan.rounds, client, clients: plan.clients };
-      const own = typed.personalize?.(state, data[client]!, message, at) ?? state;
-      expect(sameBits(clientsOf(result)[client % 2]![Math.floor(client / 2)], own)).toBe(true);
+      const own = typed.personalize?.(state, data[client]!, message, at);
+      if (own === undefined) expect(models.clients).toEqual([]);
+      else expect(sameBits(models.clients[client], own)).toBe(true);
     });
   });
 
@@ -110,13 +119,22 @@ for (const method of toyNames) {
     const formula = federatedBytes(plan, toyMethod({ method, plan: shapeOf(method) }));
     const counted = clients.map(({ received, sent, receivedAtEnd }) => ({ received, sent, receivedAtEnd }));
     expect(counted).toEqual([...formula]);
-    // Not everyone was there equally often.
+    // Not everyone was there equally often, and nobody is without a model at the end.
     expect(new Set(clients.map(({ sent }) => sent)).size).toBeGreaterThan(1);
-    if (!isWhole(method)) return;
-    const parameters = 4 * (4 * 3 + 3);
+    const [features, classes] = [4, 3];
+    const parameters = 4 * (features * classes + classes);
+    const atEnd: Readonly<Record<string, number>> = {
+      afl: 8 * features * classes,
+      // A layer of 6 and the head, each with a constant 1.
+      fedacnnl: 8 * ((features + 1) * 6 + (6 + 1) * classes),
+      // Two heads, and the shares of the classes in two groups are as many numbers as one.
+      pfedacnnl: 8 * ((features + 1) * 6 + 2 * (6 + 1) * classes + 2 * classes),
+      // The factors of a block between 5 and 6 numbers, and the head.
+      deepafl: 8 * ((6 + 5) * classes + 5 * classes),
+    };
     for (const { received, sent, receivedAtEnd } of clients) {
-      expect(sent / (parameters + 4)).toBe(received / parameters);
-      expect(receivedAtEnd).toBe(method === "fedavg" ? 0 : parameters);
+      expect(receivedAtEnd).toBe(atEnd[method] ?? parameters);
+      if (isWhole(method)) expect(sent / (parameters + 4)).toBe(received / parameters);
     }
   });
 }
@@ -161,10 +179,10 @@ test("accuracies are counts of right answers, by the model of all, by its own an
       const rows = Array.from({ length: labels.length }, (_, i) => list(scores).slice(3 * i, 3 * i + 3));
       return rows.filter((row, i) => row.indexOf(Math.max(...row)) === labels[i]).length / labels.length;
     };
-    const own = clientsOf(values)[client % 2]![Math.floor(client / 2)];
+    const own = clientsOf(values)[client % 2]![Math.floor(client / 2)] as { readonly personal: unknown };
     expect(outcome.testExamples).toBe(labels.length);
-    expect(outcome.global).toBe(right(method.predict(server, null, test.x)));
-    expect(outcome.personal).toBe(right(method.predict(server, own, test.x)));
+    expect(outcome.global).toBe(right(method.scores(method.model(server), test.x)));
+    expect(outcome.personal).toBe(right(method.scores(own.personal, test.x)));
     // Alone: rounds with nobody else. Orders of examples belong to the number of the client.
     let model = single.initServer();
     for (let round = 0; round < 3; round++) {
@@ -172,7 +190,7 @@ test("accuracies are counts of right answers, by the model of all, by its own an
       const [, sent] = single.client({}, toyData.train(client), single.broadcast(model, round), at);
       model = single.server(model, [sent], round);
     }
-    expect(outcome.alone).toBe(right(single.predict(model, null, test.x)));
+    expect(outcome.alone).toBe(right(single.scores(single.model(model), test.x)));
   }
 });
 
@@ -196,11 +214,12 @@ test("a method is asked in the order of rounds and clients, and at the end for o
       asked.push(`server ${round}: ${answers.map((answer) => (answer === null ? "-" : "+")).join("")}`);
       return state.add(1000);
     },
+    model: (server) => server,
     personalize(state, _data, received, at) {
       asked.push(`own ${at.client} of ${at.clients} after ${at.round}`);
       return state.add(received as Value);
     },
-    predict: (_server, _client, x) => x,
+    scores: (_model, x) => x,
     bytes: () => ({ received: 4, sent: 8 }),
   };
   // Nobody knows of the other worker's clients: 0 and 2, then 1.
@@ -224,13 +243,15 @@ test("a method is asked in the order of rounds and clients, and at the end for o
       ...order.map((k) => `own ${k} of 3 after ${round + 1}`),
     ]),
   );
-  // What is tried before the end is not kept.
+  // What is tried before the end is not kept, and models change no state.
   const visits = (k: number): number => there.filter((round) => round[k]).length;
-  const own = [0, 1, 2].map((k) => 100 * k + visits(k) + 2012);
-  expect(clientsOf(values).map((states) => states.map((state) => (state as Value).item()))).toEqual([
-    [own[0]!, own[2]!],
-    [own[1]!],
+  const states = [0, 1, 2].map((k) => 100 * k + visits(k));
+  expect(clientsOf(values).map((own) => own.map((state) => (state as Value).item()))).toEqual([
+    [states[0]!, states[2]!],
+    [states[1]!],
   ]);
+  const models = federatedModels(plan, method, values).clients as readonly Value[];
+  expect(models.map((model) => model.item())).toEqual(states.map((state) => state + 2012));
 });
 
 test("more test examples than fit into one product are all counted", () => {
@@ -255,13 +276,12 @@ function repeat(x: Value, times: number): Value {
     .reshape([times * n!, ...rest]);
 }
 
-test("scores that are not numbers are of no class, and an error of a client alone says whose", () => {
+test("scores that are not numbers are of no class, and a client that cannot be trained alone costs nothing else", () => {
   const method = toyMethod({ method: "fedavg", plan: { clients: 2, rounds: 1 } });
   const plan = federatedPlan({ clients: 2, rounds: 1 });
   const nowhere: FederatedMethod<never, never> = {
     ...method,
-    predict: (_server, _client, x) =>
-      tensor(new Array(3 * x.shape[0]!).fill(Number.NaN), { shape: [x.shape[0]!, 3] }),
+    scores: (_model, x) => tensor(new Array(3 * x.shape[0]!).fill(Number.NaN), { shape: [x.shape[0]!, 3] }),
   };
   const y = tensor([0, 0, 1, 2], { dtype: "int32" });
   const data = {
@@ -270,15 +290,26 @@ test("scores that are not numbers are of no class, and an error of a client alon
   };
   const { clients } = federatedOutcome(plan, runSequential(federatedSetup(plan, nowhere, data)));
   expect(clients.map(({ global }) => global)).toEqual([0, 0]);
-  const alone: FederatedMethod<never, never> = {
+  const failing = (error: Error): FederatedMethod<never, never> => ({
     ...method,
-    client() {
-      throw new RangeError("Cannot solve it: gamma is 0, a larger one is needed");
+    client: (state, own, received, at) => {
+      if (at.clients === 1 && at.client === 1) throw error;
+      return method.client(state, own, received, at);
     },
-  };
-  expect(() => runSequential(federatedSetup(plan, method, data, { alone }))).toThrow(
-    /^Cannot train client 0 alone, to compare: Cannot solve it: gamma is 0/,
-  );
+  });
+  const why = "Cannot solve it: γ is 0, a larger one is needed";
+  const outcomeWith = (alone: FederatedMethod<never, never>) =>
+    federatedOutcome(plan, runSequential(federatedSetup(plan, method, data, { alone }))).clients;
+  const all = outcomeWith(method);
+  const [first, second] = outcomeWith(failing(new RangeError(why)));
+  expect(first).toEqual(all[0]!);
+  expect(second).toEqual({ ...all[1]!, alone: null, aloneProblem: why });
+  expect(all.map(({ alone, aloneProblem }) => [alone !== null, aloneProblem])).toEqual([
+    [true, null],
+    [true, null],
+  ]);
+  // What is no matter of examples is an error.
+  expect(() => outcomeWith(failing(new TypeError("Cannot add: no tensor")))).toThrow("Cannot add: no tensor");
 });
 
 test("progress tells who is right after the rounds that the plan names", async () => {

@@ -176,7 +176,8 @@ function sender() {
     broadcast: () => ({}),
     client: () => [{}, [zeros([2]), zeros([2])]] as const,
     server: () => ({}),
-    predict: () => zeros([1]),
+    model: () => ({}),
+    scores: () => zeros([1]),
     bytes: () => ({ received: 0, sent: 32 }),
   };
 }
