@@ -2,7 +2,8 @@
 import { jit } from "../../autodiff/jit.ts";
 import { bytesPerElement } from "../../core/dtype.ts";
 import type { Params } from "../../core/nn.ts";
-import { leaves } from "../../core/tree.ts";
+import { adopt, placed } from "../../core/trace.ts";
+import { leaves, map } from "../../core/tree.ts";
 import { Tensor, type Value } from "../../core/value.ts";
 import type { Batch, Evaluation, Problem, Target } from "./task.ts";
 
@@ -20,7 +21,10 @@ export interface Stepped extends Carry {
   readonly extraGradients: number;
 }
 
-/** A method on a problem: a pure function from carry to carry, so that a first call can be made only to compile it. */
+/**
+ * A method on a problem: a pure function from carry to carry, so that a first call can be made only to compile it. The carry
+ * of a step is given up: what it holds may be overwritten.
+ */
 export interface Stepper {
   init(params: Params): unknown;
   step(carry: Carry, index: number, batch: Batch): Stepped;
@@ -72,7 +76,7 @@ export interface RunOptions {
 /** Runs to the end of the budget, to the target, or until the loss is no number. */
 export function runOnce(problem: Problem, stepper: Stepper, options: RunOptions): Outcome {
   const { budget, evaluations, stopsAtTarget, onPoint } = options;
-  let carry: Carry = { params: problem.initial, state: stepper.init(problem.initial) };
+  let carry: Carry = copied({ params: problem.initial, state: stepper.init(problem.initial) });
   const compileSeconds = compileTime(problem, stepper, carry);
   const points: Point[] = [];
   let [step, gradients, seconds] = [0, 0, 0];
@@ -129,12 +133,20 @@ export function isReached({ loss, accuracy }: Evaluation, { metric, value }: Tar
 function compileTime(problem: Problem, stepper: Stepper, carry: Carry): number {
   const timed = (): number => {
     const started = performance.now();
-    stepper.step(carry, 0, problem.batch(0)).loss.item();
+    stepper.step(copied(carry), 0, problem.batch(0)).loss.item();
     stepper.warm?.(carry);
     return (performance.now() - started) / 1000;
   };
   const first = timed();
   return Math.max(0, first - timed());
+}
+
+/** The same in memory of its own. */
+function copied(carry: Carry): Carry {
+  return map(
+    (x) => (x instanceof Tensor ? placed(adopt(x.dataSync(), x.shape, x.dtype), x.device) : x),
+    carry,
+  );
 }
 
 /** Bytes of the tensors of a tree; what is no tensor counts nothing. */

@@ -31,11 +31,14 @@ interface Halves<S> {
 
 /** A stepper of a method with two halves. */
 export function inHalves<S>(problem: Problem, halves: Halves<S>): Stepper {
-  const step = jit((params: Params, state: S, batch: Batch): [Params, S, Value] => {
-    const [loss, gradient] = valueAndGrad((p: Params) => problem.loss(p, batch))(params);
-    const [updates, next] = halves.step(gradient, state, params);
-    return [applyUpdates(params, updates), next, loss];
-  });
+  const step = jit(
+    (params: Params, state: S, batch: Batch): [Params, S, Value] => {
+      const [loss, gradient] = valueAndGrad((p: Params) => problem.loss(p, batch))(params);
+      const [updates, next] = halves.step(gradient, state, params);
+      return [applyUpdates(params, updates), next, loss];
+    },
+    { donate: [0, 1] },
+  );
   return {
     init: (params) => halves.init(params),
     warm: ({ params, state }) => void halves.refresh(state as S, params, 0, problem.batch(0)),

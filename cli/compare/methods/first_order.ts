@@ -27,11 +27,14 @@ function firstOrder<const S extends Settings, T>(
     settings,
     make({ problem, learningRate, settings: given }) {
       const transformation = forgetState(make(learningRate, given));
-      const step = jit((params: Params, state: unknown, batch: Batch): [Params, unknown, Value] => {
-        const [loss, gradient] = valueAndGrad((p: Params) => problem.loss(p, batch))(params);
-        const [updates, next] = transformation.update(gradient, state, params, {});
-        return [applyUpdates(params, updates), next, loss];
-      });
+      const step = jit(
+        (params: Params, state: unknown, batch: Batch): [Params, unknown, Value] => {
+          const [loss, gradient] = valueAndGrad((p: Params) => problem.loss(p, batch))(params);
+          const [updates, next] = transformation.update(gradient, state, params, {});
+          return [applyUpdates(params, updates), next, loss];
+        },
+        { donate: [0, 1] },
+      );
       return {
         init: (params) => transformation.init(params),
         step({ params, state }, _index, batch) {

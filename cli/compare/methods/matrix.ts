@@ -29,10 +29,13 @@ export const matrixMethods: Readonly<Record<string, Method>> = {
       const gradient = jit((params: Params, batch: Batch) =>
         valueAndGrad((p: Params) => problem.loss(p, batch))(params),
       );
-      const step = jit((gradients: Params, state: ShampooState, params: Params): [Params, ShampooState] => {
-        const [updates, next] = optimizer.step(gradients, state, params);
-        return [applyUpdates(params, updates), next];
-      });
+      const step = jit(
+        (gradients: Params, state: ShampooState, params: Params): [Params, ShampooState] => {
+          const [updates, next] = optimizer.step(gradients, state, params);
+          return [applyUpdates(params, updates), next];
+        },
+        { donate: [0, 1, 2] },
+      );
       return {
         init: (params) => optimizer.init(params),
         warm: ({ params, state }) => void optimizer.refreshCurvature(state as ShampooState, params),
@@ -86,10 +89,13 @@ export const matrixMethods: Readonly<Record<string, Method>> = {
       const drawn = sampledLoss((p: Params, x: Value) => outputs(p, x), likelihood);
       const ofDrawn = jit(layerStatistics(drawn, { examples }));
       const accumulate = jit(optimizer.accumulate);
-      const step = jit((gradients: Params, state: KfacState, params: Params): [Params, KfacState] => {
-        const [updates, next] = optimizer.step(gradients, state, params);
-        return [applyUpdates(params, updates), next];
-      });
+      const step = jit(
+        (gradients: Params, state: KfacState, params: Params): [Params, KfacState] => {
+          const [updates, next] = optimizer.step(gradients, state, params);
+          return [applyUpdates(params, updates), next];
+        },
+        { donate: [0, 1, 2] },
+      );
       return {
         init: (params) => optimizer.init(params),
         // The first step takes the gradient with the statistics; later ones may be without.
