@@ -5,7 +5,7 @@ import { writeWhole } from "../../core/io.ts";
 import { UsageError } from "../config.ts";
 import { type ProgressLine, progressLine, secondsText } from "../progress_line.ts";
 import { checkOut, createRunDirectory, fileNames, lockRun, readJson, writeJson } from "../run_directory.ts";
-import { type CompareConfig, methodProblems, parseCompareFlags, tableOf } from "./config.ts";
+import { type CompareConfig, methodProblems, parseCompareFlags, tableOf, withAll } from "./config.ts";
 import { type Assignment, sayingOf } from "./contender.ts";
 import { comparePage } from "./page.ts";
 import {
@@ -88,10 +88,11 @@ function openComparison(args: readonly string[]): {
     throw new UsageError(
       `Cannot use the comparison in ${resume}: its ${fileNames.config} is of something else, the directory of an earlier comparison is needed`,
     );
+  const before = earlier as CompareConfig;
   const merged = {
-    ...(earlier as CompareConfig),
+    ...before,
     ...(given.includes("seeds") && { seeds: config.seeds }),
-    ...(given.includes("optimizers") && { optimizers: config.optimizers }),
+    ...(given.includes("optimizers") && { optimizers: withAll(config.optimizers, before.workers) }),
   };
   const problems = methodProblems(merged.optimizers, merged.workers);
   if (problems.length > 0) throw new UsageError(problems.join("\n"));

@@ -50,7 +50,7 @@ export const compareFlags: Readonly<
   task: { value: "NAME[,NAME...]", help: "what is trained (default mlp); see below", schema: list },
   optimizers: {
     value: "NAME[,NAME...]",
-    help: "methods, each with settings if wanted: fosi-adam:k=16:period=100 (default adam,fosi-adam)",
+    help: "methods, each with settings if wanted: fosi-adam:k=16:period=100; all: those not named (default adam,fosi-adam)",
     schema: list,
   },
   seeds: { value: "N", help: "runs of each method that are compared (default 5)", schema: whole(1) },
@@ -169,10 +169,12 @@ export function parseCompareFlags(args: readonly string[]): {
         `Cannot use --task ${task}: it is not known, one of ${Object.keys(tasks).join(", ")} is needed`,
       );
   // Of a comparison that is resumed, its own number of workers says which there are.
-  if (raw["resume"] === undefined)
-    problems.push(
-      ...methodProblems((values["optimizers"] as string[]) ?? [], (values["workers"] as number) ?? 1),
-    );
+  if (raw["resume"] === undefined && values["optimizers"] !== undefined) {
+    const workers = (values["workers"] as number) ?? 1;
+    const optimizers = withAll(values["optimizers"] as string[], workers);
+    values["optimizers"] = optimizers;
+    problems.push(...methodProblems(optimizers, workers));
+  }
   if (problems.length > 0) throw new UsageError(problems.join("\n"));
   const { task, "grid-share": gridShare, "local-steps": localSteps, ...others } = values;
   const { "data-dir": dataDir, out, resume, ...rest } = others;
@@ -189,6 +191,13 @@ export function parseCompareFlags(args: readonly string[]): {
     resume: resume as string | undefined,
     given: Object.keys(raw),
   };
+}
+
+/** The methods with `all` replaced by every one that is not named. */
+export function withAll(optimizers: readonly string[], workers: number): readonly string[] {
+  const named = new Set(optimizers.map((word) => word.split(":")[0]));
+  const others = Object.keys(tableOf(workers)).filter((name) => !named.has(name));
+  return optimizers.flatMap((word) => (word === "all" ? others : word));
 }
 
 /** What is wrong with methods of the command line. */

@@ -294,3 +294,11 @@ test("--help lists every flag, task and method", async () => {
       expect(overview.out).toMatch(new RegExp(`^  ${command} `, "m"));
   });
 });
+
+test("all are the methods that are not named, of one process or of several", () => {
+  const of = (...args: string[]): readonly string[] => parseCompareFlags(args).config.optimizers;
+  expect(of("--optimizers", "all")).toEqual(Object.keys(methods));
+  const others = Object.keys(methods).filter((name) => name !== "adam" && name !== "kfac");
+  expect(of("--optimizers", "adam:beta1=0.8,all,kfac")).toEqual(["adam:beta1=0.8", ...others, "kfac"]);
+  expect(of("--optimizers", "all", "--workers", "2")).toEqual(Object.keys(distributedMethods));
+});
