@@ -3,9 +3,11 @@
  *
  *     bun bench/forecast.ts [ROUNDS]
  *
- * Measures what one thread of this machine needs for each kind of work (in one process) and for messages (over a socket),
- * runs plans on worker processes of one thread each, and prints seconds per step and per refresh, measured and predicted.
- * Then the predictions for 8, 64 and 512 such devices. Calibration and runs take turns ROUNDS times (default 3); medians.
+ * First plans of other forms than those that are judged run on worker processes of one thread each. What their jobs take is
+ * what work costs; what is left of the time of a question is what its messages cost; what the same job takes longer beside
+ * others says how many cores there are in effect. Nothing is fitted to the runs that are then predicted: those of 1, 2 and 4
+ * workers, with seconds per step and per refresh. Then the predictions for 8, 64 and 512 such devices. Calibration and
+ * runs take turns ROUNDS times (default 3); medians.
  */
 import "../core/backends/select.ts";
 import { availableParallelism } from "node:os";
@@ -24,10 +26,8 @@ import {
 } from "../dist/forecast.ts";
 import { type Problem, trainingSetup, workerInitial, workerJobs } from "../dist/jobs.ts";
 import { makePlan, orderOf, type Plan, type PlanInput } from "../dist/plan.ts";
-import type { Config } from "../dist/protocol/types.ts";
 import { addressFromEnvironment, runSockets, serveWorker, spawnBun } from "../dist/runtime/bun.ts";
-import { type Job, type Jobs, memoryStore, type Progress } from "../dist/runtime/driver.ts";
-import { runSequential } from "../dist/runtime/sequential.ts";
+import { type Job, type Jobs, memoryStore } from "../dist/runtime/driver.ts";
 import { configOf } from "../dist/script.ts";
 import type { WorkKind } from "../dist/work_counts.ts";
 
@@ -37,6 +37,7 @@ const HIDDEN = 128;
 const PAIRS = 4;
 const ORDER = 16;
 const STEPS = 5;
+const ROUNDS = 7;
 
 // ------------------------------------------------------------------------------------------------------------- task
 
@@ -46,11 +47,7 @@ interface Batch {
 }
 
 /** A multilayer perceptron on random images; what is learned does not matter for the time. */
-function problemOf(size: {
-  readonly hidden: number;
-  readonly batch: number;
-  readonly curvature: number;
-}): Problem<Batch> {
+function problemOf(size: Pick<Run, "hidden" | "batch" | "curvature">): Problem<Batch> {
   const model = nn.mlp([784, size.hidden, 10], { activation: "relu" });
   const [initial, unravel] = ravel(model.init(random.key(0)));
   const batches = new Map<string, Batch>();
@@ -79,36 +76,50 @@ function problemOf(size: {
   };
 }
 
-const task = { hidden: HIDDEN, batch: BATCH, curvature: CURVATURE_BATCH };
 const parametersOf = (hidden: number): number => 784 * hidden + hidden + 10 * hidden + 10;
+
+type Method = Pick<PlanInput, "update" | "sync" | "curvature"> & { readonly localSteps?: number };
 
 const adam = { name: "adam", learningRate: 1e-3 } as const;
 const curvature = { k: PAIRS, order: ORDER, period: 2 };
-const methods: Readonly<Record<string, Pick<PlanInput, "update" | "sync" | "curvature">>> = {
+/** Those that are predicted. The background of one begins at the end of every round. */
+const judged: Readonly<Record<string, Method>> = {
   "adam, data-parallel": { update: adam, sync: { k: "gradient" } },
   "dho2, replicated": { update: adam, sync: { k: "gradient" }, curvature },
   "dho2, columns": { update: adam, sync: { k: "gradient" }, curvature: { ...curvature, layout: "columns" } },
   "dho2, consensus": { update: adam, sync: { k: "consensus", sigma: 0.005 }, curvature },
+  divAdam: { update: adam, sync: { k: "divisible", period: 4, warmup: 1 }, localSteps: 4 },
+};
+/** Those that are measured before, in parts. */
+const measured: Readonly<Record<string, Method>> = {
+  sharded: { update: { ...adam, shard: true }, sync: { k: "gradient" } },
+  rows: { update: adam, sync: { k: "gradient" }, curvature: { ...curvature, period: 1, layout: "rows" } },
+  divided: { update: adam, sync: { k: "divisible", period: 2, warmup: 1 }, localSteps: 4 },
 };
 
-function planOf(
-  method: (typeof methods)[string],
-  workers: number,
-  options: { hidden?: number; rounds?: number } = {},
-): Plan {
-  const { hidden = HIDDEN, rounds = 7 } = options;
-  return makePlan({
-    version: 1,
-    workers,
-    parameters: parametersOf(hidden),
-    rounds,
-    localSteps: STEPS,
-    seed: 0,
-    ...method,
-  } as PlanInput);
+/** One run: what a worker process must know. */
+interface Run {
+  readonly method: string;
+  readonly workers: number;
+  readonly hidden: number;
+  readonly batch: number;
+  readonly curvature: number;
 }
 
-// ------------------------------------------------------------------------------------------------------ calibration
+const runOf = (method: string, workers: number, size: Partial<Run> = {}): Run => ({
+  method,
+  workers,
+  hidden: HIDDEN,
+  batch: BATCH,
+  curvature: CURVATURE_BATCH,
+  ...size,
+});
+
+function planOf({ method, workers, hidden }: Run, rounds: number = ROUNDS): Plan {
+  const { localSteps = STEPS, ...form } = { ...judged, ...measured }[method]!;
+  const parameters = parametersOf(hidden);
+  return makePlan({ version: 1, workers, parameters, rounds, localSteps, seed: 0, ...form } as PlanInput);
+}
 
 const median = (times: readonly number[]): number => {
   const sorted = times.toSorted((a, b) => a - b);
@@ -116,249 +127,250 @@ const median = (times: readonly number[]): number => {
   return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
 };
 
-/** Seconds of each function of a plan in one process, by name: `worker gradient`; those of a loop by its turn too. */
-type Times = ReadonlyMap<string, number>;
-
-function timesOf(plan: Plan, size: typeof task): Times {
-  const setup = trainingSetup(plan, problemOf(size));
-  const samples = new Map<string, number[]>();
-  const timed = (where: string, jobs: Jobs): Jobs =>
-    Object.fromEntries(
-      Object.entries(jobs).map(([fn, job]): [string, Job] => [
-        fn,
-        (ins, args) => {
-          const before = performance.now();
-          const result = job(ins, args);
-          const seconds = (performance.now() - before) / 1000;
-          // The first round compiles.
-          if (args.round > 0) {
-            for (const name of [`${where} ${fn}`, `${where} ${fn} ${args.iteration}`]) {
-              samples.set(name, [...(samples.get(name) ?? []), seconds]);
-            }
-          }
-          return result;
-        },
-      ]),
-    );
-  const workers = Array.from({ length: plan.workers }, (_, rank) => timed("worker", setup.jobs.worker(rank)));
-  runSequential({ ...setup, jobs: { hub: timed("hub", setup.jobs.hub), worker: (rank) => workers[rank]! } });
-  return new Map([...samples].map(([name, seconds]) => [name, median(seconds)]));
-}
-
-/** The line through two measurements; a call or a unit never takes less than nothing. */
-function through(
-  a: readonly [units: number, seconds: number],
-  b: readonly [units: number, seconds: number],
-): Rate {
-  const unit = Math.max(0, (b[1] - a[1]) / (b[0] - a[0]));
-  return { call: Math.max(0, a[1] - unit * a[0]), unit };
-}
-
-/** What this process needs for each kind of work. */
-function measureWork(): Pick<Costs["rates"], Exclude<WorkKind, "hubMessage" | "workerMessage">> {
-  const { "dho2, replicated": whole, "dho2, columns": cut } = methods as Record<
-    string,
-    (typeof methods)[string]
-  >;
-  const sharded = { update: { ...adam, shard: true }, sync: { k: "gradient" } } as const;
-  const small = { ...task, batch: BATCH / 4, curvature: CURVATURE_BATCH / 4, hidden: 8 };
-  const n = parametersOf(HIDDEN);
-  const few = parametersOf(small.hidden);
-  const options = { rounds: 6 };
-
-  const plain = timesOf(planOf(sharded, 1, options), task);
-  const plainSmallBatch = timesOf(planOf(sharded, 1, options), { ...task, batch: small.batch });
-  const plainFew = timesOf(planOf(sharded, 1, { ...options, hidden: small.hidden }), small);
-  const curved = timesOf(planOf(cut!, 2, { rounds: 5 }), task);
-  const curvedSmallBatch = timesOf(planOf(cut!, 2, { rounds: 5 }), { ...task, curvature: small.curvature });
-  const curvedFew = timesOf(planOf(cut!, 2, { rounds: 5, hidden: small.hidden }), small);
-  const replicated = timesOf(planOf(whole!, 2, { rounds: 5 }), task);
-  const replicatedFew = timesOf(planOf(whole!, 2, { rounds: 5, hidden: small.hidden }), small);
-
-  const update = through([few, plainFew.get("worker move")!], [n, plain.get("worker move")!]);
-  // What `last` takes beside the update is six products with V.
-  const projection = (times: Times, count: number): number =>
-    Math.max(0, times.get("worker last")! - update.call - update.unit * count);
-  const projections = through(
-    [6 * PAIRS * few, projection(replicatedFew, few)],
-    [6 * PAIRS * n, projection(replicated, n)],
-  );
-  const width = (count: number): number => Math.ceil(count / 2);
-  const pass = (turn: number): readonly [number, number] => [
-    (turn + 1) * width(n),
-    curved.get(`worker coefficients ${turn}`)!,
-  ];
-  const bytes = (count: number): number => 2 * 4 * count;
-  return {
-    gradient: through(
-      [small.batch, plainSmallBatch.get("worker nextGradient")!],
-      [BATCH, plain.get("worker nextGradient")!],
-    ),
-    linearize: through(
-      [small.curvature, curvedSmallBatch.get("worker open")!],
-      [CURVATURE_BATCH, curved.get("worker open")!],
-    ),
-    product: through(
-      // The first has no basis beside it.
-      [small.curvature, curvedSmallBatch.get("worker product 0")!],
-      [CURVATURE_BATCH, curved.get("worker product 0")!],
-    ),
-    update,
-    project: { call: projections.call / 6, unit: projections.unit },
-    basis: through(pass(0), pass(ORDER - 1)),
-    reduce: through([bytes(few), replicatedFew.get("hub mean")!], [bytes(n), replicated.get("hub mean")!]),
-    // Products of two workers, 8 n bytes, and the columns of one row, 4 n.
-    iterate: through(
-      [1.5 * bytes(few), curvedFew.get("hub product")!],
-      [1.5 * bytes(n), curved.get("hub product")!],
-    ),
-    start: through([few, curvedFew.get("hub start")!], [n, curved.get("hub start")!]),
-    ritz: { call: 0, unit: curved.get("hub ritz")! / ORDER ** 3 },
-    evaluate: freeOfCost.rates.evaluate,
-    // Saves are kept in memory here.
-    save: freeOfCost.rates.save,
-  };
-}
-
-// --------------------------------------------------------------------------------------------------------- messages
-
-const MESSAGE_FLOATS = 2 ** 18;
-const QUESTIONS = 40;
-const messageKinds = ["empty", "down", "up"] as const;
-
-/** Rounds of questions that carry nothing, a vector to the worker, or one to the hub. */
-const messageConfig: Config = {
-  workers: 1,
-  rounds: 7,
-  durable: { hub: ["vector"], worker: ["vector"] },
-  script: (round) => {
-    const kind = messageKinds[round % 3]!;
-    const phase = {
-      name: kind,
-      ...(kind === "down" && { send: ["vector"] }),
-      worker: { fn: "nothing", ins: [], outs: [] },
-      ...(kind === "up" && { reply: ["vector"] }),
-      hub: { fn: "nothing", ins: [], outs: [] },
-    };
-    return [
-      { repeat: QUESTIONS, body: [phase] },
-      { name: "end", hub: { fn: "nothing", ins: [], outs: [] } },
-    ];
-  },
-  retryTicks: 50,
-  deadTicks: 1200,
-  maxRestarts: 0,
-  maxQueue: 1024,
-};
-const nothing: Jobs = { nothing: () => ({ outs: [] }) };
-const vectorOf = (): Value => adopt(new Float32Array(MESSAGE_FLOATS), [MESSAGE_FLOATS], "float32");
-
-/** What the two ends of a message need: at the hub its processor time, at the worker all the rest. */
-async function measureMessages(): Promise<Pick<Costs["rates"], "hubMessage" | "workerMessage">> {
-  const processorTime = (): number => {
-    const { user, system } = process.cpuUsage();
-    return (user + system) / 1e6;
-  };
-  const found = new Map<string, Sample>();
-  let walls: number[] = [];
-  let last = performance.now();
-  let before = processorTime();
-  await runSockets({
-    config: messageConfig,
-    jobs: { hub: nothing },
-    initial: { hub: { vector: vectorOf() } },
-    spawn: (rank, address) => spawnBun(import.meta.path, ["messages", String(rank)], { address, threads: 1 }),
-    onProgress(progress) {
-      const now = performance.now();
-      if (progress.k === "completed") {
-        walls = [];
-        before = processorTime();
-      } else {
-        walls.push((now - last) / 1000);
-        // Each kind comes twice, the second time without being compiled.
-        if (progress.iteration === QUESTIONS - 1)
-          found.set(progress.phase, { wall: median(walls), own: (processorTime() - before) / QUESTIONS });
-      }
-      last = performance.now();
-    },
-  });
-  const [empty, down, up] = messageKinds.map((kind) => found.get(kind)!) as [Sample, Sample, Sample];
-  const bytes = 4 * MESSAGE_FLOATS;
-  const own = Math.max(0, (down.own + up.own) / 2 - empty.own) / bytes;
-  const all = Math.max(0, (down.wall + up.wall) / 2 - empty.wall) / bytes;
-  const call = Math.min(empty.own, empty.wall) / 2;
-  return {
-    hubMessage: { call, unit: Math.min(own, all) },
-    workerMessage: { call: empty.wall / 2 - call, unit: all - Math.min(own, all) },
-  };
-}
-
-/** Seconds of one question: on the clock, the median, and of the hub's processor, the mean. */
-interface Sample {
-  readonly wall: number;
-  readonly own: number;
-}
-
 // ------------------------------------------------------------------------------------------------------------- runs
 
-/** Seconds of every part of a round between two answers of the hub, by its phase and place in the round. */
-type Samples = Map<string, number[]>;
+/** Seconds of one part of a round: of all, of its slowest worker's job, of the hub's, and of the hub's processor. */
+interface Sample {
+  readonly wall: number;
+  readonly worker: number;
+  readonly hub: number;
+  readonly processor: number;
+}
 
-/** Runs the plan on processes of one thread each. The first round, in which programs are compiled, does not count. */
-async function measureRun(plan: Plan, name: string, samples: Samples): Promise<void> {
-  const setup = trainingSetup(plan, problemOf(task));
-  let last = performance.now();
+/** By phase and place in the round. */
+type Samples = Map<string, Sample[]>;
+
+/** The jobs, with the time of each told to somebody. */
+function timed(jobs: Jobs, tell: (seconds: number) => void): Jobs {
+  const timedJob =
+    (job: Job): Job =>
+    (ins, args) => {
+      const before = performance.now();
+      const result = job(ins, args);
+      tell((performance.now() - before) / 1000);
+      return result;
+    };
+  return Object.fromEntries(Object.entries(jobs).map(([fn, job]) => [fn, timedJob(job)]));
+}
+
+/** Runs a plan on processes of one thread each. The first round, in which programs are compiled, does not count. */
+async function sample(run: Run, samples: Samples = new Map()): Promise<Samples> {
+  const setup = trainingSetup(planOf(run), problemOf(run));
+  const now = (): Sample => {
+    const { user, system } = process.cpuUsage();
+    return { wall: performance.now() / 1000, worker: 0, hub: 0, processor: (user + system) / 1e6 };
+  };
+  let hub = 0;
+  let busy: readonly number[] = [];
+  let last = now();
   let places = new Map<string, number>();
   await runSockets({
-    ...setup,
+    config: setup.config,
+    jobs: {
+      hub: timed(setup.jobs.hub, (seconds) => {
+        hub += seconds;
+      }),
+    },
     initial: { hub: setup.initial.hub },
     spawn: (rank, address) =>
-      spawnBun(import.meta.path, ["worker", String(rank), name, String(plan.workers)], {
-        address,
-        threads: 1,
-      }),
-    onProgress(progress: Progress) {
-      const now = performance.now();
+      spawnBun(import.meta.path, ["worker", String(rank), JSON.stringify(run)], { address, threads: 1 }),
+    onProgress(progress, { busySeconds }) {
+      const { wall, processor } = now();
       const phase = progress.k === "completed" ? "save" : progress.phase;
       const place = places.get(phase) ?? 0;
       places.set(phase, place + 1);
+      const worker = Math.max(...busySeconds.map((seconds, rank) => seconds - (busy[rank] ?? 0)));
       const key = `${phase} ${place}`;
-      if (progress.round > 0) samples.set(key, [...(samples.get(key) ?? []), (now - last) / 1000]);
+      const part = { wall: wall - last.wall, worker, hub, processor: processor - last.processor };
+      if (progress.round > 0) samples.set(key, [...(samples.get(key) ?? []), part]);
       if (progress.k === "completed") places = new Map();
-      last = now;
+      [hub, busy, last] = [0, busySeconds, now()];
     },
   });
+  return samples;
 }
 
-/** Medians of the parts of a round, added: seconds of a step and of a refresh. */
-function spentOf(plan: Plan, samples: Samples): { readonly step: number; readonly refresh: number } {
-  const parts = new Map(forecast(plan, freeOfCost, here).phases.map(({ name, part }) => [name, part]));
-  const sum = { refresh: 0, step: 0, save: 0, evaluation: 0 };
-  for (const [key, seconds] of samples) sum[parts.get(key.split(" ")[0]!)!] += median(seconds);
-  return { step: (sum.step + sum.save) / STEPS, refresh: sum.refresh };
+/** The medians of a part of a round over its places, or those from one place on to before another. */
+function partOf(samples: Samples, phase: string, from = 0, to: number = Number.POSITIVE_INFINITY): Sample {
+  const found = [...samples].flatMap(([key, values]) => {
+    const [name, at] = key.split(" ");
+    return name === phase && Number(at) >= from && Number(at) < to ? values : [];
+  });
+  const of = (name: keyof Sample): number => median(found.map((one) => one[name]));
+  return { wall: of("wall"), worker: of("worker"), hub: of("hub"), processor: of("processor") };
 }
 
-/** This machine's own connections: what they take is in the rates of messages. */
-const here: Network = { topology: "star", latency: 0, bandwidth: Number.POSITIVE_INFINITY };
-const devices = availableParallelism();
-
-async function serve(kind: string, rank: number, name: string, workers: number): Promise<void> {
-  const common = { rank, address: addressFromEnvironment(), store: memoryStore(), deadlineMs: 5000 };
-  if (kind === "messages") {
-    await serveWorker({ ...common, config: messageConfig, jobs: nothing, initial: { vector: vectorOf() } });
-    return;
-  }
-  const plan = planOf(methods[name]!, workers);
-  const problem = problemOf(task);
+async function serve(rank: number, run: Run): Promise<void> {
+  const plan = planOf(run);
+  const problem = problemOf(run);
   await serveWorker({
-    ...common,
+    rank,
+    address: addressFromEnvironment(),
+    store: memoryStore(),
+    deadlineMs: 5000,
     config: configOf(plan),
     jobs: workerJobs(plan, problem, rank),
     initial: workerInitial(plan, problem.initial, rank),
   });
 }
 
+// ------------------------------------------------------------------------------------------------------ calibration
+
+/** The line through two measurements, the larger one last and exactly; a call or a unit never takes less than nothing. */
+function through(
+  a: readonly [units: number, seconds: number],
+  b: readonly [units: number, seconds: number],
+): Rate {
+  const slope = (b[1] - a[1]) / (b[0] - a[0]);
+  const unit = Math.min(Math.max(0, slope), b[1] / b[0]);
+  return { call: b[1] - unit * b[0], unit };
+}
+
+/** Workers of the runs in which processes are measured beside each other. */
+const CROWD = 4;
+
+interface Calibration {
+  readonly rates: Costs["rates"];
+  /** Cores that are worth as much as those here when all of them compute. */
+  readonly cores: number;
+}
+
+/**
+ * What work and messages cost, from runs of few and many parameters and of few and many examples.
+ *
+ * The work is that of one worker beside a hub that waits. What is left of a question without jobs is messages: the
+ * processor of the hub is busy for its ends, the rest is the worker's, and the time until a process that sleeps goes on. With
+ * `CROWD` workers the same job takes longer, by as much as there are more of them than cores in effect: cores may share a cache, the
+ * memory, and what computes.
+ */
+async function calibrate(): Promise<Calibration> {
+  const few = { hidden: 8, batch: BATCH / 4, curvature: CURVATURE_BATCH / 4 };
+  const sharded = await sample(runOf("sharded", 1));
+  const shardedFew = await sample(runOf("sharded", 1, few));
+  const shardedFewExamples = await sample(runOf("sharded", 1, { batch: few.batch }));
+  const rows = await sample(runOf("rows", 1));
+  const rowsFew = await sample(runOf("rows", 1, few));
+  const rowsFewExamples = await sample(runOf("rows", 1, { curvature: few.curvature }));
+  const divided = await sample(runOf("divided", 1));
+  const dividedFew = await sample(runOf("divided", 1, few));
+  const crowd = await sample(runOf("rows", CROWD));
+  const crowdFew = await sample(runOf("rows", CROWD, few));
+
+  const sizes = [parametersOf(few.hidden), parametersOf(HIDDEN)] as const;
+  /** Through what is found with few parameters and with many. */
+  const bySize = (
+    units: (n: number) => number,
+    of: (samples: Samples) => number,
+    [a, b]: readonly [Samples, Samples],
+  ): Rate => through([units(sizes[0]), of(a)], [units(sizes[1]), of(b)]);
+  const worker =
+    (phase: string) =>
+    (samples: Samples): number =>
+      partOf(samples, phase).worker;
+  const hub =
+    (phase: string) =>
+    (samples: Samples): number =>
+      partOf(samples, phase).hub;
+  const bytes = (n: number): number => 4 * n;
+  const wide = [shardedFew, sharded] as const;
+  const cut = [rowsFew, rows] as const;
+
+  // A step takes n numbers to each worker and brings n back from each.
+  const ofHub = (samples: Samples): number => {
+    const { wall, worker, hub, processor } = partOf(samples, "step");
+    return Math.min(Math.max(0, processor - hub), Math.max(0, wall - worker - hub));
+  };
+  const ofWorker = (samples: Samples): number => {
+    const { wall, worker, hub } = partOf(samples, "step");
+    return Math.max(0, wall - worker - hub - ofHub(samples));
+  };
+  /** Of one of so many calls. */
+  const each = ({ call, unit }: Rate, calls: number): Rate => ({ call: call / calls, unit });
+  /** Of half of the passes over the basis, as of the one in their middle. */
+  const passes = (from: number): readonly [number, number] => [
+    (from + (ORDER / 2 + 1) / 2) * sizes[1],
+    partOf(rows, "coefficients", from, from + ORDER / 2).worker,
+  ];
+  const basis = through(passes(0), passes(ORDER / 2));
+  /** A product in the middle of a search, without its two passes. */
+  const product = (samples: Samples): number =>
+    Math.max(0, worker("product")(samples) - 2 * basis.call - (ORDER - 1) * sizes[1] * basis.unit);
+  const gradientOf = new Map<Samples, number>([
+    [divided, worker("step")(sharded)],
+    [dividedFew, worker("step")(shardedFew)],
+  ]);
+  const rates: Costs["rates"] = {
+    // No plan here has matrices.
+    ...freeOfCost.rates,
+    gradient: through([few.batch, worker("step")(shardedFewExamples)], [BATCH, worker("step")(sharded)]),
+    linearize: through(
+      [few.curvature, worker("open")(rowsFewExamples)],
+      [CURVATURE_BATCH, worker("open")(rows)],
+    ),
+    product: through([few.curvature, product(rowsFewExamples)], [CURVATURE_BATCH, product(rows)]),
+    update: bySize((n) => n, worker("move"), wide),
+    project: each(
+      bySize((n) => 2 * PAIRS * n, worker("inside"), cut),
+      2,
+    ),
+    basis,
+    // Every second step takes a result of the background, every other one that of the step before.
+    divide: bySize(
+      (n) => n,
+      (samples) => {
+        const [first, second] = [0, 1].map((place) => partOf(samples, "step", place, place + 1).worker);
+        const landing = worker("launch")(samples) / 2;
+        return Math.max(0, (first! + second!) / 2 - landing - gradientOf.get(samples)!);
+      },
+      [dividedFew, divided],
+    ),
+    land: bySize((n) => n, worker("launch"), [dividedFew, divided]),
+    reduce: bySize(bytes, hub("step"), cut),
+    // A product and the columns of one row.
+    iterate: bySize((n) => 2 * bytes(n), hub("product"), cut),
+    start: bySize((n) => n, hub("open"), cut),
+    ritz: { call: 0, unit: hub("ritz")(rows) / ORDER ** 3 },
+    // Of many workers, because what goes to all is packed once.
+    hubMessage: each(
+      bySize((n) => 2 * CROWD * bytes(n), ofHub, [crowdFew, crowd]),
+      2 * CROWD,
+    ),
+    workerMessage: each(
+      bySize((n) => 2 * bytes(n), ofWorker, cut),
+      2,
+    ),
+    // Saves are kept in memory: what they take is their turn of the event loop.
+    save: { call: partOf(sharded, "save").wall / 2, unit: 0 },
+  };
+  // The first products have hardly any basis beside them, which is divided by the workers.
+  const together = (samples: Samples): number =>
+    worker("open")(samples) + ORDER * partOf(samples, "product", 0, ORDER / 4).worker;
+  const slowness = together(crowd) / together(rows);
+  return { rates, cores: Math.min(availableParallelism(), Math.max(1, CROWD / slowness)) };
+}
+
 // ------------------------------------------------------------------------------------------------------------ report
+
+/** Medians of the parts of a round, added: seconds of a step and of a refresh. */
+function spentOf(plan: Plan, samples: Samples): { readonly step: number; readonly refresh: number } {
+  const parts = new Map(forecast(plan, freeOfCost, here).phases.map(({ name, part }) => [name, part]));
+  const sum = { refresh: 0, step: 0, save: 0, evaluation: 0 };
+  for (const [key, values] of samples)
+    sum[parts.get(key.split(" ")[0]!)!] += median(values.map(({ wall }) => wall));
+  return { step: (sum.step + sum.save) / plan.localSteps, refresh: sum.refresh };
+}
+
+/** The same without the first round, as it is predicted. */
+function predictedOf(run: Run, costs: Costs, network: Network): ReturnType<typeof spentOf> {
+  const steps = (plan: Plan): number => plan.rounds * plan.localSteps;
+  const [short, long] = [1, ROUNDS].map((rounds) => planOf(run, rounds)) as [Plan, Plan];
+  const [first, all] = [short, long].map((plan) => forecast(plan, costs, network)) as [Forecast, Forecast];
+  const seconds = steps(long) * all.perStep - steps(short) * first.perStep;
+  return { step: seconds / (steps(long) - steps(short)), refresh: all.perRefresh };
+}
+
+/** This machine's own connections: what they take is in the rates of messages. */
+const here: Network = { topology: "star", latency: 0, bandwidth: Number.POSITIVE_INFINITY };
 
 const examples = { gradient: BATCH, curvature: CURVATURE_BATCH, evaluation: 0 };
 const ms = (seconds: number): string => `${(1000 * seconds).toPrecision(3)}`;
@@ -376,31 +388,32 @@ const errorOf = (predicted: number, measured: number): string =>
 
 async function main(rounds: number): Promise<void> {
   const began = performance.now();
-  const rows = Object.entries(methods).flatMap(([name, method]) =>
-    [1, 2, 4].map((workers) => ({ name, plan: planOf(method, workers), samples: new Map() as Samples })),
+  const rows = Object.keys(judged).flatMap((method) =>
+    [1, 2, 4].map((workers) => ({ run: runOf(method, workers), samples: new Map() as Samples })),
   );
-  const calibrations: Costs["rates"][] = [];
+  const calibrations: Calibration[] = [];
   for (let turn = 0; turn < rounds; turn++) {
-    calibrations.push({ ...measureWork(), ...(await measureMessages()) });
-    for (const { name, plan, samples } of rows) await measureRun(plan, name, samples);
+    calibrations.push(await calibrate());
+    for (const { run, samples } of rows) await sample(run, samples);
   }
   const kinds = Object.keys(freeOfCost.rates) as WorkKind[];
   const rates = Object.fromEntries(
     kinds.map((kind) => [
       kind,
       {
-        call: median(calibrations.map((one) => one[kind].call)),
-        unit: median(calibrations.map((one) => one[kind].unit)),
+        call: median(calibrations.map((one) => one.rates[kind].call)),
+        unit: median(calibrations.map((one) => one.rates[kind].unit)),
       },
     ]),
   ) as Costs["rates"];
+  const cores = median(calibrations.map((one) => one.cores));
 
   const n = parametersOf(HIDDEN);
   console.log(
     `MLP 784-${HIDDEN}-10 (${n} parameters), batch ${BATCH} per worker, curvature on ${CURVATURE_BATCH} examples,`,
   );
   console.log(
-    `k ${PAIRS}, ${ORDER} Lanczos steps, ${STEPS} steps a round; one thread per worker, ${devices} cores;`,
+    `k ${PAIRS}, ${ORDER} Lanczos steps; one thread per worker, ${availableParallelism()} cores, worth ${cores.toFixed(2)};`,
   );
   console.log(
     `medians of ${rounds} interleaved rounds, ${((performance.now() - began) / 1000).toFixed(0)} s in all\n`,
@@ -411,21 +424,21 @@ async function main(rounds: number): Promise<void> {
 
   console.log("");
   header(["method", "workers", "step, ms", "predicted", "error", "refresh, ms", "predicted", "error"]);
-  for (const { name, plan, samples } of rows) {
-    const { step, refresh } = spentOf(plan, samples);
-    const { perStep, perRefresh } = forecast(plan, { rates, examples, devices }, here);
+  for (const { run, samples } of rows) {
+    const { step, refresh } = spentOf(planOf(run), samples);
+    const predicted = predictedOf(run, { rates, examples, cores }, here);
     row([
-      name,
-      String(plan.workers),
+      run.method,
+      String(run.workers),
       ms(step),
-      ms(perStep),
-      errorOf(perStep, step),
+      ms(predicted.step),
+      errorOf(predicted.step, step),
       refresh === 0 ? "" : ms(refresh),
-      refresh === 0 ? "" : ms(perRefresh),
-      errorOf(perRefresh, refresh),
+      refresh === 0 ? "" : ms(predicted.refresh),
+      errorOf(predicted.refresh, refresh),
     ]);
   }
-  predict({ rates, examples, devices: null });
+  predict({ rates, examples, cores: null });
 }
 
 const links = [
@@ -444,26 +457,27 @@ function predict(costs: Costs): void {
     links.map((link) => ({ ...link, topology })),
   );
   header(["method", "workers", ...networks.map(({ name, topology }) => `${topology}, ${name}`)]);
-  for (const name of Object.keys(methods)) {
+  for (const method of Object.keys(judged)) {
     for (const workers of [8, 64, 512]) {
-      const plan = planOf(methods[name]!, workers);
-      const cell = ({ perStep, perRefresh }: Forecast): string =>
-        orderOf(plan) === 0 ? ms(perStep) : `${ms(perStep)} / ${ms(perRefresh)}`;
+      const run = runOf(method, workers);
+      const hasRefreshes = orderOf(planOf(run)) > 0;
       row([
-        name,
+        method,
         String(workers),
-        ...networks.map((network) =>
-          cell(forecast(plan, network.topology === "ring" ? bare : costs, network)),
-        ),
+        ...networks.map((network) => {
+          const own = network.topology === "ring" ? bare : costs;
+          const { step, refresh } = predictedOf(run, own, network);
+          return hasRefreshes ? `${ms(step)} / ${ms(refresh)}` : ms(step);
+        }),
       ]);
     }
   }
 }
 
-const [kind = "", rank = "", name = "", workers = ""] = process.argv.slice(2);
-if (kind === "worker" || kind === "messages") await serve(kind, Number(rank), name, Number(workers));
+const [kind = "", rank = "", run = ""] = process.argv.slice(2);
+if (kind === "worker") await serve(Number(rank), JSON.parse(run) as Run);
 else if (process.env["COTANGENT_THREADS"] !== "1") {
-  // The hub and the calibration have one thread too.
+  // The hub has one thread too.
   const env = { ...process.env, COTANGENT_THREADS: "1" };
   const child = Bun.spawn([process.execPath, import.meta.path, ...process.argv.slice(2)], {
     env,

@@ -4,7 +4,7 @@ import { zeros } from "../core/create.ts";
 import { bytesPerElement, type DType } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { leaves } from "../core/tree.ts";
-import type { CommunicatingMethod } from "./compress/method.ts";
+import type { CommunicatingMethod, Traffic } from "./compress/method.ts";
 import { communicatingOf } from "./compress/plan.ts";
 import {
   adoptsAt,
@@ -150,7 +150,7 @@ export function planCost(plan: Plan, options: CostOptions = {}): PlanCost {
 }
 
 /** Whether curvature travels in a round that could adopt some: with a split, what was measured `delay` rounds before. */
-function carriesCurvature(plan: Plan, round: number): boolean {
+export function carriesCurvature(plan: Plan, round: number): boolean {
   const split = plan.curvature?.split;
   return !split || curvatureDueAt(plan, round - split.delay);
 }
@@ -309,6 +309,91 @@ function roundCosts(plan: Plan, round: number, sizeOf: SizeOf): readonly PhaseCo
   return [...costs.values()];
 }
 
+/** What one question of a phase moves, in bytes: of all workers together, and of the one with the most. */
+export interface Moved {
+  readonly toWorkers: number;
+  readonly toHub: number;
+  readonly mostToWorker: number;
+  readonly mostToHub: number;
+}
+
+/**
+ * What the questions of a plan move, one by one; `carries` says whether a register of curvature has some.
+ *
+ * @throws {PlanError} as `planCost` does
+ */
+export function movedBy(
+  plan: Plan,
+  options: CostOptions,
+): (phase: Phase, iteration: number, carries: boolean) => Moved {
+  const { workers, parameters } = plan;
+  const dtype = options.dtype ?? "float32";
+  const method = communicatingOf(plan, options);
+  if (method) {
+    return (phase) => movedAlike(workers, communicated(method, phase, workers, parameters, dtype));
+  }
+  const sizeOf = registerSizes(plan, bytesPerElement(dtype), matricesIn(plan, options));
+  const ranks = Array.from({ length: workers }, (_, rank) => rank);
+  return (phase, iteration, carries) => {
+    const size = carries ? sizeOf : sizeWithoutCurvature(sizeOf);
+    const bytesOf = (names: readonly string[]): readonly number[] =>
+      ranks.map((rank) => names.reduce((sum, name) => sum + size(name, rank, iteration), 0));
+    const [down, up] = [bytesOf(receiveNames(phase)), bytesOf(repliesOf(phase))];
+    const total = (bytes: readonly number[]): number => bytes.reduce((sum, own) => sum + own, 0);
+    return {
+      toWorkers: total(down),
+      toHub: total(up),
+      mostToWorker: Math.max(...down),
+      mostToHub: Math.max(...up),
+    };
+  };
+}
+
+/** The same of the exchange in the background that begins after a step. */
+export function movedBeside(plan: Plan, options: CostOptions, step: number): Moved {
+  const { workers } = plan;
+  const dtype = options.dtype ?? "float32";
+  return movedAlike(workers, communicatingOf(plan, options)!.backgroundBytes!(workers, step, dtype));
+}
+
+const movedAlike = (workers: number, { sent, received }: Traffic): Moved => ({
+  toWorkers: workers * received,
+  toHub: workers * sent,
+  mostToWorker: received,
+  mostToHub: sent,
+});
+
+/** One worker's bytes of a phase between the steps of a method; the exchanges of a step have the same. */
+function communicated(
+  method: CommunicatingMethod<unknown>,
+  { send = [], reply = [], worker, hub }: Phase,
+  workers: number,
+  parameters: number,
+  dtype: DType,
+): Traffic {
+  const share = (step: number): Traffic => {
+    const { sent, received } = method.stepBytes(step, workers, dtype);
+    const count = method.exchanges(step);
+    return { sent: sent / count, received: received / count };
+  };
+  return {
+    received: send.includes("reduced") ? share(worker!.numbers![0]!).received : 0,
+    sent: reply.includes("payload")
+      ? share(hub!.numbers![0]!).sent
+      : reply.includes("view")
+        ? parameters * bytesPerElement(dtype)
+        : 0,
+  };
+}
+
+/** Bytes of the state that a worker of such a method saves; null for the others. */
+export function stateBytes(plan: Plan, options: CostOptions): number | null {
+  const dtype = options.dtype ?? "float32";
+  const state = communicatingOf(plan, options)?.init(zeros([plan.parameters], { dtype }));
+  if (state === undefined) return null;
+  return leaves(state).reduce((bytes, x) => bytes + x.size * bytesPerElement(x.dtype), 0);
+}
+
 const repliesOf = (phase: Phase): readonly string[] => phase.reply ?? [];
 
 function phaseBytes(plan: Plan, names: readonly string[], repeat: number, sizeOf: SizeOf): number {
@@ -347,6 +432,8 @@ function registerSizes(plan: Plan, elementBytes: number, matrices: MatrixElement
     columns: (rank) => pairs * widthOf(plan, rank) * elementBytes,
     // Whole, or of curvature workers each worker's columns.
     curvature: (rank) => pairBytes + pairs * (isCutByColumns ? widthOf(plan, rank) * elementBytes : whole),
+    // Of a snapshot: a round.
+    version: () => 4,
     // Values, residuals, one factor, and the worker's rates and rows.
     space: (rank) => 16 * pairs + elementBytes + heightOf(plan, rank) * (elementBytes + whole),
     inside: () => (isCutByColumns ? pairs * elementBytes : whole),

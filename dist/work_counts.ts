@@ -3,6 +3,13 @@
  * of each kind, counts become time.
  */
 import { columnsOf, layoutOf, orderOf, type Plan, vectorRowsOf } from "./plan.ts";
+import {
+  ownedBy,
+  ownersOf,
+  ownsLayers,
+  type PreconditionedMethod,
+  preconditionedOf,
+} from "./preconditioned.ts";
 
 /**
  * The kinds of work, and the unit in which each grows.
@@ -14,6 +21,11 @@ import { columnsOf, layoutOf, orderOf, type Plan, vectorRowsOf } from "./plan.ts
  * - `update`: one update by the method alone; a parameter that the worker moves.
  * - `project`: one product with V or its transpose; an element of V.
  * - `basis`: one pass over the Lanczos basis; an element of it.
+ * - `divide`: the part of a step that divides, compresses or keeps back what is sent, with the method in it; a parameter.
+ * - `land`: what such a worker makes of a result, or of its state for others; a parameter.
+ * - `factors`: the factors of K-FAC of a batch, beside its gradient; an example.
+ * - `roots`: the roots or eigenpairs of one matrix; the cube of its side.
+ * - `precondition`: one update by a method with matrices; a parameter.
  *
  * Of the hub:
  * - `reduce`: sums, means and joins of answers while training and of eigenvectors; a byte of all answers.
@@ -34,6 +46,11 @@ export type WorkKind =
   | "update"
   | "project"
   | "basis"
+  | "divide"
+  | "land"
+  | "factors"
+  | "roots"
+  | "precondition"
   | "reduce"
   | "iterate"
   | "start"
@@ -90,12 +107,34 @@ function repeated(work: Counts, times: number): Counts {
   return Object.fromEntries(entries) as Counts;
 }
 
+/** Where in a script a function is called, and what a plan alone does not say. */
+export interface Call {
+  readonly iteration: number;
+  /** Those that the script tells the function. */
+  readonly numbers: readonly number[];
+  /** Whether the batch of the call tells factors too. */
+  readonly isInformed: boolean;
+  /** The sides of the matrices of Shampoo or K-FAC. */
+  readonly matrices: readonly number[];
+}
+
 /**
- * What the busiest worker, which is worker 0, does in one function of the script.
+ * What the busiest worker, which is worker 0 where no matrices are divided, does in one function of the script.
  *
  * @throws {TypeError} for a function that is not known here
  */
-export function workerCounts(plan: Plan, examples: Examples, fn: string, iteration: number): Counts {
+export function workerCounts(plan: Plan, examples: Examples, fn: string, call: Call): Counts {
+  const method = preconditionedOf(plan);
+  const table = method
+    ? matrixTable(plan, method, examples, call)
+    : { ...vectorTable(plan, examples, call), ...dividedTable(plan, examples, call) };
+  return lookUp(table, fn, "worker");
+}
+
+type Table = Readonly<Record<string, () => Counts>>;
+
+/** Of methods whose state is vectors, and of their curvature. */
+function vectorTable(plan: Plan, examples: Examples, { iteration }: Call): Table {
   const { parameters: n, curvature } = plan;
   const [start, end] = columnsOf(plan, 0);
   const width = end - start;
@@ -116,7 +155,7 @@ export function workerCounts(plan: Plan, examples: Examples, fn: string, iterati
       addCounts({ update: once(own) }, passes(6));
   const extrapolation: Counts = { update: units(own) };
 
-  const table: Readonly<Record<string, () => Counts>> = {
+  return {
     open: () => ({ linearize: once(examples.curvature) }),
     // Of the candidate along the rows before it and with itself.
     coefficients: () => ({ basis: once((iteration + 1) * width) }),
@@ -141,8 +180,65 @@ export function workerCounts(plan: Plan, examples: Examples, fn: string, iterati
     moveExtrapolated: () => addCounts(move, extrapolation),
     // The dual, the augmented gradients and the candidate are sums of whole vectors.
     local: () => addCounts(repeated(addCounts(gradient, move), plan.localSteps), { update: units(2 * n) }),
+    // Of a group of curvature workers, when it has delivered.
+    release: () => ({}),
   };
-  return lookUp(table, fn, "worker");
+}
+
+/** Of methods whose workers differ between steps: see jobs/communicating.ts. */
+function dividedTable({ parameters: n }: Plan, examples: Examples, { numbers }: Call): Table {
+  const land: Counts = { land: once(n) };
+  /** Steps `from` to `to` without a message between them. */
+  const begun = (from: number, to: number): Counts =>
+    repeated({ gradient: once(examples.gradient), divide: once(n) }, to - from + 1);
+  return {
+    begin: () => begun(numbers[0]!, numbers[1]!),
+    advance: () => addCounts(land, begun(numbers[1]!, numbers[2]!)),
+    turn: () => land,
+    land: () => land,
+    // With a result that is still to be taken, if the step had one, and the payload of the background.
+    launch: () => land,
+    view: () => land,
+  };
+}
+
+/** Of methods with matrices: see jobs/preconditioned.ts. The worker with the most to do does the most of each. */
+function matrixTable(
+  { parameters: n, workers }: Plan,
+  method: PreconditionedMethod,
+  examples: Examples,
+  { isInformed, matrices }: Call,
+): Table {
+  const owners = ownersOf(method, matrices, workers);
+  const most = (of: (own: readonly number[]) => number): number =>
+    Math.max(...Array.from({ length: workers }, (_, rank) => of(ownedBy(owners, rank))));
+  const cubes = (own: readonly number[]): number => own.reduce((sum, i) => sum + matrices[i]! ** 3, 0);
+  const owned = (own: readonly number[]): number =>
+    own.reduce((sum, i) => sum + (i % 2 === 0 ? matrices[i]! * matrices[i + 1]! : 0), 0);
+  const sample: Counts = {
+    gradient: once(examples.gradient),
+    ...(isInformed && { factors: once(examples.gradient) }),
+  };
+  const roots: Counts = { roots: { calls: most((own) => own.length), units: most(cubes) } };
+  const precondition: Counts = { precondition: once(n) };
+  if (ownsLayers(method)) {
+    const direction: Counts = { precondition: once(most(owned)) };
+    return {
+      gradient: () => sample,
+      direction: () => direction,
+      refreshedDirection: () => addCounts(direction, roots),
+      naturalStep: () => addCounts({ update: once(n) }, sample),
+      naturalLast: () => ({ update: once(n) }),
+    };
+  }
+  return {
+    gradient: () => sample,
+    roots: () => roots,
+    step: () => addCounts(precondition, sample),
+    last: () => precondition,
+    refreshedStep: () => addCounts(precondition, sample),
+    refreshedLast: () => precondition,
+  };
 }
 
 /**
@@ -153,7 +249,7 @@ export function workerCounts(plan: Plan, examples: Examples, fn: string, iterati
 export function hubCounts(plan: Plan, examples: Examples, fn: string, bytes: number): Counts {
   const reduce = (): Counts => ({ reduce: once(bytes) });
   const iterate = (): Counts => ({ iterate: once(bytes) });
-  const table: Readonly<Record<string, () => Counts>> = {
+  const table: Table = {
     start: () => ({ start: once(plan.parameters) }),
     place: reduce,
     product: iterate,
@@ -167,12 +263,23 @@ export function hubCounts(plan: Plan, examples: Examples, fn: string, bytes: num
     takeFirst: reduce,
     join: reduce,
     consensus: reduce,
+    reduce,
+    reduceBackground: reduce,
+    takeView: reduce,
+    informedMean: reduce,
+    joinRoots: reduce,
+    joinDirections: reduce,
+    // Snapshots and finished curvature go from hand to hand.
+    snapshot: () => ({}),
+    collect: () => ({}),
+    take: () => ({}),
+    deliver: () => ({}),
     evaluate: () => ({ evaluate: once(examples.evaluation) }),
   };
   return lookUp(table, fn, "hub");
 }
 
-function lookUp(table: Readonly<Record<string, () => Counts>>, fn: string, where: string): Counts {
+function lookUp(table: Table, fn: string, where: string): Counts {
   const count = Object.hasOwn(table, fn) ? table[fn] : undefined;
   if (!count)
     throw new TypeError(

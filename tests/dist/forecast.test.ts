@@ -11,8 +11,11 @@ import {
 import { trainingSetup } from "../../dist/jobs.ts";
 import { orderOf, type Plan, type PlanInput } from "../../dist/plan.ts";
 import { planCost } from "../../dist/plan_cost.ts";
+import { slots } from "../../dist/protocol/script.ts";
+import { roundScript } from "../../dist/script.ts";
 import { sharedLink } from "../../dist/shared_link.ts";
 import { report, type SimResult, simulate } from "../../dist/sim.ts";
+import { directSource } from "../../dist/split.ts";
 import type { WorkKind } from "../../dist/work_counts.ts";
 import { mulberry32 } from "../optim/numbers.ts";
 import { prop } from "../support/prop.ts";
@@ -20,6 +23,7 @@ import { logisticProblem, planOf } from "./training_problems.ts";
 
 const kinds = Object.keys(freeOfCost.rates) as WorkKind[];
 const atOnce: Network = { topology: "star", latency: 0, bandwidth: Number.POSITIVE_INFINITY };
+const star: Network = { topology: "star", latency: 2e-4, bandwidth: 1e6 };
 const examples = { gradient: 8, curvature: 16, evaluation: 100 };
 
 /** Costs in which only these rates are not zero. */
@@ -32,7 +36,7 @@ function someCosts(seed: number): Costs {
   const uniform = mulberry32(seed);
   const rate = (): Costs["rates"][WorkKind] => ({ call: 1e-3 * uniform(), unit: 1e-5 * uniform() });
   const rates = Object.fromEntries(kinds.map((kind) => [kind, rate()])) as Costs["rates"];
-  return { rates, examples, devices: null };
+  return { rates, examples, cores: null };
 }
 
 const forms: readonly Partial<PlanInput>[] = [
@@ -205,8 +209,8 @@ test("workers that share devices take turns", () => {
   const costs = only({ gradient: { call: 1, unit: 0 } });
   for (const plan of plansFor(4, 16)) {
     const alone = forecast(plan, costs, atOnce).seconds;
-    expect(forecast(plan, { ...costs, devices: 8 }, atOnce).seconds).toBe(alone);
-    expect(forecast(plan, { ...costs, devices: 2 }, atOnce).seconds).toBe(2 * alone);
+    expect(forecast(plan, { ...costs, cores: 8 }, atOnce).seconds).toBe(alone);
+    expect(forecast(plan, { ...costs, cores: 2 }, atOnce).seconds).toBe(2 * alone);
   }
 });
 
@@ -232,8 +236,6 @@ prop(
     expect(forecast(plan, costs, { ...network, bandwidth: 5e5 }).seconds).toBeGreaterThanOrEqual(seconds);
   },
 );
-
-const star: Network = { topology: "star", latency: 2e-4, bandwidth: 1e6 };
 
 /** A simulated run on the clock of these costs. */
 function simulated(
@@ -266,14 +268,14 @@ function isEven({ sync, curvature, update }: Plan): boolean {
 test("a simulated run without faults takes the time of the forecast", () => {
   for (const plan of plans) {
     if (plan.curvature?.layout === "rows" && plan.workers > 2) continue;
-    for (const devices of [null, 1]) {
+    for (const cores of [null, 1]) {
       const { rates } = withSlowSaves(someCosts(9));
       // Otherwise the worker with more bytes is later than the others.
       const unit = isEven(plan) ? rates.workerMessage.unit : 0;
       const costs: Costs = {
         rates: { ...rates, workerMessage: { ...rates.workerMessage, unit } },
         examples,
-        devices,
+        cores,
       };
       const { seconds } = forecast(plan, costs, star, { dtype: "float64" });
       expect(Math.abs(simulated(plan, costs).stats.seconds! / seconds - 1)).toBeLessThan(1e-9);
@@ -339,6 +341,274 @@ test("a link is shared evenly: who came first is through first, equals together,
   ]);
 });
 
+// ---- beside the training
+
+const adam = { name: "adam", learningRate: 0.01 } as const;
+const divisible = { k: "divisible", ratio: 8, period: 4, warmup: 1 } as const;
+const communicating: readonly Partial<PlanInput>[] = [
+  { sync: divisible },
+  { sync: { ...divisible, period: 3, delay: 2, warmup: 4, precision: "int16" } },
+  { sync: { k: "local", period: 3 } },
+  { sync: { k: "one-bit", freezeStep: 3 } },
+  { sync: { k: "gradient-feedback", compressor: "topk", ratio: 8 } },
+  { sync: { k: "gradient-feedback", compressor: "powersgd", rank: 1 } },
+];
+const split = { k: 2, order: 4, period: 3, split: { workers: 3, delay: 2 } } as const;
+const besides: readonly Partial<PlanInput>[] = [
+  ...communicating,
+  { sync: { k: "gradient" }, curvature: split },
+  { sync: { k: "consensus" }, curvature: { ...split, split: { workers: 1, delay: 1, late: "keep-old" } } },
+  { sync: { k: "gradient" }, curvature: { ...split, layout: "columns" } },
+  { sync: { k: "gradient" }, update: { name: "shampoo", learningRate: 0.01, period: 4 } },
+  { sync: { k: "gradient" }, update: { name: "kfac", learningRate: 0.01, period: 4, factorPeriod: 2 } },
+  { sync: { k: "gradient" }, update: { name: "kfac", learningRate: 0.01, distribution: "gradients" } },
+];
+/** The sides of the inputs and outputs of two layers, for those that want them; and of what PowerSGD takes apart. */
+const shaped = { matrices: [4, 2, 2, 4], shapes: [[4, 4]] } as const;
+
+function besidePlan(form: Partial<PlanInput>, workers: number, rounds = 6, parameters = 16): Plan {
+  return planOf({
+    workers,
+    parameters,
+    rounds,
+    localSteps: 3,
+    update: adam,
+    evaluateEvery: 3,
+    ...form,
+  } as Omit<PlanInput, "version" | "seed">);
+}
+
+test("exchanges in the background take in a simulated run the time of the forecast, on fast links and on slow ones", () => {
+  const costs = withSlowSaves(someCosts(11));
+  for (const form of communicating) {
+    for (const [workers, bandwidth] of [
+      [1, 1e6],
+      [2, 2e4],
+      [3, 5e3],
+    ] as const) {
+      // Sixteen numbers are one vector here: the problem does not say more.
+      const plan = besidePlan(form, workers);
+      const network: Network = { topology: "star", latency: 2e-4, bandwidth };
+      const shapes = { dtype: "float64" } as const;
+      const clock = clockOf(plan, costs, network, { ...shapes, tickSeconds: 1e3 });
+      const result = simulate({
+        ...trainingSetup(plan, logisticProblem(16, workers, 16)),
+        seed: 4,
+        clock,
+        checkReplay: false,
+      });
+      expect(result.violations, report(result)).toEqual([]);
+      const { seconds, phases } = forecast(plan, costs, network, shapes);
+      expect(Math.abs(result.stats.seconds! / seconds - 1), JSON.stringify(form)).toBeLessThan(1e-9);
+      const waited = phases.reduce((sum, { waiting }) => sum + waiting, 0);
+      expect(waited).toBeCloseTo(result.stats.waitedSeconds!, 9);
+    }
+  }
+});
+
+test("on a link six times slower than gradients a period of 7 gives seven times the speed, and one of 3 has to wait", () => {
+  const size = 4096;
+  const workers = 4;
+  // A dense exchange keeps the link for six seconds, a gradient takes one.
+  const network: Network = { topology: "star", latency: 0, bandwidth: (2 * workers * 4 * size) / 6 };
+  const costs = only({ gradient: { call: 1, unit: 0 } });
+  const perStep = (sync: PlanInput["sync"]): readonly [seconds: number, waited: number] => {
+    const of = (rounds: number): Forecast =>
+      forecast(
+        planOf({ workers, parameters: size, rounds, localSteps: 21, update: adam, sync }),
+        costs,
+        network,
+      );
+    const [short, long] = [of(2), of(6)];
+    const waited = ({ phases }: Forecast): number => phases.reduce((sum, { waiting }) => sum + waiting, 0);
+    return [(long.seconds - short.seconds) / 84, (waited(long) - waited(short)) / 84];
+  };
+  const [dense] = perStep({ k: "gradient" });
+  expect(dense).toBeCloseTo(7, 1);
+  const form = { k: "divisible", ratio: 1024, warmup: 1, precision: "int16" } as const;
+  const [easy, none] = perStep({ ...form, period: 7 });
+  expect(none).toBeLessThan(0.001);
+  expect(Math.abs(dense / easy / 7 - 1)).toBeLessThan(0.05);
+  const [hard, some] = perStep({ ...form, period: 3 });
+  expect(some).toBeGreaterThan(0.5);
+  // Two gradients hide two of six seconds; the third waits for the result.
+  expect(hard).toBeCloseTo(7 / 3, 1);
+});
+
+test("with one core a run takes the sum of all work, with many as long as with one for each", () => {
+  const [gradient, divide, land, reduce, atHub, atWorker] = [0.7, 0.2, 0.1, 0.3, 0.05, 0.02];
+  const call = (seconds: number): Costs["rates"][WorkKind] => ({ call: seconds, unit: 0 });
+  const costs = only({
+    gradient: call(gradient),
+    divide: call(divide),
+    land: call(land),
+    reduce: call(reduce),
+    hubMessage: call(atHub),
+    workerMessage: call(atWorker),
+  });
+  for (const workers of [1, 2, 5]) {
+    const sync = { ...divisible, delay: 1 };
+    const plan = planOf({ workers, parameters: 16, rounds: 2, localSteps: 7, update: adam, sync });
+    // Of 14 steps each lands, the parameters are viewed once, and three exchanges end, after steps 4, 8 and 12.
+    const questions = [0, 1].reduce((sum, round) => sum + slots(roundScript(plan, round)).length, 0);
+    const works =
+      workers * (14 * (gradient + divide) + 15 * land) +
+      (14 + 1 + 3) * reduce +
+      2 * workers * (questions + 3) * (atHub + atWorker);
+    expect(forecast(plan, { ...costs, cores: 1 }, atOnce).seconds).toBeCloseTo(works, 9);
+    const times = [1, 1.5, 2, 3, 4, 6, 100].map(
+      (cores) => forecast(plan, { ...costs, cores }, atOnce).seconds,
+    );
+    for (const [i, seconds] of times.entries())
+      if (i > 0) expect(seconds).toBeLessThanOrEqual(times[i - 1]! + 1e-9);
+    // What is left is that a process does one thing at a time.
+    const alone = forecast(plan, costs, atOnce).seconds;
+    expect(times.at(-1)!).toBeGreaterThanOrEqual(alone - 1e-9);
+    expect(times.at(-1)! - alone).toBeLessThanOrEqual(3 * (2 * (workers * atHub + atWorker) + reduce) + 1e-9);
+  }
+  for (const plan of plans) {
+    const some = someCosts(5);
+    const alone = forecast(plan, some, star).seconds;
+    expect(forecast(plan, { ...some, cores: 100 }, star).seconds).toBeCloseTo(alone, 12);
+  }
+});
+
+test("with one core it does not matter what is beside what: the time of all costs is the sum of the times of each", () => {
+  const whole = planOf({
+    workers: 3,
+    parameters: 16,
+    rounds: 2,
+    localSteps: 7,
+    update: adam,
+    sync: { ...divisible, delay: 1 },
+  });
+  const others = [split, { ...split, layout: "columns" } as const].map((curvature) =>
+    besidePlan({ sync: { k: "gradient" }, curvature }, 2),
+  );
+  for (const plan of [whole, ...others]) {
+    const { rates } = someCosts(17);
+    const time = (some: Partial<Costs["rates"]>): number =>
+      forecast(plan, { ...only(some), cores: 1 }, atOnce).seconds;
+    const each = kinds.reduce((sum, kind) => sum + time({ [kind]: rates[kind] }), 0);
+    expect(time(rates)).toBeCloseTo(each, 9);
+  }
+});
+
+test("the training waits for curvature workers where they need longer than the delay, and never where old curvature is kept", () => {
+  for (const search of [1, 5, 8, 20]) {
+    const costs = only({ gradient: { call: 1, unit: 0 }, product: { call: search / 4, unit: 0 } });
+    const of = (late: "wait" | "keep-old", cores: number | null = null): Forecast => {
+      const curvature = { ...split, split: { ...split.split, late } };
+      const plan = besidePlan({ sync: { k: "gradient" }, curvature }, 2, 12);
+      return forecast(plan, { ...costs, cores }, atOnce);
+    };
+    // Twelve rounds of three seconds; four snapshots, each taken after two rounds.
+    expect(of("wait").seconds).toBeCloseTo(36 + 4 * Math.max(0, search - 6), 9);
+    expect(of("wait").perSearch).toBeCloseTo(search, 9);
+    expect(of("keep-old").seconds).toBeCloseTo(36, 9);
+    // Two workers and three of the group; with one core nothing hides anything.
+    expect(of("wait", 1).seconds).toBeCloseTo(2 * 36 + 3 * 4 * search, 9);
+    expect(of("wait", 5).seconds).toBe(of("wait").seconds);
+  }
+});
+
+test("where curvature is there in time, a split costs the training in a simulated run what the forecast says", () => {
+  const { rates } = withSlowSaves(someCosts(9));
+  // Messages that take nothing of the link take nothing from the training when they are the group's.
+  const costs = { ...freeOfCost, examples, rates: { ...rates, hubMessage: freeOfCost.rates.hubMessage } };
+  const slow = { ...costs, rates: { ...costs.rates, gradient: { call: 10, unit: 0 } } };
+  const network: Network = { topology: "star", latency: 2e-4, bandwidth: Number.POSITIVE_INFINITY };
+  const free = { ...slow, rates: { ...slow.rates, workerMessage: freeOfCost.rates.workerMessage } };
+  const plan = besidePlan({ sync: { k: "gradient" }, curvature: split }, 2);
+  const problem = logisticProblem(16, 2, 16);
+  const result = simulate({
+    ...trainingSetup(plan, problem, directSource(plan, problem)),
+    seed: 4,
+    clock: clockOf(plan, free, network, { dtype: "float64", tickSeconds: 1e4 }),
+    checkReplay: false,
+  });
+  expect(result.violations, report(result)).toEqual([]);
+  const { seconds } = forecast(plan, free, network, { dtype: "float64" });
+  expect(Math.abs(result.stats.seconds! / seconds - 1)).toBeLessThan(1e-9);
+});
+
+test("matrices cost what is done with them: factors and roots when they are due, roots where most of them are", () => {
+  const [kfac, owned] = besides.slice(-2).map((form) => besidePlan(form, 2)) as [Plan, Plan];
+  const units = (plan: Plan, kind: WorkKind): number =>
+    forecast(plan, only({ [kind]: { call: 0, unit: 1 } }), atOnce, shaped).seconds;
+  // Of eighteen steps every second and every fourth; a worker has one matrix of each size, the sides are 4, 2, 2 and 4.
+  expect(units(kfac, "factors")).toBe(9 * examples.gradient);
+  expect(units(kfac, "roots")).toBe(5 * (4 ** 3 + 2 ** 3));
+  expect(units(kfac, "precondition")).toBe(18 * 16);
+  // One of two layers each, and the whole is moved by all.
+  expect(units(owned, "precondition")).toBe(18 * 4 * 2);
+  expect(units(owned, "update")).toBe(18 * 16);
+  for (const form of besides.slice(-3)) {
+    for (const workers of [1, 2, 4]) {
+      const plan = besidePlan(form, workers);
+      const cost = planCost(plan, shaped);
+      const time = (costs: Costs, network: Network): number => forecast(plan, costs, network, shaped).seconds;
+      expect(time(freeOfCost, { ...atOnce, bandwidth: 1 })).toBe(cost.bytesToWorkers + cost.bytesToHub);
+      expect(time(only({ reduce: { call: 0, unit: 1 } }), atOnce)).toBe(cost.bytesToHub);
+      expect(time(freeOfCost, { ...atOnce, latency: 1 })).toBe(2 * cost.questions);
+      expect(time(only({ gradient: { call: 1, unit: 0 } }), atOnce)).toBe(18);
+    }
+  }
+});
+
+/** Old curvature that is kept may be dropped: there more can cost less. */
+const patient = besides.filter(
+  ({ curvature }) => (curvature as { split?: { late?: string } } | undefined)?.split?.late !== "keep-old",
+);
+
+prop(
+  "what goes on beside makes no run shorter when it costs more, nor do slower networks, fewer cores and more workers",
+  fc.integer({ min: 0, max: 1000 }),
+  fc.constantFrom(...kinds),
+  fc.constantFrom("star" as const, "ring" as const),
+  fc.constantFrom(...patient),
+  fc.constantFrom(1, 2, 4),
+  (seed, kind, shape, form, workers) => {
+    // Who shares cores, or as two parties a link, may find them free when he is later: here each has its own.
+    const topology = form.curvature ? "ring" : shape;
+    const costs = someCosts(seed);
+    const network = { topology, latency: 1e-4, bandwidth: 1e5 };
+    const plan = besidePlan(form, workers);
+    const time = (one: Costs, over: Network = network, of = plan): number =>
+      forecast(of, one, over, shaped).seconds;
+    const { call, unit } = costs.rates[kind];
+    const dear = { ...costs, rates: { ...costs.rates, [kind]: { call: 2 * call, unit: 2 * unit } } };
+    const slower = [
+      time(dear),
+      time({ ...costs, cores: 2 }),
+      time({ ...costs, cores: 1 }),
+      time(costs, { ...network, latency: 2e-4 }),
+      time(costs, { ...network, bandwidth: 5e4 }),
+    ];
+    const least = (1 - 1e-12) * time(costs);
+    for (const seconds of slower) expect(seconds).toBeGreaterThanOrEqual(least);
+    // Work that is divided is less with more workers, messages are more.
+    const more = time(freeOfCost, network, besidePlan(form, 2 * workers));
+    expect(more).toBeGreaterThanOrEqual((1 - 1e-12) * time(freeOfCost));
+  },
+);
+
+test("a search on the same link is slowed by the training and slows it, and the time of both is that of their bytes", () => {
+  const plan = besidePlan(
+    { sync: { k: "gradient" }, curvature: { ...split, split: { workers: 1, delay: 1 } } },
+    2,
+    3,
+  );
+  const bytesOf = (one: Plan): number => {
+    const { bytesToWorkers, bytesToHub } = planCost(one);
+    return bytesToWorkers + bytesToHub;
+  };
+  const network: Network = { topology: "star", latency: 0, bandwidth: 1 };
+  const { seconds, perSearch } = forecast(plan, freeOfCost, network);
+  // The only search is begun in the first round and taken in the second.
+  expect(seconds).toBeCloseTo(bytesOf(plan) + perSearch, 6);
+});
+
 test("what cannot be forecast is refused", () => {
   const [plan] = plansFor(2, 16) as [Plan];
   expect(() => forecast(plan, freeOfCost, { ...atOnce, bandwidth: 0 })).toThrow(
@@ -347,6 +617,9 @@ test("what cannot be forecast is refused", () => {
   expect(() => clockOf(plan, freeOfCost, { ...atOnce, topology: "ring" })).toThrow(
     /^Cannot make a clock: the topology is a ring, a star is needed/,
   );
+  expect(() => forecast(plan, { ...freeOfCost, cores: 0 }, atOnce)).toThrow(
+    /^Cannot forecast a plan: the number of cores is 0, at least one/,
+  );
   const shampoo = planOf({
     workers: 2,
     parameters: 16,
@@ -354,18 +627,9 @@ test("what cannot be forecast is refused", () => {
     sync: { k: "gradient" },
   });
   expect(() => forecast(shampoo, freeOfCost, atOnce)).toThrow(
-    /^Cannot forecast a plan: the work of shampoo on its matrices is not counted/,
+    /^Cannot price a plan: the sides of the matrices of shampoo are not given/,
   );
-  const split = { ...plan, curvature: { ...plansFor(2, 16)[2]!.curvature!, split: { workers: 2 } } } as Plan;
-  expect(() => forecast(split, freeOfCost, atOnce)).toThrow(
-    /^Cannot forecast a plan: its curvature has 2 workers of its own/,
-  );
-  const local = {
-    ...shampoo,
-    update: { ...plan.update, name: "adam" },
-    sync: { k: "local", period: 2 },
-  } as Plan;
-  expect(() => forecast(local, freeOfCost, atOnce)).toThrow(
-    /^Cannot forecast a plan: what the workers of local compute is not counted/,
+  expect(() => clockOf(shampoo, freeOfCost, atOnce, shaped)).toThrow(
+    /^Cannot make a clock: a function of shampoo is not told which step it computes/,
   );
 });
