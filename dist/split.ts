@@ -9,6 +9,7 @@ import type { Value } from "../core/value.ts";
 import { computations } from "./jobs/compute.ts";
 import {
   type Curvature,
+  loneSearchJobs,
   pairNotes,
   type Search,
   searchHubJobs,
@@ -18,7 +19,8 @@ import {
 import { rowSpaces } from "./jobs/hub.ts";
 import { job, nothing, value } from "./jobs/registers.ts";
 import type { Problem } from "./jobs.ts";
-import { columnsOf, layoutOf, type Plan, type SplitPlan } from "./plan.ts";
+import { columnsOf, layoutOf, orderOf, type Plan, type SplitPlan } from "./plan.ts";
+import type { Script } from "./protocol/script.ts";
 import type { Config } from "./protocol/types.ts";
 import type { Job, JobResult, Jobs } from "./runtime/driver.ts";
 import { type RunSetup, runSequential } from "./runtime/sequential.ts";
@@ -207,6 +209,14 @@ function groupSetup<B>(plan: Plan, problem: Problem<B>, exchange: Exchange, roun
           return taken instanceof Promise ? taken.then(outs) : outs(taken);
         },
         start: ([version], args) => hub["start"]!([], { ...args, round: versionOf(version) }),
+        isEnded: (_ins, { notes }) => {
+          exchange.check();
+          return { outs: [], notes: notes[0]! };
+        },
+        takeCurvature: job(([curvature]) => ({
+          outs: [curvature],
+          notes: pairNotes(curvature as Curvature),
+        })),
         deliver: job(([version, curvature]) => {
           exchange.deliver(versionOf(version), curvature as Curvature);
           return { outs: [] };
@@ -236,24 +246,17 @@ const versionOf = (register: unknown): number => value(register).item();
  * @since 0.2.0
  */
 export function groupConfig(plan: Plan): Config {
-  const [open, ...rest] = searchPhases(plan);
+  const { workers } = splitOf(plan);
+  const search = workers === 1 ? loneSearchPhases(plan) : sharedSearchPhases(plan);
   return {
     ...plan.limits,
-    workers: splitOf(plan).workers,
+    workers,
     // As many as there are snapshots: the hub knows when no more come.
     rounds: Number.MAX_SAFE_INTEGER,
     durable: { hub: [], worker: [] },
     script: () => [
       { name: "take", hub: { fn: "take", outs: ["theta", "version"] } },
-      {
-        ...open,
-        name: "open",
-        send: ["theta", "version"],
-        worker: { fn: "open", ins: ["theta", "version"], outs: ["operator", "basis"] },
-        hub: { fn: "start", ins: ["version"], outs: ["v", "recurrence"] },
-      },
-      ...rest,
-      vectorsPhase,
+      ...search,
       {
         name: "deliver",
         send: [],
@@ -262,6 +265,53 @@ export function groupConfig(plan: Plan): Config {
       },
     ],
   };
+}
+
+/** The search of the training, at a snapshot. */
+function sharedSearchPhases(plan: Plan): Script {
+  const [open, ...rest] = searchPhases(plan);
+  return [
+    {
+      ...open,
+      name: "open",
+      send: ["theta", "version"],
+      worker: { fn: "open", ins: ["theta", "version"], outs: ["operator", "basis"] },
+      hub: { fn: "start", ins: ["version"], outs: ["v", "recurrence"] },
+    },
+    ...rest,
+    vectorsPhase,
+  ];
+}
+
+/**
+ * A worker that shares with nobody keeps the whole search. It is asked for one product at a time, so that the hub, which other
+ * workers wait for, has nothing to do and can still end it.
+ */
+function loneSearchPhases(plan: Plan): Script {
+  return [
+    {
+      name: "open",
+      send: ["theta", "version"],
+      worker: { fn: "openAlone", ins: ["theta", "version"], outs: ["operator", "basis"] },
+    },
+    {
+      repeat: orderOf(plan),
+      until: 0,
+      body: [
+        {
+          name: "product",
+          worker: { fn: "productAlone", ins: ["operator", "basis"], outs: ["basis"] },
+          hub: { fn: "isEnded" },
+        },
+      ],
+    },
+    {
+      name: "vectors",
+      worker: { fn: "vectorsAlone", ins: ["basis"], outs: ["curvature"] },
+      reply: ["curvature"],
+      hub: { fn: "takeCurvature", ins: ["curvature@*"], outs: ["curvature"] },
+    },
+  ];
 }
 
 /**
@@ -289,11 +339,18 @@ export function groupConfig(plan: Plan): Config {
 export function groupWorkerJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
   const { objective } = computations(plan, problem);
   const batch = (round: number): B => problem.curvatureBatch(rank, round);
-  const jobs = searchWorkerJobs(groupSearch(plan, problem as Problem<never>), { objective, batch }, rank);
+  const search = groupSearch(plan, problem as Problem<never>);
+  const on = { objective, batch };
+  const jobs = { ...searchWorkerJobs(search, on, rank), ...loneSearchJobs(search, on) };
+  // A snapshot chooses batch and start vector, not the round of the group in which its turn comes.
+  const atSnapshot =
+    (open: Job): Job =>
+    ([theta, version], args) =>
+      open([theta], { ...args, round: versionOf(version) });
   return {
     ...jobs,
-    // A snapshot chooses batch and start vector, not the round of the group in which its turn comes.
-    open: ([theta, version], args) => jobs["open"]!([theta], { ...args, round: versionOf(version) }),
+    open: atSnapshot(jobs["open"]!),
+    openAlone: atSnapshot(jobs["openAlone"]!),
     release: job(() => ({ outs: [null, null] })),
   };
 }

@@ -165,6 +165,13 @@ function vectorTable(plan: Plan, examples: Examples, { iteration }: Call): Table
       basis: { calls: 2, units: 2 * iteration * width },
     }),
     vectors: () => ({ basis: once(pairs * orderOf(plan) * width) }),
+    // Of a curvature worker alone: all of that, and what the hub makes of it is little.
+    openAlone: () => ({ linearize: once(examples.curvature) }),
+    productAlone: () => ({
+      product: once(examples.curvature),
+      basis: { calls: 3, units: (3 * iteration + 1) * width },
+    }),
+    vectorsAlone: () => ({ basis: once(pairs * orderOf(plan) * width) }),
     install: () => ({}),
     installDamped: () => ({}),
     installRows: () => ({}),
@@ -273,6 +280,8 @@ export function hubCounts(plan: Plan, examples: Examples, fn: string, bytes: num
     snapshot: () => ({}),
     collect: () => ({}),
     take: () => ({}),
+    isEnded: () => ({}),
+    takeCurvature: () => ({}),
     deliver: () => ({}),
     evaluate: () => ({ evaluate: once(examples.evaluation) }),
   };

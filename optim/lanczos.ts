@@ -3,11 +3,11 @@
  * one machine here and on column shards in dist/, those of recurrence.ts. Where products are on a device the steps are those of krylov.ts.
  */
 import type { LinearOperator } from "../autodiff/operator.ts";
-import type { TypedArray } from "../core/dtype.ts";
+import type { DType, TypedArray } from "../core/dtype.ts";
 import { cast, matmul, reshape, slice } from "../core/ops.ts";
 import * as random from "../core/random.ts";
 import { adopt, placed } from "../core/trace.ts";
-import { Tensor, type Value } from "../core/value.ts";
+import { readable, Tensor, type Value } from "../core/value.ts";
 import { krylov } from "./krylov.ts";
 import {
   advance,
@@ -20,6 +20,7 @@ import {
   measure,
   newRow,
   place,
+  type Recurrence,
   withoutOlder,
 } from "./recurrence.ts";
 import { type Tridiagonal, tridiagonalEigen } from "./tridiagonal.ts";
@@ -147,28 +148,71 @@ function isOnDevice({ device = "cpu" }: LinearOperator): boolean {
   return device !== "cpu";
 }
 
+/** A search on the host between two products: data. */
+export interface HostSearch {
+  readonly basis: readonly Float64Array[];
+  readonly at: Recurrence;
+  /** The vector of the next product, in the element type of products. */
+  readonly candidate: Value;
+  /** Whether all steps are made or no further basis vector exists; and whether it is the latter. */
+  readonly isEnded: boolean;
+  readonly breakdown: boolean;
+}
+
+/** A search before its first product. */
+export function hostSearch(from: Pick<LanczosOptions, "start" | "key">, n: number, dtype: DType): HostSearch {
+  const candidate = cast(adopt(startVector(from, n), [n], "float64"), dtype);
+  return { basis: [], at: beginning, candidate, isEnded: false, breakdown: false };
+}
+
+/** The search after one more product. */
+export function searchedFurther(
+  { apply, dtype, size: n }: LinearOperator,
+  order: number,
+  { basis, at, candidate }: HostSearch,
+): HostSearch {
+  const u = new Float64Array(readable(candidate));
+  const { recurrence, numbers } = place(at, measure(basis, u), dtype);
+  const ended = { isEnded: true, breakdown: true };
+  if (recurrence.isEnded) return { basis, at: recurrence, candidate, ...ended };
+  const product = readable(apply(candidate)) as Floats;
+  const { row, older } = newRow(basis, u, numbers);
+  // The row as it travels between workers, so that a run of one worker has these bits.
+  const sent = readable(cast(adopt(row, [n], "float64"), dtype)) as Floats;
+  const next = advance(recurrence, new Float64Array(withoutOlder(product, older, 0, 1)), sent, dtype);
+  const breakdown = next.recurrence.isEnded;
+  return {
+    basis: [...basis, row],
+    at: next.recurrence,
+    candidate: adopt(next.candidate, [n], dtype),
+    isEnded: breakdown || basis.length + 1 >= order,
+    breakdown,
+  };
+}
+
+/** What a search that has ended has found. */
+export function foundBy({ basis, at: { t }, breakdown }: HostSearch, k: number, l: number): Spectrum {
+  const { values, rows, residuals, largest } = ritzPairs(t, k, l);
+  const [pairs, n] = [values.length, basis[0]!.length];
+  const vectors = new Float64Array(pairs * n);
+  rows.forEach((row, j) => {
+    vectors.set(combine(basis, row, n), j * n);
+  });
+  return {
+    values: vectorOf(values),
+    vectors: adopt(vectors, [pairs, n], "float64"),
+    residuals: vectorOf(residuals),
+    largest,
+    tridiagonal: t,
+    breakdown,
+  };
+}
+
 function lanczosOnHost(operator: LinearOperator, search: Search): Spectrum {
-  const { size: n, dtype } = operator;
-  const basis: Float64Array[] = [];
-  let candidate: Value = cast(adopt(startVector(search, n), [n], "float64"), dtype);
-  let at = beginning;
-  for (;;) {
-    const u = new Float64Array(candidate.dataSync());
-    const { recurrence, numbers } = place(at, measure(basis, u), dtype);
-    if (recurrence.isEnded) return assemble(recurrence.t, basis, { ...search, n, breakdown: true });
-    const product = operator.apply(candidate).dataSync() as Floats;
-    const { row, older } = newRow(basis, u, numbers);
-    basis.push(row);
-    // The row as it travels between workers, so that a run of one worker has these bits.
-    const sent = cast(adopt(row, [n], "float64"), dtype).dataSync() as Floats;
-    const rest = new Float64Array(withoutOlder(product, older, 0, 1));
-    const next = advance(recurrence, rest, sent, dtype);
-    const breakdown = next.recurrence.isEnded;
-    if (breakdown || basis.length >= search.order)
-      return assemble(next.recurrence.t, basis, { ...search, n, breakdown });
-    at = next.recurrence;
-    candidate = adopt(next.candidate, [n], dtype);
-  }
+  const { k, l, order } = search;
+  let at = hostSearch(search, operator.size, operator.dtype);
+  while (!at.isEnded) at = searchedFurther(operator, order, at);
+  return foundBy(at, k, l);
 }
 
 /** All steps, and what to make of their table once it is read. */
@@ -208,28 +252,6 @@ function lanczosOnDevice(
         breakdown,
       };
     },
-  };
-}
-
-function assemble(
-  t: Tridiagonal,
-  basis: readonly Float64Array[],
-  found: { readonly k: number; readonly l: number; readonly n: number; readonly breakdown: boolean },
-): Spectrum {
-  const { k, l, n, breakdown } = found;
-  const { values, rows, residuals, largest } = ritzPairs(t, k, l);
-  const pairs = values.length;
-  const vectors = new Float64Array(pairs * n);
-  rows.forEach((row, j) => {
-    vectors.set(combine(basis, row, n), j * n);
-  });
-  return {
-    values: vectorOf(values),
-    vectors: adopt(vectors, [pairs, n], "float64"),
-    residuals: vectorOf(residuals),
-    largest,
-    tridiagonal: t,
-    breakdown,
   };
 }
 

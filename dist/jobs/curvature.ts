@@ -8,7 +8,14 @@ import { cast } from "../../core/ops.ts";
 import * as random from "../../core/random.ts";
 import { adopt, scalar } from "../../core/trace.ts";
 import { readable, type Value } from "../../core/value.ts";
-import { ritzPairs, startVector } from "../../optim/lanczos.ts";
+import {
+  foundBy,
+  type HostSearch,
+  hostSearch,
+  ritzPairs,
+  searchedFurther,
+  startVector,
+} from "../../optim/lanczos.ts";
 import {
   advance,
   beginning,
@@ -90,6 +97,38 @@ export function searchWorkerJobs<B>(
       return { outs: [floats(product), [...rowsIn(basis), row], inDType(row, dtype)] };
     }),
     vectors: job(([basis, rows]) => ({ outs: [ownColumns(basis, value(rows), search.dtype)] })),
+  };
+}
+
+/** The computations of a worker that searches alone, with the same bits; the register `basis` has the search. */
+export function loneSearchJobs<B>(
+  { parameters, dtype, seed, order, k, l }: Search,
+  { objective, batch }: { objective(theta: Value, batch: B): Value; batch(round: number): B },
+): Jobs {
+  return {
+    openAlone: job(([theta], { round }) => {
+      const key = random.foldIn(random.key(seed), round);
+      return {
+        outs: [
+          hessianOperator(objective, value(theta), batch(round)),
+          hostSearch({ key }, parameters, dtype),
+        ],
+      };
+    }),
+    productAlone: job(([operator, search]) => {
+      const next = searchedFurther(operator as LinearOperator, order, search as HostSearch);
+      return { outs: [next], notes: [Number(next.isEnded)] };
+    }),
+    vectorsAlone: job(([search]) => {
+      const { values, residuals, vectors, largest } = foundBy(search as HostSearch, k, l);
+      const curvature: Curvature = {
+        values,
+        residuals,
+        largest: scalar(largest, "int32"),
+        vectors: cast(vectors, dtype),
+      };
+      return { outs: [curvature] };
+    }),
   };
 }
 

@@ -9,6 +9,7 @@ import { valueAndGrad } from "../../autodiff/vjp.ts";
 import { add, div } from "../../core/ops.ts";
 import * as random from "../../core/random.ts";
 import type { Value } from "../../core/value.ts";
+import type { Curvature } from "../../dist/jobs/curvature.ts";
 import { baseOf, type Problem, trainingSetup } from "../../dist/jobs.ts";
 import {
   adoptsAt,
@@ -19,12 +20,20 @@ import {
   type SplitPlan,
 } from "../../dist/plan.ts";
 import { planCost, showPlan } from "../../dist/plan_cost.ts";
+import { slots } from "../../dist/protocol/script.ts";
 import { type Job, memoryStore } from "../../dist/runtime/driver.ts";
 import { runLocal } from "../../dist/runtime/local.ts";
 import { runSequential } from "../../dist/runtime/sequential.ts";
 import { sameBits } from "../../dist/sim.ts";
-import { curvatureGroup, directSource, groupWorkerJobs, type Snapshot } from "../../dist/split.ts";
+import {
+  curvatureGroup,
+  directSource,
+  groupConfig,
+  groupWorkerJobs,
+  type Snapshot,
+} from "../../dist/split.ts";
 import { type FosiState, fosi } from "../../optim/fosi.ts";
+import { lanczos } from "../../optim/lanczos.ts";
 import { list, maxDifference, sameTreeBits } from "../optim/numbers.ts";
 import {
   fosiStateOf,
@@ -118,6 +127,37 @@ test("no delay and one curvature worker: the bits of the plan without a split", 
   const plain = makePlan({ ...split, curvature });
   const [a, b] = [split, plain].map((plan) => runSequential(trainingSetup(plan, dealt(2))));
   expect(sameTreeBits(a!.hub["theta"], b!.hub["theta"])).toBe(true);
+});
+
+test("one curvature worker alone has the bits of a search on one device, and sends nothing of it but the pairs", () => {
+  const [plan, problem] = [splitPlan({ workers: 1 }), dealt(2)];
+  const theta = problem.initial;
+  const source = directSource(plan, problem);
+  source.submit({ version: 6, theta });
+  const { values, residuals, vectors, largest } = source.get(6) as Curvature;
+  const operator = hessianOperator(
+    (x: Value, rows: Rows) => problem.score(x, rows).loss,
+    theta,
+    problem.curvatureBatch(0, 6),
+  );
+  const key = random.foldIn(random.key(plan.seed), 6);
+  const expected = lanczos(operator, { k: 2, order: 8, key });
+  expect(
+    sameTreeBits([values, residuals, vectors], [expected.values, expected.residuals, expected.vectors]),
+  ).toBe(true);
+  expect(largest.item()).toBe(expected.largest);
+  const moved = slots(groupConfig(plan).script(0)).map(({ phase: { name, send = [], reply = [] } }) => [
+    name,
+    ...send,
+    ...reply,
+  ]);
+  expect(moved).toEqual([
+    ["take"],
+    ["open", "theta", "version"],
+    ["product"],
+    ["vectors", "curvature"],
+    ["deliver"],
+  ]);
 });
 
 test("curvature in use is never older than delay and period together", () => {
@@ -249,23 +289,29 @@ test("a group that has died: keep-old goes on with the curvature that it has, wa
   expect(String(waited.result)).toMatch(/Cannot give more curvature: its workers .* \(.*the device is gone/);
 });
 
-test("a group that is closed while it searches ends there, and does not finish the search", async () => {
-  const plan = splitPlan({ late: "keep-old", delay: 1 });
-  const problem = dealt(2);
-  const group = curvatureGroup(plan, problem);
-  const { hub } = group.setup.jobs;
-  let products = 0;
-  const product: Job = (ins, args) => {
-    products++;
-    if (products === 2) group.close();
-    return hub["product"]!(ins, args);
-  };
-  group.source.submit({ version: 2, theta: problem.initial });
-  const jobs = { ...group.setup.jobs, hub: { ...hub, product } };
-  const ending = await runLocal({ ...group.setup, jobs }).catch((error: unknown) => error);
-  expect(String(ending)).toContain("the training is over");
-  expect(products).toBe(2);
-});
+test.each([
+  [1, "isEnded"],
+  [3, "product"],
+] as const)(
+  "a group of %i that is closed while it searches ends there, and does not finish the search",
+  async (workers, fn) => {
+    const plan = splitPlan({ late: "keep-old", delay: 1, workers });
+    const problem = dealt(2);
+    const group = curvatureGroup(plan, problem);
+    const { hub } = group.setup.jobs;
+    let products = 0;
+    const product: Job = (ins, args) => {
+      products++;
+      if (products === 2) group.close();
+      return hub[fn]!(ins, args);
+    };
+    group.source.submit({ version: 2, theta: problem.initial });
+    const jobs = { ...group.setup.jobs, hub: { ...hub, [fn]: product } };
+    const ending = await runLocal({ ...group.setup, jobs }).catch((error: unknown) => error);
+    expect(String(ending)).toContain("the training is over");
+    expect(products).toBe(2);
+  },
+);
 
 test("a plan says who computes the curvature, what it costs them, and refuses a delay beyond the period", () => {
   const plan = splitPlan({ workers: 3, delay: 2 });
