@@ -69,8 +69,9 @@ const [WIDTH, HEADS, LAYERS] = [96, 4, 2];
 const RATE = 3e-3;
 const RISE = 0.05;
 /**
- * Dense steps of the divided methods, a part of all. Sixteen are too few here: rare pieces have small mean squares for long, of
- * which a divided step does not see that of its own gradient, so that nothing bounds it.
+ * Dense steps of the divided methods, a part of all. Sixteen are too few here: rare pieces have small mean squares for long, and
+ * gradients of query and key kernels grow a hundredfold once attention begins; a divided step does not see the square of its own
+ * gradient, so that nothing bounds it.
  */
 const WARMUP = Number(given.dense);
 /** Sentences that are translated at the end. */

@@ -307,7 +307,7 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
   "dense-steps": {
     needs: withDenseSteps,
     value: "N",
-    help: "steps at the beginning in which everything is sent: div-adam 16 (a tenth of all or more where some gradients are rare), one-bit-adam and zero-one-adam 100",
+    help: "steps at the beginning in which everything is sent: div-adam 16 (a tenth of all or more where some gradients are rare or grow fast, as in transformers), one-bit-adam and zero-one-adam 100",
     schema: whole(1),
   },
   compressor: {

@@ -80,12 +80,16 @@ function hybrid(
 
 const overAdam = { update: adamOf, curvature: { momentum: "average", clip: 1 } } as const;
 const overMomentum = {
-  update: (learningRate: number): PlanInput["update"] => ({ name: "momentum", learningRate }),
+  update: momentumOf,
   curvature: { momentum: "heavyBall", clip: 3 },
 } as const;
 
 function adamOf(learningRate: number): PlanInput["update"] {
   return { name: "adam", learningRate };
+}
+
+function momentumOf(learningRate: number): PlanInput["update"] {
+  return { name: "momentum", learningRate };
 }
 
 /** The methods by the name of the command line. */
@@ -176,10 +180,30 @@ export const distributedMethods: Readonly<Record<string, DistributedMethod>> = {
     { ratio: 128 },
     ({ ratio }) => ({ k: "gradient-feedback", compressor: "topk", ratio: ratio! }),
   ),
+  ef: communicating(
+    "heavy ball by error feedback, gradients where all agree",
+    1e-3,
+    momentumOf,
+    { ratio: 128, period: 1 },
+    ({ ratio, period }) => ({ k: "feedback", form: "ef", ratio: ratio!, period: period! }),
+  ),
+  saef: communicating(
+    "heavy ball by step-ahead error feedback, what is kept back averaged now and then",
+    0.03,
+    momentumOf,
+    { ratio: 128, period: 1, average: 20 },
+    ({ ratio, period, average }) => ({
+      k: "feedback",
+      form: "saef",
+      ratio: ratio!,
+      period: period!,
+      averageEvery: average!,
+    }),
+  ),
   def: communicating(
     "heavy ball by detached error feedback",
     0.03,
-    (learningRate) => ({ name: "momentum", learningRate }),
+    momentumOf,
     { ratio: 128, period: 1, weight: 0.3 },
     ({ ratio, period, weight }) => ({
       k: "feedback",
@@ -188,6 +212,13 @@ export const distributedMethods: Readonly<Record<string, DistributedMethod>> = {
       period: period!,
       residualWeight: weight!,
     }),
+  ),
+  cser: communicating(
+    "heavy ball on its own, errors averaged in part every period (error reset)",
+    0.03,
+    momentumOf,
+    { ratio: 128, period: 8 },
+    ({ ratio, period }) => ({ k: "reset", ratio: ratio!, resetEvery: period! }),
   ),
   "one-bit-adam": communicating(
     "Adam, then signs of its momentum with the variance of the last dense step",

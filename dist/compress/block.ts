@@ -1,11 +1,10 @@
 /** A random block of each tensor, the same at all workers: no indices travel, and blocks are averaged as they are. */
 import { bytesPerElement } from "../../core/dtype.ts";
-import type { Value } from "../../core/value.ts";
+import { readable, type Value } from "../../core/value.ts";
 import type { Compressor, RatioOptions } from "./compressor.ts";
 import { checkSeed, draws } from "./seeds.ts";
 import {
   checkedDtype,
-  elements,
   gathered,
   keptSizes,
   readVector,
@@ -107,7 +106,7 @@ export function blockCompressor(options: DrawnOptions): Compressor<Value> {
     },
     decompress(payload, { seed, step }) {
       const indices = indicesOf(tensors, kept, options.seed + seed, step);
-      return vectorOf(scattered(tensors.n, indices, elements(payload)));
+      return vectorOf(scattered(tensors.n, indices, readable(payload)));
     },
     bytes: (dtype = "float32") => sends * bytesPerElement(checkedDtype(dtype)),
     sends,

@@ -60,6 +60,11 @@ export interface Compressor<T = unknown> {
   compress(vector: Value, at: CompressAt): T;
   /** Shapes: the result is `[n]`. `at.rank` is the rank that made the payload; of a mean of payloads it is anything. */
   decompress(payload: T, at: CompressAt): Value;
+  /**
+   * The mean `[n]` of gathered payloads without a vector for each of them, bit for bit that of what is decompressed, added in the
+   * order of the list; not there: it is found like that.
+   */
+  mean?(payloads: readonly T[]): Value;
   /** Bytes of the tensor elements of one payload, of a vector of this element type; default float32. */
   bytes(dtype?: DType): number;
   /** Numbers of 32 bits that stand for a float32 vector, indices not counted: n / sends is the achieved ratio. */
@@ -159,6 +164,7 @@ export function expandReduced<T>(
 ): Value {
   if (compressor.communicator === "allreduce") return compressor.decompress(reduced as T, { ...at, rank: 0 });
   const payloads = reduced as readonly T[];
+  if (compressor.mean) return compressor.mean(payloads);
   return meanOf(payloads.map((payload, rank) => compressor.decompress(payload, { ...at, rank })));
 }
 

@@ -3,20 +3,11 @@ import { jit } from "../../autodiff/jit.ts";
 import { zerosLike } from "../../core/create.ts";
 import { bytesPerElement } from "../../core/dtype.ts";
 import { add, mul, sign, sub } from "../../core/ops.ts";
-import type { Value } from "../../core/value.ts";
+import { readable, type Value } from "../../core/value.ts";
 import { cosineChunks } from "./cosine_chunks.ts";
 import type { CommunicatingMethod } from "./method.ts";
 import { checkCount, checkRange, meanOfAll, type SettingOptions, settingOf } from "./setting.ts";
-import {
-  elements,
-  type Floats,
-  floatsLike,
-  gathered,
-  readVector,
-  scattered,
-  tensorsOf,
-  vectorOf,
-} from "./tensors.ts";
+import { type Floats, floatsLike, gathered, readVector, scattered, tensorsOf, vectorOf } from "./tensors.ts";
 import { largestInto, type Sparse } from "./top_k.ts";
 
 /**
@@ -126,8 +117,8 @@ export function decoupledMomentum(
     begin({ theta, residual }, gradient, _, { step }) {
       const next = accumulate(residual, gradient, setting.number(setting.rateAt(step)));
       const payload = select(next.coefficients);
-      const indices = elements(payload.indices) as Int32Array;
-      const sent = vectorOf(scattered(tensors.n, indices, elements(payload.values)));
+      const indices = readable(payload.indices) as Int32Array;
+      const sent = vectorOf(scattered(tensors.n, indices, readable(payload.values)));
       return [{ theta, residual: takeOut(next.residual, sent) }, payload];
     },
     reduce: (payloads) => payloads,
@@ -151,10 +142,10 @@ export function decoupledMomentum(
 /** Of each coefficient the mean over the workers that sent it, added up in the order of ranks; 0 where none did. */
 function meanOfSent(payloads: readonly Sparse[], n: number): Value {
   const counts = new Int32Array(n);
-  const sums: Floats = floatsLike(elements(payloads[0]!.values), n);
+  const sums: Floats = floatsLike(readable(payloads[0]!.values), n);
   for (const payload of payloads) {
-    const indices = elements(payload.indices) as Int32Array;
-    const values = elements(payload.values);
+    const indices = readable(payload.indices) as Int32Array;
+    const values = readable(payload.values);
     for (let i = 0; i < indices.length; i++) {
       const at = indices[i]!;
       sums[at] = sums[at]! + values[i]!;

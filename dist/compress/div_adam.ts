@@ -1,11 +1,10 @@
 /** Adam whose communication is divided: a small part of the update is waited for, the rest goes in the background. */
 import { jit } from "../../autodiff/jit.ts";
-import { zerosLike } from "../../core/create.ts";
+import { full, zerosLike } from "../../core/create.ts";
 import { bytesPerElement, type DType } from "../../core/dtype.ts";
 import { ShapeError } from "../../core/errors.ts";
 import { scatterAdd, take } from "../../core/ops/indexing.ts";
-import { abs, add, div, exp, expm1, less, maximum, mul, neg, sqrt, sub, where } from "../../core/ops/math.ts";
-import { max } from "../../core/ops/reduce.ts";
+import { add, div, exp, expm1, less, maximum, mul, neg, sqrt, sub, where } from "../../core/ops/math.ts";
 import { cast } from "../../core/ops/shape.ts";
 import { sizeOf } from "../../core/shape.ts";
 import { adopt, scalar } from "../../core/trace.ts";
@@ -16,7 +15,7 @@ import { biasCorrection } from "../../optim/transformation.ts";
 import { blockCompressor, blockIndices } from "./block.ts";
 import { type Compressor, expandReduced, receivedBytes, reduceCompressed, split } from "./compressor.ts";
 import type { CommunicatingMethod, LearningRate, ParameterShapes, Payload, StepAt } from "./method.ts";
-import { addPairs, levelsOf, type Pairs, splitPairs, unpacked } from "./pairs.ts";
+import { addPairs, levelsOf, type Pairs, packingOf } from "./pairs.ts";
 import { topKCompressor } from "./top_k.ts";
 
 /**
@@ -37,8 +36,8 @@ export interface DivAdamOptions extends AdamWOptions, ParameterShapes {
   /** How much of what is not yet applied everywhere a worker's own position has, from 0 to 1; default 1. */
   readonly residualWeight?: number;
   /**
-   * First steps with dense exchanges; at least 1, default 16. v lags behind the gradients by up to two periods: where some are
-   * rare, as those of a transformer's words, a tenth of all steps or more is needed before that does no harm.
+   * First steps with dense exchanges; at least 1, default 16. v lags behind the gradients by up to two periods: where some
+   * are rare or grow fast, as those of a transformer, a tenth of all steps or more is needed before that does no harm.
    */
   readonly warmup?: number;
   /** Whether first moments go with the background and are averaged; default false. */
@@ -72,7 +71,7 @@ type Travelling = Parts<Value> | Parts<Pairs>;
 /** What is under way, kept as it was sent until its result is taken. */
 interface InFlight {
   readonly sent: Travelling;
-  /** What an integer of it stands for; an empty list in full precision. */
+  /** What an integer of each tensor stands for; an empty list in full precision. */
   readonly units: Parts<Value> | Nothing;
   /** How many gradients its window has. */
   readonly count: Value;
@@ -81,7 +80,7 @@ interface InFlight {
 /**
  * What a worker remembers. `anchor`, `square`, `count`, `gathered` and `scales` are the same at all workers.
  *
- * Shapes: vectors `[n]` and int32 scalars.
+ * Shapes: vectors `[n]`, int32 scalars, and scales for each tensor.
  *
  * @since 0.2.0
  */
@@ -99,7 +98,7 @@ export interface DivAdamState {
   /** Sum of the worker's gradients that `square` has not seen, and how many there are. */
   readonly window: Value;
   readonly gathered: Value;
-  /** The largest numbers that go as integers; an empty list where none do. */
+  /** Of each tensor the largest number that goes as an integer; an empty list where none do. */
   readonly scales: Partial<Parts<Value>> | Nothing;
   /** What is under way in the background; an empty list where nothing is. */
   readonly flying: InFlight | Nothing;
@@ -166,8 +165,8 @@ interface Step {
  *
  * In int16 a number goes as the integer next to `L x / scale`, L = floor(32000 / K), of K workers: two fit in a word, the sum
  * over the workers is exact and takes no more room, so that b is what was sent. What rounding leaves, and what is beyond the
- * scale, stays in f and in w. Scales are the same at all workers: those of dense steps, then 1.5 times the largest number
- * that a worker had.
+ * scale, stays in f and in w. Each tensor has a scale, the same at all workers: that of dense steps, then 1.5 times the
+ * largest number that a worker had.
  *
  * Memory: A, v, m, f and w, and while something is under way what was sent: two vectors, three with averaged m.
  *
@@ -344,7 +343,9 @@ export function divAdam(options: DivAdamOptions): DivAdam {
     backgroundBytes(_, step = varianceEvery, dtype = "float32") {
       const vectors = 1 + (hasWindow(step) ? 1 : 0) + (averageMomentum ? 1 : 0);
       const size = bytesPerElement(dtype);
-      const bytes = vectors * (settings.precision === "int16" ? 4 * Math.ceil(n / 2) + size : n * size);
+      const vector =
+        settings.precision === "int16" ? 4 * Math.ceil(n / 2) + programs.scales * size : n * size;
+      const bytes = vectors * vector;
       return { sent: bytes, received: bytes };
     },
   };
@@ -392,11 +393,11 @@ function programsOf(settings: Settings) {
   const { ratio, period, delay, varianceEvery, precision } = settings;
   const sendsInt16 = precision === "int16" && ratio > 1 && delay > 0 && period < Infinity;
 
-  const n = settings.shapes.reduce((total, shape) => total + sizeOf(shape), 0);
+  const packing = packingOf(settings.shapes.map(sizeOf));
   /** Of this worker, or of the sum of integers of so many. */
   const floatsOf = (parts: Travelling, { units }: InFlight, workers: Value | number = 1): Parts<Value> =>
     isInt16(parts)
-      ? mapParts(parts, (part, name) => unpacked(part, div((units as Parts<Value>)[name]!, workers), n))
+      ? mapParts(parts, (part, name) => packing.unpacked(part, div((units as Parts<Value>)[name]!, workers)))
       : parts;
   const sentOf = (flying: InFlight): Parts<Value> => floatsOf(flying.sent, flying);
   /** f + b. */
@@ -447,7 +448,7 @@ function programsOf(settings: Settings) {
       anchor: sub(state.anchor, residual),
       mean: mean ? add(state.mean, mul(age, sub(mean, sentOf(flying).mean!))) : state.mean,
       ...(isInt16(arrived) && {
-        scales: { ...state.scales, ...mapParts(arrived, ({ peak }) => scaleOf(mul(1.5, peak))) },
+        scales: { ...state.scales, ...mapParts(arrived, ({ peaks }) => scaleOf(mul(1.5, peaks))) },
       }),
       flying: [],
     };
@@ -455,7 +456,7 @@ function programsOf(settings: Settings) {
   /** Of the exchange after as many steps like this one; the gradient is the mean, so that a worker's may be larger. */
   const scalesLike = (gradient: Value, mean: Value, update: Value): Parts<Value> => {
     const steps = Number.isFinite(varianceEvery) ? varianceEvery : period;
-    const scale = (x: Value, times: number): Value => scaleOf(mul(times, max(abs(x))));
+    const scale = (x: Value, times: number): Value => scaleOf(mul(times, packing.peaksOf(x)));
     return {
       residual: scale(update, 2 * period),
       window: scale(gradient, 4 * steps),
@@ -475,6 +476,7 @@ function programsOf(settings: Settings) {
   });
   return {
     sendsInt16,
+    scales: packing.scales,
     position: jit((state: DivAdamState) => sub(state.anchor, mul(residualWeight, restOf(state)))),
     view: jit((state: DivAdamState) => sub(state.anchor, restOf(state))),
     dense: jit((state: DivAdamState, gradient: Value, step: Step): DivAdamState => {
@@ -513,9 +515,10 @@ function programsOf(settings: Settings) {
         };
       }
       const known: Partial<Parts<Value>> = "residual" in scales ? scales : {};
+      const smallest = (dtype: DType): Value => full([packing.scales], smallestScale, { dtype });
       // Where other options did not need a scale, it becomes known by the first exchange, which then moves nothing.
       const splits = mapParts(leaving, (x, name) =>
-        splitPairs(x, known[name] ?? scalar(smallestScale, x.dtype), levelsOf(workers)),
+        packing.split(x, known[name] ?? smallest(x.dtype), levelsOf(workers)),
       );
       return {
         ...next,
@@ -523,7 +526,7 @@ function programsOf(settings: Settings) {
         window: splits.window?.rest ?? window,
         flying: {
           sent: mapParts(splits, ({ pairs }) => pairs),
-          units: mapParts(splits, ({ unit }) => unit),
+          units: mapParts(splits, ({ units }) => units),
           count,
         },
       };

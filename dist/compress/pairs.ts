@@ -2,7 +2,7 @@
 import { jit } from "../../autodiff/jit.ts";
 import { abs, add, clip, div, maximum, mul, round, sub } from "../../core/ops/math.ts";
 import { max } from "../../core/ops/reduce.ts";
-import { cast, concat, pad, slice } from "../../core/ops/shape.ts";
+import { broadcastTo, cast, concat, pad, reshape, slice } from "../../core/ops/shape.ts";
 import { scalar } from "../../core/trace.ts";
 import type { Value } from "../../core/value.ts";
 
@@ -10,18 +10,19 @@ import type { Value } from "../../core/value.ts";
  * A vector `[n]` of integers, or the sum of such: of one worker, or of all.
  *
  * Shapes: int32 `words` `[⌈n / 2⌉]`, each `low + 65536 high` with `low` of the first half of the vector and `high` of the
- * second; `peak` is a scalar of the element type of the parameters.
+ * second; `peaks` `[t]`, of t tensors, in the element type of the parameters.
  */
 export interface Pairs {
   readonly words: Value;
-  /** The largest magnitude before anything was cut off. */
-  readonly peak: Value;
+  /** The largest magnitude in each tensor before anything was cut off. */
+  readonly peaks: Value;
 }
 
-/** What is sent of a vector, what one of the integers stands for, and what is not sent: x = unit · integers + rest. */
+/** What is sent of a vector, what one of the integers of each tensor stands for, and what is not sent: x = unit · integers + rest. */
 export interface Split {
   readonly pairs: Pairs;
-  readonly unit: Value;
+  /** Shapes: `[t]`. */
+  readonly units: Value;
   readonly rest: Value;
 }
 
@@ -43,36 +44,63 @@ export function levelsOf(workers: number): number {
   );
 }
 
-/** Numbers beyond the scale are cut off. */
-export function splitPairs(x: Value, scale: Value, levels: number): Split {
-  return splitBy(x, scale, scalar(levels, x.dtype));
+/** Vectors of some tensors as integers, with a scale for each tensor that has an element. */
+export interface Packing {
+  /** How many scales there are. */
+  readonly scales: number;
+  /** The largest magnitude in each tensor: `[t]`. */
+  peaksOf(x: Value): Value;
+  /** Numbers beyond the scale of their tensor are cut off. Shapes: `scales` `[t]`. */
+  split(x: Value, scales: Value, levels: number): Split;
+  /** The vector of n numbers. */
+  unpacked(pairs: Pairs, units: Value): Value;
 }
 
-const splitBy = jit((x: Value, scale: Value, levels: Value): Split => {
-  const unit = div(scale, levels);
-  const integers = clip(round(div(x, unit)), mul(-1, levels), levels);
-  const rest = sub(x, mul(integers, unit));
-  const half = Math.ceil(x.size / 2);
-  const high = slice(integers, [half], [x.size]);
-  const words = add(
-    cast(slice(integers, [0], [half]), "int32"),
-    mul(cast(x.size % 2 === 0 ? high : pad(high, [[0, 1]]), "int32"), base),
-  );
-  return { pairs: { words, peak: max(abs(x)) }, unit, rest };
-});
+/** Vectors of tensors of these sizes, one after another. */
+export function packingOf(sizes: readonly number[]): Packing {
+  const filled = sizes.filter((size) => size > 0);
+  const starts = [0];
+  for (const size of filled) starts.push(starts.at(-1)! + size);
+  const n = starts.at(-1)!;
+  /** For each element what is given for each tensor. */
+  const spread = (perTensor: Value): Value =>
+    concat(filled.map((size, tensor) => broadcastTo(slice(perTensor, [tensor], [tensor + 1]), [size])));
+  const peaksOf = (x: Value): Value =>
+    concat(
+      filled.map((_, tensor) => reshape(max(abs(slice(x, [starts[tensor]!], [starts[tensor + 1]!]))), [1])),
+    );
+
+  const splitBy = jit((x: Value, scales: Value, levels: Value): Split => {
+    const units = div(scales, levels);
+    const unit = spread(units);
+    const integers = clip(round(div(x, unit)), mul(-1, levels), levels);
+    const rest = sub(x, mul(integers, unit));
+    const half = Math.ceil(n / 2);
+    const high = slice(integers, [half], [n]);
+    const words = add(
+      cast(slice(integers, [0], [half]), "int32"),
+      mul(cast(n % 2 === 0 ? high : pad(high, [[0, 1]]), "int32"), base),
+    );
+    return { pairs: { words, peaks: peaksOf(x) }, units, rest };
+  });
+
+  return {
+    scales: filled.length,
+    peaksOf,
+    split: (x, scales, levels) => splitBy(x, scales, scalar(levels, x.dtype)),
+    unpacked({ words }, units) {
+      const { dtype } = units;
+      // Float32 rounds a word by less than what `low` is away from half the base.
+      const high = round(div(cast(words, dtype), base));
+      const low = sub(words, mul(cast(high, "int32"), base));
+      const both = concat([cast(low, dtype), slice(high, [0], [n - words.size])]);
+      return mul(both, spread(units));
+    },
+  };
+}
 
 /** Exact; of at most all workers. */
 export const addPairs: (x: Pairs, y: Pairs) => Pairs = jit((x: Pairs, y: Pairs) => ({
   words: add(x.words, y.words),
-  peak: maximum(x.peak, y.peak),
+  peaks: maximum(x.peaks, y.peaks),
 }));
-
-/** The vector of n numbers. */
-export function unpacked({ words }: Pairs, unit: Value, n: number): Value {
-  const { dtype } = unit;
-  // Float32 rounds a word by less than what `low` is away from half the base.
-  const high = round(div(cast(words, dtype), base));
-  const low = sub(words, mul(cast(high, "int32"), base));
-  const both = concat([cast(low, dtype), slice(high, [0], [n - words.size])]);
-  return mul(both, unit);
-}

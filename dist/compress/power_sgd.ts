@@ -1,18 +1,10 @@
 /** Matrices as products of two thin ones, which are averaged one after the other. */
 import { bytesPerElement, type DType, makeArray } from "../../core/dtype.ts";
 import { sizeOf } from "../../core/shape.ts";
-import type { Value } from "../../core/value.ts";
+import { readable, type Value } from "../../core/value.ts";
 import type { CompressorOptions } from "./compressor.ts";
 import { checkSeed, draws } from "./seeds.ts";
-import {
-  checkedDtype,
-  elements,
-  type Floats,
-  floatsLike,
-  readVector,
-  tensorsOf,
-  vectorOf,
-} from "./tensors.ts";
+import { checkedDtype, type Floats, floatsLike, readVector, tensorsOf, vectorOf } from "./tensors.ts";
 
 /**
  * Options of PowerSGD.
@@ -127,7 +119,7 @@ export function powerSgd(options: PowerSgdOptions): PowerSgd {
   const { matrices, wholes, leftSize, rightSize, denseSize } = partsOf(shapes, rank);
 
   const leftOf = (mean: PowerSgdFirst): Float64Array<ArrayBuffer> => {
-    const left = Float64Array.from(elements(mean.left));
+    const left = Float64Array.from(readable(mean.left));
     for (const { tensor, left: at, rows, rank: r } of matrices)
       orthonormalize(left, at, rows, r, [seed, 0, tensor]);
     return left;
@@ -163,7 +155,7 @@ export function powerSgd(options: PowerSgdOptions): PowerSgd {
       stateOf(new Float64Array(rightSize), makeArray(checkedDtype(dtype), 0) as Floats),
     first(vector, state) {
       const data = readVector(tensors, vector);
-      const right = elements(state.right) as Floats;
+      const right = readable(state.right) as Floats;
       const left = new Float64Array(leftSize);
       for (const matrix of matrices) rightProduct(matrix, data, right, left);
       const dense = floatsLike(data, denseSize);
@@ -176,8 +168,8 @@ export function powerSgd(options: PowerSgdOptions): PowerSgd {
     result(vector, meanFirst, meanSecond) {
       const data = readVector(tensors, vector);
       const left = leftOf(meanFirst);
-      const meanRight = elements(meanSecond) as Floats;
-      const meanDense = elements(meanFirst.dense) as Floats;
+      const meanRight = readable(meanSecond) as Floats;
+      const meanDense = readable(meanFirst.dense) as Floats;
       return {
         mean: product(left, meanRight, meanDense, ({ dense }) => dense),
         own: product(left, rightOf(data, left), data, ({ start }) => start),

@@ -1,12 +1,12 @@
 /** Elements rounded at random to a few levels, so that their mean is the vector. */
 import { bytesPerElement } from "../../core/dtype.ts";
+import { readable } from "../../core/value.ts";
 import { bitsOf, codesPerWord, pack, unpack } from "./bits.ts";
 import type { Compressor, CompressorOptions } from "./compressor.ts";
 import { checkSeed, draws } from "./seeds.ts";
 import type { Coded } from "./sign.ts";
 import {
   checkedDtype,
-  elements,
   type Floats,
   floatsLike,
   labelOf,
@@ -87,8 +87,8 @@ export function qsgdCompressor(options: QsgdOptions): Compressor<Coded> {
       return { scales: vectorOf(scales), words: vectorOf(pack(codes, bits)) };
     },
     decompress({ scales, words }) {
-      const norms = elements(scales) as Floats;
-      const codes = unpack(elements(words) as Uint32Array, bits, n);
+      const norms = readable(scales) as Floats;
+      const codes = unpack(readable(words) as Uint32Array, bits, n);
       const data = floatsLike(norms, n);
       for (let tensor = 0; tensor < sizes.length; tensor++) {
         const norm = norms[tensor]!;

@@ -1,12 +1,11 @@
 /** Random elements of each tensor, the same at all workers: no indices travel. */
 import { bytesPerElement } from "../../core/dtype.ts";
-import type { Value } from "../../core/value.ts";
+import { readable, type Value } from "../../core/value.ts";
 import type { DrawnOptions } from "./block.ts";
 import type { Compressor } from "./compressor.ts";
 import { checkSeed, draws } from "./seeds.ts";
 import {
   checkedDtype,
-  elements,
   gathered,
   keptSizes,
   readVector,
@@ -88,7 +87,7 @@ export function randomKCompressor(options: RandomKOptions): Compressor<Value> {
       return vectorOf(values);
     },
     decompress(payload, { seed, step }) {
-      return vectorOf(scattered(tensors.n, indicesAt(seed, step), elements(payload)));
+      return vectorOf(scattered(tensors.n, indicesAt(seed, step), readable(payload)));
     },
     bytes: (dtype = "float32") => sends * bytesPerElement(checkedDtype(dtype)),
     sends,

@@ -1,16 +1,8 @@
 /** Signs, 32 in a word, and one scale for each tensor. */
 import { bytesPerElement } from "../../core/dtype.ts";
-import type { Value } from "../../core/value.ts";
+import { readable, type Value } from "../../core/value.ts";
 import type { Compressor, CompressorOptions } from "./compressor.ts";
-import {
-  checkedDtype,
-  elements,
-  type Floats,
-  floatsLike,
-  readVector,
-  tensorsOf,
-  vectorOf,
-} from "./tensors.ts";
+import { checkedDtype, type Floats, floatsLike, readVector, tensorsOf, vectorOf } from "./tensors.ts";
 
 /**
  * A number for each tensor, in the element type of the vector, and uint32 words with a code for each element.
@@ -56,8 +48,8 @@ export function signCompressor(options: CompressorOptions): Compressor<Coded> {
       return { scales: vectorOf(scales), words: vectorOf(signsOf(data)) };
     },
     decompress(payload) {
-      const scales = elements(payload.scales) as Floats;
-      const words = elements(payload.words) as Uint32Array;
+      const scales = readable(payload.scales) as Floats;
+      const words = readable(payload.words) as Uint32Array;
       const data = floatsLike(scales, n);
       for (let tensor = 0; tensor < sizes.length; tensor++) {
         fillSigned(data, words, starts[tensor]!, starts[tensor + 1]!, scales[tensor]!);

@@ -3,7 +3,7 @@ import { type DType, dtypeOf, type TypedArray } from "../../core/dtype.ts";
 import { DTypeError, ShapeError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
 import { adopt, placed } from "../../core/trace.ts";
-import { storage, Tensor, type Value } from "../../core/value.ts";
+import { readable, type Tensor, type Value } from "../../core/value.ts";
 import type { CompressorOptions } from "./compressor.ts";
 
 /** Elements of a vector on the host. */
@@ -65,7 +65,7 @@ export function readVector(tensors: Tensors, vector: Value, largest: number = Nu
       `Cannot compress ${vector.aval}: its element type is ${vector.dtype}, float32 or float64 is needed`,
     );
   }
-  const data = elements(vector) as Floats;
+  const data = readable(vector) as Floats;
   const bad = firstOutside(data, largest);
   if (bad < 0) return data;
   const tensor = starts.findLastIndex((start) => start <= bad);
@@ -85,11 +85,6 @@ function firstOutside(data: Floats, largest: number): number {
   // NaN fails the comparison as well.
   for (let i = 0; i < data.length; i++) if (!(Math.abs(data[i]!) <= largest)) return i;
   return -1;
-}
-
-/** The elements of a value; not to be written. */
-export function elements(x: Value): TypedArray {
-  return x instanceof Tensor ? storage(x) : x.dataSync();
 }
 
 /** A new array of the element type of another. */
@@ -125,4 +120,27 @@ export function scattered(n: number, indices: Int32Array, values: TypedArray): F
   const data = floatsLike(values, n);
   for (let i = 0; i < indices.length; i++) data[indices[i]!] = values[i]!;
   return data;
+}
+
+/** Elements of a vector and where they are; each place at most once. */
+export interface Scattered {
+  readonly indices: Int32Array;
+  readonly values: TypedArray;
+}
+
+/** The mean of vectors that are zero elsewhere, bit for bit as if whole vectors were added in the order of the list. */
+export function meanOfScattered(n: number, parts: readonly Scattered[]): Floats {
+  const mean = floatsLike(parts[0]!.values, n);
+  // Only a sum of nothing but negative zeros is one itself; all others come out as numbers are added.
+  const negativeZeros = new Map<number, number>();
+  for (const { indices, values } of parts) {
+    for (let i = 0; i < indices.length; i++) {
+      const [place, value] = [indices[i]!, values[i]!];
+      mean[place]! += value;
+      if (Object.is(value, -0)) negativeZeros.set(place, (negativeZeros.get(place) ?? 0) + 1);
+    }
+  }
+  for (let i = 0; i < n; i++) mean[i]! /= parts.length;
+  for (const [place, count] of negativeZeros) if (count === parts.length) mean[place] = -0;
+  return mean;
 }

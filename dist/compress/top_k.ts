@@ -1,14 +1,14 @@
 /** The largest elements of each tensor, with their places. */
 import { bytesPerElement } from "../../core/dtype.ts";
-import type { Value } from "../../core/value.ts";
+import { readable, type Value } from "../../core/value.ts";
 import type { Compressor, RatioOptions } from "./compressor.ts";
 import {
   checkedDtype,
-  elements,
   type Floats,
   floatsLike,
   gathered,
   keptSizes,
+  meanOfScattered,
   readVector,
   scattered,
   tensorsOf,
@@ -123,7 +123,14 @@ export function topKCompressor(options: RatioOptions): Compressor<Sparse> {
       return { indices: vectorOf(indices), values: vectorOf(gathered(data, indices)) };
     },
     decompress({ indices, values }) {
-      return vectorOf(scattered(tensors.n, elements(indices) as Int32Array, elements(values)));
+      return vectorOf(scattered(tensors.n, readable(indices) as Int32Array, readable(values)));
+    },
+    mean(payloads) {
+      const parts = payloads.map(({ indices, values }) => ({
+        indices: readable(indices) as Int32Array,
+        values: readable(values),
+      }));
+      return vectorOf(meanOfScattered(tensors.n, parts));
     },
     bytes: (dtype = "float32") => sends * (bytesPerElement(checkedDtype(dtype)) + bytesPerElement("int32")),
     sends,

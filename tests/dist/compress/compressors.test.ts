@@ -122,6 +122,39 @@ test("each tensor sends max(1, floor(m / ratio)) elements, all for ratio 1 and n
   }
 });
 
+test("a mean of gathered elements has the bits of whole vectors added in their order, zeros of both signs too", () => {
+  // Few different places, so that workers share them; of equal numbers, of sums that cancel and of zeros there are many.
+  const values = [0, -0, 1, -1, 0.1, -0.1, 1e-45, -1e-45, 1e30, 3, 2 ** -24, 1 / 3];
+  let state = 7;
+  const below = (count: number): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((state / 2 ** 32) * count);
+  };
+  for (const dtype of floats) {
+    for (const ratio of [1, 2, 8]) {
+      const compressor = topKCompressor({ shapes, ratio });
+      const { mean: _own, ...plain } = compressor;
+      for (const workers of [1, 2, 3, 8]) {
+        for (let round = 0; round < 4; round++) {
+          const isZero = round === 3;
+          const payloads = Array.from({ length: workers }, (_, rank) => {
+            const data = Array.from({ length: n }, () =>
+              isZero ? -0 : below(3) === 0 ? values[below(values.length)]! : 0,
+            );
+            return compressor.compress(vectorOf(data, dtype), { ...at, rank });
+          });
+          const mean = expandReduced(compressor, payloads, at);
+          const expected = expandReduced(plain, payloads, at);
+          assertSameBits(mean, expected, `${workers} workers, ratio ${ratio}`);
+          const negative = (x: Value): boolean[] => Array.from(x.dataSync(), (v) => Object.is(v, -0));
+          expect(negative(mean)).toEqual(negative(expected));
+          if (isZero) expect(negative(mean)).toContain(true);
+        }
+      }
+    }
+  }
+});
+
 test("drawn elements depend on seed and step, not on rank or vector", () => {
   for (const make of [
     (seed: number) => blockCompressor({ shapes, ratio: 4, seed }),
