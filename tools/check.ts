@@ -4,10 +4,12 @@
  * is set, 10,000 random programs for the code generator, and the GPU through its second provider.
  *
  * Run by `npm test`; further arguments go to `bun test`. Every stage runs even if an earlier one fails. The last line
- * is `N passed, N failed`, with `, N skipped` when tests were skipped. If `COTANGENT_DENO` holds the path of a Deno,
- * the library is also type-checked and run there, on its GPU too. Without any adapter the tests of the GPU are skipped
- * with the reason; where CI is set that is a failure, unless COTANGENT_NEED_WEBGPU is 0.
+ * is `N passed, N failed`, with `, N skipped` when tests were skipped. COTANGENT_TEST_JOBS is the number of test files
+ * that run at a time, where they may; the default is one for each core, at most four. If `COTANGENT_DENO` holds the path
+ * of a Deno, the library is also type-checked and run there, on its GPU too. Without any adapter the tests of the GPU are
+ * skipped with the reason; where CI is set that is a failure, unless COTANGENT_NEED_WEBGPU is 0.
  */
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { type Counts, readCounts, readDenoCounts } from "./counts.ts";
 import { vulkan } from "./vulkan.ts";
@@ -19,8 +21,12 @@ const FUZZ_TIMEOUT_MS = 600_000;
 const COMPILED_FOLDERS: readonly string[] = ["compose", "laws", "null", "optim"].map(
   (name) => `tests/${name}`,
 );
-/** Run apart from the others, with a driver. */
+/** Run apart from the others, with a driver, and in one process, which opens the device once. */
 const GPU_FOLDERS: readonly string[] = ["tests/webgpu", "tests/browser"];
+/** One file after the other: these start programs of several processes, and wait only so long for them. */
+const PROCESS_FOLDERS: readonly string[] = ["tests/cli", "tests/process"];
+/** With more test processes than these each waits for the others, as each computes on all cores. */
+const MOST_JOBS = 4;
 
 interface Stage {
   readonly name: string;
@@ -58,12 +64,33 @@ function given(name: string): Readonly<Record<string, string>> {
 }
 
 const isCi: boolean = (process.env["CI"] ?? "") !== "";
+
+/** So many test files run at a time. */
+function testJobs(): number {
+  const text = given("COTANGENT_TEST_JOBS")["COTANGENT_TEST_JOBS"];
+  if (text === undefined) return Math.min(availableParallelism(), MOST_JOBS);
+  if (!/^[1-9]\d*$/.test(text)) {
+    throw new RangeError(`Cannot read COTANGENT_TEST_JOBS: it is "${text}", a positive integer is needed`);
+  }
+  return Number(text);
+}
+
 const bunTest = (...rest: readonly string[]): string[] => [
   process.execPath,
   "test",
   `--timeout=${TEST_TIMEOUT_MS}`,
   ...rest,
 ];
+
+/**
+ * So many files at a time, each with a fresh global scope, also where it shares a process: with all that earlier files
+ * have left, a collection of garbage takes so long that tests of memory take minutes.
+ */
+const apart = (jobs: number): string => (jobs === 1 ? "--isolate" : `--parallel=${jobs}`);
+
+/** Whether one of the words names a file in one of the folders. */
+const isIn = (words: readonly string[], folders: readonly string[]): boolean =>
+  words.some((word) => folders.some((folder) => word.includes(folder)));
 
 function stages(): Stage[] {
   const words = process.argv.slice(2);
@@ -73,20 +100,24 @@ function stages(): Stage[] {
   ];
   // With arguments the caller wants some tests, not all of them twice.
   if (words.length > 0) {
-    const isGpu = words.some((word) => GPU_FOLDERS.some((folder) => word.includes(folder)));
+    const isGpu = isIn(words, GPU_FOLDERS);
     const environment = isGpu ? gpuEnvironment() : {};
-    list.push({ name: "test", command: bunTest(...words), environment, count: readCounts });
+    const flags = isGpu ? [] : [apart(isIn(words, PROCESS_FOLDERS) ? 1 : testJobs())];
+    list.push({ name: "test", command: bunTest(...flags, ...words), environment, count: readCounts });
   } else list.push(...testStages(gpuEnvironment()));
   return list;
 }
 
 function testStages(gpu: Readonly<Record<string, string>>): Stage[] {
-  const others = GPU_FOLDERS.map((folder) => `--path-ignore-patterns=${folder}/**`);
+  const jobs = testJobs();
+  // Every file that is in no stage of its own.
+  const others = [...GPU_FOLDERS, ...PROCESS_FOLDERS].map((folder) => `--path-ignore-patterns=${folder}/**`);
   const list: Stage[] = [
-    { name: "test", command: bunTest(...others), count: readCounts },
+    { name: "test", command: bunTest(apart(jobs), ...others), count: readCounts },
+    { name: "test process", command: bunTest(apart(1), ...PROCESS_FOLDERS), count: readCounts },
     {
       name: "test jit",
-      command: bunTest(...COMPILED_FOLDERS),
+      command: bunTest(apart(jobs), ...COMPILED_FOLDERS),
       environment: { FORCE_JIT: "1" },
       count: readCounts,
     },
@@ -120,8 +151,11 @@ function testStages(gpu: Readonly<Record<string, string>>): Stage[] {
       { name: "deno run", command: [...run, "tests/runtime/deno_smoke.ts"] },
       {
         name: "deno gpu",
-        command: [deno, "test", ...quiet, ...imports, "-A", "--v8-flags=--expose-gc", "tests/webgpu"],
-        environment: gpu,
+        command: [
+          ...[deno, "test", "--parallel", ...quiet, ...imports, "-A", "--v8-flags=--expose-gc"],
+          "tests/webgpu",
+        ],
+        environment: { ...gpu, DENO_JOBS: String(jobs) },
         count: readDenoCounts,
       },
     );
@@ -175,7 +209,7 @@ console.log("\n== summary");
 for (const { name, seconds, passed, failed, skipped } of outcomes) {
   const verdict = failed === 0 ? "ok" : "FAILED";
   console.log(
-    `${name.padEnd(11)} ${verdict.padEnd(7)} ${String(passed).padStart(5)} passed ${seconds.toFixed(1).padStart(7)} s${skipped > 0 ? `, ${skipped} skipped` : ""}`,
+    `${name.padEnd(12)} ${verdict.padEnd(7)} ${String(passed).padStart(5)} passed ${seconds.toFixed(1).padStart(7)} s${skipped > 0 ? `, ${skipped} skipped` : ""}`,
   );
 }
 const sum = (key: keyof Counts): number => outcomes.reduce((total, outcome) => total + outcome[key], 0);
