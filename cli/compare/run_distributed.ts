@@ -1,8 +1,10 @@
 /** One run of a plan on worker processes, to the end of its budget. */
 import { availableParallelism } from "node:os";
+import { hessianOperator } from "../../autodiff/operator.ts";
 import { ravel } from "../../core/ravel.ts";
 import type { Value } from "../../core/value.ts";
 import { vectorsOf } from "../../dist/jobs/communicating.ts";
+import { computations } from "../../dist/jobs/compute.ts";
 import {
   type Problem as Distributed,
   matricesOf,
@@ -21,7 +23,6 @@ import {
 } from "../../dist/runtime/bun.ts";
 import { memoryStore, type Progress } from "../../dist/runtime/driver.ts";
 import { RunError } from "../../dist/runtime/local.ts";
-import { runSequential } from "../../dist/runtime/sequential.ts";
 import { configOf } from "../../dist/script.ts";
 import { curvatureGroup, groupConfig, groupWorkerJobs } from "../../dist/split.ts";
 import { type DistributedInput, distributedPlan, distributedProblem } from "./distributed.ts";
@@ -39,7 +40,7 @@ const tickMs = 200;
 
 /**
  * Runs a plan. Time counts from the end of the first round, by when every process has loaded its data and compiled what the
- * first steps and the first curvature need; evaluations are in no time.
+ * first steps and products with the Hessian need; evaluations are in no time.
  *
  * @param worker the arguments with which this program serves a rank
  */
@@ -174,11 +175,12 @@ export async function runDistributed(
   };
 }
 
-/** Makes the rounds up to the first curvature in this process, for nothing, so that it is compiled before time counts. */
-function rehearse(plan: Plan, problem: Distributed<Batch>): void {
-  if (!plan.curvature || plan.curvature.split) return;
-  const setup = trainingSetup(plan, problem);
-  runSequential({ ...setup, config: { ...setup.config, rounds: plan.curvature.warmup + 1 } });
+/** Makes a product with the Hessian for nothing, so that it is compiled before time counts. */
+function rehearse(plan: Plan, problem: Distributed<Batch>, rank: number): void {
+  if (!plan.curvature) return;
+  const { objective } = computations(plan, problem);
+  const { initial } = problem;
+  hessianOperator(objective, initial, problem.curvatureBatch(rank, 0)).apply(initial).dataSync();
 }
 
 /** Serves one rank of a run. */
@@ -191,7 +193,7 @@ export async function serveDistributed(
   const plan = distributedPlan(problem, input);
   const examples = curvatureExamples(problem, input.settings["batch"] ?? 0);
   const shared = distributedProblem(problem, plan, examples);
-  if (kind === "training") rehearse(plan, shared);
+  rehearse(plan, shared, rank);
   await serveWorker({
     rank,
     address: addressFromEnvironment(),

@@ -102,8 +102,8 @@ test(
       await until(program, () => metricsOf(run).length >= 3);
       const deaths = await persecute(program, 1);
       const { code, err, out } = await program.ended;
-      // Three restarts and the process before them; the round of the first death may have been complete all the same.
-      expect([4, 5]).toContain(deaths);
+      // Three restarts and the process before them; on a busy machine one may have lived to complete a round.
+      expect(deaths).toBeGreaterThanOrEqual(4);
       expect(err.match(/^worker 1 has ended with code 137/gm)?.length).toBe(deaths);
       expect(code).toBe(1);
       expect(out).toBe("");
