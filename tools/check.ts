@@ -151,11 +151,9 @@ function testStages(gpu: Readonly<Record<string, string>>): Stage[] {
       { name: "deno run", command: [...run, "tests/runtime/deno_smoke.ts"] },
       {
         name: "deno gpu",
-        command: [
-          ...[deno, "test", "--parallel", ...quiet, ...imports, "-A", "--v8-flags=--expose-gc"],
-          "tests/webgpu",
-        ],
-        environment: { ...gpu, DENO_JOBS: String(jobs) },
+        // One file after the other: Deno's run as threads of one process, and some measure its memory.
+        command: [deno, "test", ...quiet, ...imports, "-A", "--v8-flags=--expose-gc", "tests/webgpu"],
+        environment: gpu,
         count: readDenoCounts,
       },
     );
