@@ -2,11 +2,12 @@
  * What DHO2 needs of a worker, and whether curvature beside the training slows it:
  *
  *     bun bench/dho2.ts memory            what curvature takes of a worker, of 1, 2, 4, 8 workers, against its formula
- *     bun bench/dho2.ts overlap           steps per second while curvature workers compute and while they rest
+ *     bun bench/dho2.ts overlap           steps per second while curvature workers compute and while they rest, and beside a stranger
  *
  * Workers are processes of this script. Give it a quiet machine with a core for each process that computes.
  */
 import { jit } from "../autodiff/jit.ts";
+import { hessianOperator } from "../autodiff/operator.ts";
 import "../core/backends/select.ts";
 import * as nn from "../core/nn.ts";
 import * as random from "../core/random.ts";
@@ -119,9 +120,10 @@ function measured(jobs: Jobs, plan: Plan, rank: number): Jobs {
   };
 }
 
-/** Runs a plan; tells when its rounds end. */
+/** Runs a plan; tells when its rounds end, at once and in the end. */
 async function run(
   assignment: Assignment,
+  onRound: (round: number) => void = () => {},
 ): Promise<{ readonly ends: readonly number[]; readonly plan: Plan }> {
   const { problem, plan } = opened(assignment);
   const group = plan.curvature?.split ? curvatureGroup(plan, problem) : null;
@@ -142,7 +144,7 @@ async function run(
     initial,
     spawn: spawner("training"),
     onProgress: (progress) => {
-      if (progress.k === "completed") ends.push(performance.now());
+      if (progress.k === "completed") onRound(ends.push(performance.now()));
     },
   });
   group?.close();
@@ -177,44 +179,78 @@ async function memory(): Promise<void> {
   }
 }
 
-/**
- * One training worker and one curvature worker, each with one thread: rounds while curvature is computed, and others. With
- * gradients agreed on at every step the hub is asked all the time, and it has the sums of Lanczos to do as well.
- */
-async function overlap(sync: PlanInput["sync"]): Promise<void> {
-  const [period, delay, rounds] = [40, 20, 200];
-  const { ends, plan } = await run({
+/** One training worker and one curvature worker, each with one thread. */
+function beside(sync: PlanInput["sync"], period: number, delay: number): Assignment {
+  return {
     width: 256,
     examples: 256,
     plan: {
       ...common,
       sync,
       workers: 1,
-      rounds,
+      rounds: 200,
       localSteps: 5,
       curvature: { k: 10, order: 40, period, warmup: 5, split: { workers: 1, delay } },
     },
-  });
-  const lengths = ends.map((end, i) => end - (ends[i - 1] ?? Number.NaN));
-  const busy: number[] = [];
-  const idle: number[] = [];
-  for (let round = 10; round < rounds; round++) {
-    const age = (round - plan.curvature!.warmup) % period;
-    // The first rounds of the delay: the group computes for sure; the end of the period: it rests for sure.
-    if (age > 0 && age < 8) busy.push(lengths[round]!);
-    if (age > delay + 10) idle.push(lengths[round]!);
-  }
+  };
+}
+
+const lengthsOf = (ends: readonly number[]): readonly number[] =>
+  ends.map((end, i) => end - (ends[i - 1] ?? Number.NaN));
+
+function report(what: string, plan: Plan, busy: readonly number[], idle: readonly number[]): void {
   const rate = (x: readonly number[]): string => ((1000 * plan.localSteps) / median(x)).toFixed(1);
   const slower = (100 * (median(busy) / median(idle) - 1)).toFixed(1);
   console.log(
-    `${sync.k}: ${rate(busy)} steps per second while curvature is computed, ${rate(idle)} while not: ${slower}% slower`,
+    `${plan.sync.k}: ${rate(busy)} steps per second ${what}, ${rate(idle)} while not: ${slower}% slower`,
   );
+}
+
+/** Rounds while curvature is computed, and others. */
+async function overlap(sync: PlanInput["sync"]): Promise<void> {
+  const [period, delay] = [40, 20];
+  const { ends, plan } = await run(beside(sync, period, delay));
+  const busy: number[] = [];
+  const idle: number[] = [];
+  lengthsOf(ends).forEach((length, round) => {
+    const age = (round - plan.curvature!.warmup) % period;
+    if (round < 10) return;
+    // The first rounds of the delay: the group computes for sure; the end of the period: it rests for sure.
+    if (age > 0 && age < 8) busy.push(length);
+    if (age > delay + 10) idle.push(length);
+  });
+  report("while curvature is computed", plan, busy, idle);
+}
+
+/** The same beside a process that makes products and talks to nobody: what the machine takes, and no protocol can give back. */
+async function strangers(sync: PlanInput["sync"]): Promise<void> {
+  const [period, from] = [10_000, 100];
+  const assignment = beside(sync, period, 5);
+  let stranger: ReturnType<typeof spawnBun> | null = null;
+  const { ends, plan } = await run(assignment, (round) => {
+    if (round === from)
+      stranger = spawnBun(import.meta.path, ["products", JSON.stringify(assignment)], { threads: 1 });
+  });
+  (stranger as ReturnType<typeof spawnBun> | null)?.kill("SIGKILL");
+  const lengths = lengthsOf(ends);
+  // The stranger has to start and to compile first.
+  report("beside a stranger", plan, lengths.slice(from + 40), lengths.slice(20, from));
+}
+
+function makeProducts(assignment: Assignment): never {
+  const { problem } = opened(assignment);
+  const objective = (theta: Value, batch: Batch): Value => problem.score(theta, batch).loss;
+  const { apply } = hessianOperator(jit(objective), problem.initial, problem.curvatureBatch(0, 0));
+  for (;;) apply(problem.initial).dataSync();
 }
 
 const [what, ...rest] = process.argv.slice(2);
 if (what === "serve") await serve(JSON.parse(rest[0]!) as Assignment, Number(rest[1]), rest[2]!);
 else if (what === "memory") await memory();
+else if (what === "products") makeProducts(JSON.parse(rest[0]!) as Assignment);
 else if (what === "overlap") {
-  await overlap({ k: "gradient" });
-  await overlap({ k: "consensus", sigma: 0, relative: false });
+  for (const sync of [{ k: "gradient" }, { k: "consensus", sigma: 0, relative: false }] as const) {
+    await overlap(sync);
+    await strangers(sync);
+  }
 } else console.error("Cannot measure: memory or overlap is needed");

@@ -3,11 +3,12 @@
  *
  * The pieces of one direction are a stream of frames inside the frames of the connection: `piece` carries the next bytes
  * of it, `took` says that they have arrived. The bytes without a `took` are held to a window, which is widened while they
- * arrive about as fast as on an empty link and narrowed when they queue on it for long:
+ * arrive about as fast as on an empty link and narrowed when they queue on it for long, by the delay-based rule of LEDBAT (RFC 6817):
  *
  *     queueing = time to `took` - the least such time,    aim: about 2 ms
  *
- * Time in which one of the two processes computes and cannot listen says nothing about the link; it is told apart.
+ * Frames are often shorter than the window and leave at once: what one has shown of the link is kept for the next ones. Time in
+ * which one of the two processes computes and cannot listen says nothing about the link; it is told apart.
  */
 
 import { isCount, isRecord } from "../protocol/head.ts";
@@ -24,11 +25,13 @@ export const pieceBounds: {
 const MIN_PIECES = 4;
 const PIECE_MS = 1;
 const FIRST_WINDOW_BYTES = 64 * KIBIBYTE;
-/** Queueing that is aimed at; twice as much is too slow. */
+/** Queueing that is aimed at. */
 const AIM_MS = 2;
-/** So many slow pieces one after the other narrow the window: a single one may have other reasons. */
-const SLOW_PIECES = 8;
-const NARROWER = 0.75;
+/** What a piece adds to the window below the aim, and takes off it at twice the aim and above, as parts of its bytes. */
+const GROWTH = 1 / 16;
+const SHRINKING = 1 / 4;
+/** The least time is that of so many times that the background was busy: the link may become another one than it was. */
+const TIMES_KEPT = 16;
 /** Parts of bodies in one piece. */
 const MAX_PARTS = 64;
 
@@ -77,27 +80,22 @@ export function pieceSender(): PieceSender {
   let window = FIRST_WINDOW_BYTES;
   /** Below it the window doubles with every window that arrives; above, it grows by a sixteenth. */
   let threshold = maxWindowBytes;
-  let leastMs = Number.POSITIVE_INFINITY;
-  let slow = 0;
-  /** Pieces that left before the window was narrowed say nothing about the narrower one. */
-  let narrowedMs = Number.NEGATIVE_INFINITY;
+  /** The least time since the background is busy, and those of before. */
+  let ownLeastMs = Number.POSITIVE_INFINITY;
+  let earlierMs: readonly number[] = [];
   let peerBlockedMs = 0;
+  const leastMs = (): number => Math.min(ownLeastMs, ...earlierMs);
 
   function adapt({ bytes, sentMs, ...before }: UnderWay, nowMs: number, blockedMs: number): void {
     const ms = nowMs - sentMs;
-    leastMs = Math.min(leastMs, ms);
-    const queueing = ms - leastMs;
+    ownLeastMs = Math.min(ownLeastMs, ms);
+    const queueing = ms - leastMs();
     const deaf = blockedMs - before.blockedMs + (peerBlockedMs - before.peerBlockedMs);
+    const excess = (queueing - deaf) / AIM_MS - 1;
     if (queueing < AIM_MS) {
-      slow = 0;
-      window += window < threshold ? bytes : bytes / 16;
-      window = Math.min(window, maxWindowBytes);
-    } else if (queueing - deaf > 2 * AIM_MS && sentMs >= narrowedMs) {
-      slow++;
-      if (slow < SLOW_PIECES) return;
-      slow = 0;
-      narrowedMs = nowMs;
-      window = Math.max(NARROWER * window, minBytes);
+      window = Math.min(window + (window < threshold ? bytes : GROWTH * bytes), maxWindowBytes);
+    } else if (excess > 0) {
+      window = Math.max(window - SHRINKING * Math.min(1, excess) * bytes, minBytes);
       threshold = window;
     }
   }
@@ -107,8 +105,10 @@ export function pieceSender(): PieceSender {
       const replaced = frames.filter((frame) => frame.slot === slot && !frame.isBegun);
       waitingBytes -= replaced.reduce((sum, frame) => sum + bytesOf(frame.chunks), 0);
       frames = frames.filter((frame) => !replaced.includes(frame));
-      // The link may be another one than it was: its least time is measured again.
-      if (frames.length === 0 && underWay.length === 0) leastMs = Number.POSITIVE_INFINITY;
+      if (frames.length === 0 && underWay.length === 0 && Number.isFinite(ownLeastMs)) {
+        earlierMs = [...earlierMs, ownLeastMs].slice(-TIMES_KEPT);
+        ownLeastMs = Number.POSITIVE_INFINITY;
+      }
       const chunks = [...encodeFrame(head, bodies)];
       waitingBytes += bytesOf(chunks);
       frames.push({ slot, key, chunks, isBegun: false });
@@ -116,7 +116,7 @@ export function pieceSender(): PieceSender {
     has: (key) => frames.some((frame) => frame.key === key),
     next(nowMs, blockedMs) {
       // A window leaves in the least time, so a piece of this size keeps the link for a millisecond.
-      const share = Math.floor(window / Math.max(MIN_PIECES, leastMs / PIECE_MS));
+      const share = Math.floor(window / Math.max(MIN_PIECES, leastMs() / PIECE_MS));
       const size = Math.min(Math.max(share, minBytes), maxBytes);
       if (frames.length === 0 || (underWay.length > 0 && underWayBytes + size > window)) return null;
       const parts: Uint8Array[] = [];
