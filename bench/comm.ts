@@ -39,7 +39,9 @@ const seeds = Number(given.seeds);
 /** The flags of `cotangent train` for each method, beside those that all have. */
 const designs: Readonly<Record<string, readonly string[]>> = {
   adam: ["--optimizer", "adam", "--lr", given.lr],
+  "div-adam R=1024 H=4": divided(1024, 4),
   "div-adam R=1024 H=8": divided(1024, 8),
+  "div-adam R=128 H=4": divided(128, 4),
   "div-adam R=128 H=8": divided(128, 8),
   "div-adam R=1024 H=12": divided(1024, 12),
   "ef-adam top-k R=128": [

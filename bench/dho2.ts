@@ -26,6 +26,7 @@ import {
 import { type JobResult, type Jobs, memoryStore } from "../dist/runtime/driver.ts";
 import { configOf } from "../dist/script.ts";
 import { curvatureGroup, groupConfig, groupWorkerJobs } from "../dist/split.ts";
+import { lanczos } from "../optim/lanczos.ts";
 
 interface Batch {
   readonly x: Value;
@@ -222,14 +223,14 @@ async function overlap(sync: PlanInput["sync"]): Promise<void> {
   report("while curvature is computed", plan, busy, idle);
 }
 
-/** The same beside a process that makes products and talks to nobody: what the machine takes, and no protocol can give back. */
+/** The same beside a process that searches and talks to nobody: what the machine takes, and no protocol can give back. */
 async function strangers(sync: PlanInput["sync"]): Promise<void> {
   const [period, from] = [10_000, 100];
   const assignment = beside(sync, period, 5);
   let stranger: ReturnType<typeof spawnBun> | null = null;
   const { ends, plan } = await run(assignment, (round) => {
     if (round === from)
-      stranger = spawnBun(import.meta.path, ["products", JSON.stringify(assignment)], { threads: 1 });
+      stranger = spawnBun(import.meta.path, ["search", JSON.stringify(assignment)], { threads: 1 });
   });
   (stranger as ReturnType<typeof spawnBun> | null)?.kill("SIGKILL");
   const lengths = lengthsOf(ends);
@@ -237,17 +238,19 @@ async function strangers(sync: PlanInput["sync"]): Promise<void> {
   report("beside a stranger", plan, lengths.slice(from + 40), lengths.slice(20, from));
 }
 
-function makeProducts(assignment: Assignment): never {
-  const { problem } = opened(assignment);
-  const objective = (theta: Value, batch: Batch): Value => problem.score(theta, batch).loss;
-  const { apply } = hessianOperator(jit(objective), problem.initial, problem.curvatureBatch(0, 0));
-  for (;;) apply(problem.initial).dataSync();
+/** The searches of the curvature worker, one after the other, for nobody. */
+function search(assignment: Assignment): never {
+  const { problem, plan } = opened(assignment);
+  const objective = jit((theta: Value, batch: Batch): Value => problem.score(theta, batch).loss);
+  const operator = hessianOperator(objective, problem.initial, problem.curvatureBatch(0, 0));
+  const { k, order } = plan.curvature!;
+  for (let i = 0; ; i++) lanczos(operator, { k, order: order!, key: random.key(i) });
 }
 
 const [what, ...rest] = process.argv.slice(2);
 if (what === "serve") await serve(JSON.parse(rest[0]!) as Assignment, Number(rest[1]), rest[2]!);
 else if (what === "memory") await memory();
-else if (what === "products") makeProducts(JSON.parse(rest[0]!) as Assignment);
+else if (what === "search") search(JSON.parse(rest[0]!) as Assignment);
 else if (what === "overlap") {
   for (const sync of [{ k: "gradient" }, { k: "consensus", sigma: 0, relative: false }] as const) {
     await overlap(sync);
