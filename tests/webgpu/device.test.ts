@@ -391,13 +391,17 @@ function laws(device: Device, host: HostName): void {
 
   test("writes after which a buffer is gone do not pile up, though nothing is submitted", () => {
     const data = new Float32Array((32 * MIB) / 4).fill(1);
-    const before = megabytes();
-    for (let i = 0; i < 40; i++) {
-      const buffer = storage(32 * MIB);
-      device.write(buffer, 0, data);
-      device.destroyBuffer(buffer);
-    }
-    expect(megabytes() - before).toBeLessThan(640);
+    const grown = (): number => {
+      const before = megabytes();
+      for (let i = 0; i < 40; i++) {
+        const buffer = storage(32 * MIB);
+        device.write(buffer, 0, data);
+        device.destroyBuffer(buffer);
+      }
+      return megabytes() - before;
+    };
+    // 1,280 MB each time if they do. What a process keeps once, after all other tests, is not piled up.
+    expect(Math.min(grown(), grown())).toBeLessThan(640);
   });
 
   test("a buffer and a binding beyond the default limits", async () => {
