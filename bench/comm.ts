@@ -7,7 +7,8 @@
  * Every run is `cotangent train` with worker processes in a network namespace of their own, behind one link whose rate is such
  * that the gradients of a dense step and their mean take `boundness` times as long on it as a step takes without them, which is
  * measured first, without a limit.
- * Needs Linux, root, ip and tc, and a quiet machine. DIR has the files of Fashion-MNIST; without it the data are drawn by the
+ * Needs Linux, root, ip and tc, and a quiet machine; with fewer cores than processes put `chrt -r 5` before it, or they wait for
+ * each other's time slices. DIR has the files of Fashion-MNIST; without it the data are drawn by the
  * program. Time is that of training: evaluations do not count.
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -4,7 +4,8 @@
  *     magic "CTG1" | head bytes u32 | bodies u32 | body bytes u32 | CRC-32 of the 16 bytes before
  *     body length u32, for each body | head, JSON in UTF-8 | bodies | CRC-32 of all since the first CRC
  *
- * Integers are little-endian. Where bodies follow, spaces end the head so that they begin at a multiple of eight. The first checksum makes the lengths trustworthy before anything is kept for them.
+ * Integers are little-endian. Where bodies follow, spaces end the head so that they begin at a multiple of eight. The first
+ * checksum makes the lengths trustworthy before anything is kept for them.
  */
 
 import { crc32 } from "./checksum.ts";
