@@ -292,6 +292,17 @@ function computed({ ins, outs }: Program): Var[] {
 /** Tensors that are several values: giving up one of them leaves the others. */
 const several = new WeakSet<Tensor>();
 
+/** Says that others hold the tensors of a tree, too: where they are donated they are read and stay as they are. */
+export function keepForOthers(tree: unknown): void {
+  const held: Value[] = [];
+  signatureOf(tree, held);
+  for (const x of held) {
+    if (!(x instanceof Tensor)) continue;
+    several.add(x);
+    markShared(elementsOf(x));
+  }
+}
+
 function compile(backend: Backend, program: Program, givenUp: readonly number[]): Executable | null {
   const outs = computed(program);
   if (outs.length === 0) return null;
@@ -325,10 +336,7 @@ function run(entry: Entry, args: readonly Value[], name: string): Value[] {
   }
   return prepared.outs.map((out, i) => {
     const x = typeof out !== "number" ? out : out < 0 ? tensors[~out]! : results[out]!;
-    if (isOther[i]) {
-      several.add(x);
-      markShared(elementsOf(x));
-    }
+    if (isOther[i]) keepForOthers(x);
     return x;
   });
 }

@@ -328,6 +328,12 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     help: "also average the workers' momenta in the background, for workers whose data differ (default no)",
     schema: oneOf(["yes", "no"]),
   },
+  "variance-every": {
+    needs: divisible,
+    value: "N",
+    help: "steps between background exchanges with gradients for the mean of squares, a multiple of --period (default: the period); exchanges between them are half as large",
+    schema: whole(1),
+  },
   schedule: {
     needs: scheduled,
     value: scheduleNames.join("|"),
@@ -460,6 +466,7 @@ export interface TrainConfig {
   readonly compressor?: (typeof compressorNames)[number] | undefined;
   readonly background?: (typeof precisionNames)[number] | undefined;
   readonly averageMomentum?: "yes" | "no" | undefined;
+  readonly varianceEvery?: number | undefined;
   readonly schedule?: (typeof scheduleNames)[number] | undefined;
   readonly partition?: string | undefined;
   readonly localSteps: number;

@@ -167,10 +167,11 @@ function communicationOf(
     compressor,
     background: precision,
     averageMomentum,
+    varianceEvery,
   }: TrainConfig,
 ): PlanInput["sync"] {
   const given = {
-    ...{ ratio, delay, residualWeight, compressor, precision },
+    ...{ ratio, delay, residualWeight, compressor, precision, varianceEvery },
     ...(averageMomentum !== undefined && { averageMomentum: averageMomentum === "yes" }),
     ...(periodField && { [periodField]: period }),
     ...(dense && { [dense]: denseSteps }),

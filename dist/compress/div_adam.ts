@@ -12,6 +12,7 @@ import type { Value } from "../../core/value.ts";
 import type { AdamWOptions } from "../../optim/adam.ts";
 import { meanOf } from "../../optim/admm.ts";
 import { biasCorrection } from "../../optim/transformation.ts";
+import { inPlace } from "../in_place.ts";
 import { blockCompressor, blockIndices } from "./block.ts";
 import { type Compressor, expandReduced, receivedBytes, reduceCompressed, split } from "./compressor.ts";
 import type { CommunicatingMethod, LearningRate, ParameterShapes, Payload, StepAt } from "./method.ts";
@@ -278,7 +279,8 @@ export function divAdam(options: DivAdamOptions): DivAdam {
         const next = programs.gather(state, gradient);
         return [next, next.window];
       }
-      const [next, sent] = programs.begin(state, gradient, taken, stepOf(before, at));
+      const { flying: underWay, ...own } = state;
+      const [next, sent] = programs.begin(at.givesUp)(own, underWay, gradient, taken, stepOf(before, at));
       return divided(next, sent, at);
     },
     reduce(payloads, index, { step }) {
@@ -299,8 +301,8 @@ export function divAdam(options: DivAdamOptions): DivAdam {
         case "update": {
           const next =
             settings.compressor === "block"
-              ? programs.applyBlock(state, reduced as Value, indicesAt(at.step) as Value)
-              : programs.apply(state, expandReduced(compressor, reduced, { seed: 0, step: at.step }));
+              ? programs.applyBlock(state, reduced as Value, indicesAt(at.step) as Value, at)
+              : programs.apply(state, expandReduced(compressor, reduced, { seed: 0, step: at.step }), at);
           if (exchanges[index + 1] === "rest")
             return [next, averageMomentum ? { rest: next.fresh, mean: next.mean } : { rest: next.fresh }];
           // Something is still under way only after a change of the period or the delay: it leaves again.
@@ -464,11 +466,19 @@ function programsOf(settings: Settings) {
     };
   };
 
-  const begin = jit((state: DivAdamState, gradient: Value, arrived: Travelling | Nothing, step: Step) =>
-    descended(
-      gathered("residual" in arrived ? arrivedAt(state, arrived, step.workers) : state, gradient),
-      step,
-    ),
+  const begin = inPlace(
+    (
+      own: Omit<DivAdamState, "flying">,
+      flying: DivAdamState["flying"],
+      gradient: Value,
+      arrived: Travelling | Nothing,
+      step: Step,
+    ) => {
+      const state = { ...own, flying };
+      const whole = "residual" in arrived ? arrivedAt(state, arrived, step.workers) : state;
+      return descended(gathered(whole, gradient), step);
+    },
+    [0],
   );
   const seen = jit((state: DivAdamState, window: Value, step: Step) => {
     const next = seenBy(state, window, state.gathered);
@@ -489,11 +499,14 @@ function programsOf(settings: Settings) {
     gather: jit(gathered),
     begin,
     seen,
-    applyBlock: (state: DivAdamState, sum: Value, indices: Value): DivAdamState => ({
+    applyBlock: (state: DivAdamState, sum: Value, indices: Value, { givesUp }: StepAt): DivAdamState => ({
       ...state,
-      anchor: subtractAt(state.anchor, indices, sum),
+      anchor: subtractAt(givesUp)(state.anchor, indices, sum),
     }),
-    apply: (state: DivAdamState, sum: Value): DivAdamState => ({ ...state, anchor: sub(state.anchor, sum) }),
+    apply: (state: DivAdamState, sum: Value, { givesUp }: StepAt): DivAdamState => ({
+      ...state,
+      anchor: subtract(givesUp)(state.anchor, sum),
+    }),
     /** What has been kept back leaves; what integers leave of it stays. */
     launch(state: DivAdamState, hasWindow: boolean, { workers }: StepAt): DivAdamState {
       const { fresh, window, mean, gathered, scales } = state;
@@ -573,7 +586,11 @@ function programsOf(settings: Settings) {
 
 const isValue = (x: Value | Nothing): x is Value => !Array.isArray(x);
 
-const subtractAt = jit((x: Value, indices: Value, block: Value) => scatterAdd(x, indices, neg(block)));
+const subtract = inPlace((x: Value, y: Value) => sub(x, y), [0]);
+const subtractAt = inPlace(
+  (x: Value, indices: Value, block: Value) => scatterAdd(x, indices, neg(block)),
+  [0],
+);
 
 function checked(options: DivAdamOptions): Settings {
   const { period = 4, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8 } = options;

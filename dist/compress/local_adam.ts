@@ -1,9 +1,10 @@
 /** Workers that go on by themselves for many steps of AdamW, and then take the mean of how far they have come. */
-import { jit } from "../../autodiff/jit.ts";
+import { jit, keepForOthers } from "../../autodiff/jit.ts";
 import { zerosLike } from "../../core/create.ts";
 import { add, mul, sub } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
 import { type AdamState, scaleByAdam } from "../../optim/adam.ts";
+import { inPlace } from "../in_place.ts";
 import type { CommunicatingMethod } from "./method.ts";
 import {
   checkCount,
@@ -113,11 +114,14 @@ function outer(
   const adam = scaleByAdam(moments);
   const communicates = (step: number): boolean => step % period === 0;
 
-  const inner = jit((theta: Value, state: AdamState, gradient: Value, rate: Value) => {
-    const [direction, next] = adam.update(gradient, state, theta, {});
-    const decayed = weightDecay === 0 ? direction : add(direction, mul(weightDecay, theta));
-    return { theta: sub(theta, mul(rate, decayed)), adam: next };
-  });
+  const inner = inPlace(
+    (theta: Value, state: AdamState, gradient: Value, rate: Value) => {
+      const [direction, next] = adam.update(gradient, state, theta, {});
+      const decayed = weightDecay === 0 ? direction : add(direction, mul(weightDecay, theta));
+      return { theta: sub(theta, mul(rate, decayed)), adam: next };
+    },
+    [0, 1],
+  );
   /** Against the way that was gone, as a gradient is. */
   const difference = jit((anchor: Value, theta: Value) => sub(anchor, theta));
   // V <- mu V + d; A <- A - outer lr (d + mu V)
@@ -131,13 +135,14 @@ function outer(
     name,
     init(theta) {
       setting.checkStart(theta);
+      keepForOthers(theta);
       return { anchor: theta, velocity: zerosLike(theta), theta, adam: adam.init(theta) };
     },
     position: ({ theta }) => theta,
     exchanges: (step) => (communicates(step) ? 1 : 0),
-    begin(state, gradient, _, { step }) {
+    begin(state, gradient, _, { step, givesUp }) {
       const rate = setting.number(setting.rateAt(step));
-      const next = { ...state, ...inner(state.theta, state.adam, gradient, rate) };
+      const next = { ...state, ...inner(givesUp)(state.theta, state.adam, gradient, rate) };
       return [next, communicates(step) ? difference(state.anchor, next.theta) : null];
     },
     reduce: meanOfAll,

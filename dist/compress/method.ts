@@ -32,6 +32,8 @@ export interface StepAt {
   /** Null at the hub. */
   readonly rank: number | null;
   readonly workers: number;
+  /** Whether nobody uses the state again: its storage may become that of the next one. Default false. */
+  readonly givesUp?: boolean;
 }
 
 /**
@@ -57,7 +59,7 @@ export interface BackgroundExchange<S> {
  * A method of many workers on flat parameters `[n]`.
  *
  * A step is: the gradient at `position`, then `begin`, then as many exchanges as `exchanges` says, each a reduction of the
- * workers' payloads followed by `next`. All functions are pure; states are trees of tensors.
+ * workers' payloads followed by `next`. All functions are pure, but for a state that is given up; states are trees of tensors.
  *
  * @since 0.2.0
  */

@@ -1,4 +1,5 @@
 /** Workers that differ between steps, by a method that says what each sends and what becomes of it. */
+import { keepForOthers } from "../../autodiff/jit.ts";
 import { leaves } from "../../core/tree.ts";
 import type { Value } from "../../core/value.ts";
 import { meanOf } from "../../optim/admm.ts";
@@ -26,7 +27,7 @@ export function communicatingMethodOf<B>(
   return communicatingOf(plan, vectorsOf(problem));
 }
 
-const at = (step: number, { rank, workers }: JobArgs): StepAt => ({ step, rank, workers });
+const at = (step: number, { rank, workers }: JobArgs): StepAt => ({ step, rank, workers, givesUp: true });
 
 /** The computations of one worker; `numbers` are steps of the whole run, counted from 1. */
 export function communicatingJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
@@ -35,6 +36,9 @@ export function communicatingJobs<B>(plan: Plan, problem: Problem<B>, rank: numb
 
   /** Begins the steps from one to another; all but the last are local. */
   function* begun(state: unknown, arrived: unknown, from: number, to: number, args: JobArgs) {
+    // The state at the start of a round is saved, and a result may be that of all workers of a process.
+    if (from === args.round * plan.localSteps + 1) keepForOthers(state);
+    keepForOthers(arrived);
     const notes: number[] = [];
     let next = state;
     let payload: unknown = null;
@@ -46,9 +50,13 @@ export function communicatingJobs<B>(plan: Plan, problem: Problem<B>, rank: numb
     }
     return { outs: [next, payload], notes };
   }
+  const turned = (state: unknown, reduced: unknown, step: number, index: number, args: JobArgs) => {
+    keepForOthers(reduced);
+    return method.next(state, reduced, index, at(step, args));
+  };
   /** The state after the last exchange of a step. */
   const landed = (state: unknown, reduced: unknown, step: number, args: JobArgs): unknown =>
-    method.next(state, reduced, method.exchanges(step) - 1, at(step, args))[0];
+    turned(state, reduced, step, method.exchanges(step) - 1, args)[0];
 
   return {
     begin: job(([state, arrived], args) =>
@@ -60,7 +68,7 @@ export function communicatingJobs<B>(plan: Plan, problem: Problem<B>, rank: numb
     }),
     turn: job(([state, reduced], args) => {
       const [step, index] = args.numbers as readonly [number, number];
-      return { outs: [...method.next(state, reduced, index, at(step, args))] };
+      return { outs: [...turned(state, reduced, step, index, args)] };
     }),
     land: job(([state, reduced], args) => ({ outs: [landed(state, reduced, args.numbers[0]!, args)] })),
     launch: job((ins, args) => {

@@ -6,6 +6,7 @@ import { add } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
 import { augmentedGradient } from "../../optim/admm.ts";
 import type { FosiState } from "../../optim/fosi.ts";
+import { inPlace } from "../in_place.ts";
 import type { Problem } from "../jobs.ts";
 import { layoutOf, type Plan } from "../plan.ts";
 import type { JobArgs } from "../protocol/types.ts";
@@ -82,9 +83,7 @@ function compile<B>(plan: Plan, problem: Problem<B>): Computations<B> {
     const [update, next] = optimizer.step(full, state, local, pull?.factor ?? null);
     return [scored, add(local, update), next];
   };
-  const first = jit(localStep);
-  // In place of what the step before has made: new memory for every step would take a quarter of the time.
-  const further = jit(localStep, { donate: [0, 1] });
+  const localProgram = inPlace(localStep, [0, 1]);
   const cut =
     plan.curvature && layout !== "replicated"
       ? cutUpdate(plan.curvature, layout, baseOf(plan.update, rateOf(plan)))
@@ -97,7 +96,7 @@ function compile<B>(plan: Plan, problem: Problem<B>): Computations<B> {
       const [update, next] = optimizer.step(gradient, state, theta, factor);
       return [add(theta, update), next];
     }),
-    localStep: (local, state, batch, pull, areOwn) => (areOwn ? further : first)(local, state, batch, pull),
+    localStep: (local, state, batch, pull, areOwn) => localProgram(areOwn)(local, state, batch, pull),
     cut: cut && {
       inside: jit(cut.inside),
       direction: jit(cut.direction),
