@@ -206,21 +206,25 @@ each("scatterAdd", numeric, 20, (draw, dtype) => {
   compare("scatterAdd", [indices(draw, [...batch, ...index], size), updates], params);
 });
 
-// Sums of more rows than the scratch buffer of a thread holds: in a workspace, or by lists.
-for (const [size, after] of [
-  [140001, 1],
-  [70001, 3],
-  [40000, 4],
-  [9000, 19],
-  [1500, 100],
+// Sums of rows in the scratch buffer of a thread, of more than it holds in a workspace, or by lists; of all, or of those met.
+for (const [size, after, count] of [
+  [5000, 2, 2000],
+  [5000, 2, 300],
+  [140001, 1, 20000],
+  [140001, 1, 300],
+  [70001, 3, 10000],
+  [70001, 3, 300],
+  [40000, 4, 300],
+  [9000, 19, 300],
+  [1500, 100, 300],
 ] as const) {
   for (const dtype of numeric) {
-    test(`scatterAdd of ${dtype} to ${size} rows of ${after}`, () => {
+    test(`scatterAdd of ${dtype} to ${size} rows of ${after}, ${count} updates`, () => {
       const draw = new SeededDraw({ seed: size, size: 1 });
-      const few = indices(draw, [2, 300], size);
+      const few = indices(draw, [2, count], size);
       few.data.fill(size - 1, 0, 50);
-      few.data.fill(0, 290, 310);
-      const updates = drawn(draw, dtype, [2, 2, 300, after]);
+      few.data.fill(0, count - 10, count + 10);
+      const updates = drawn(draw, dtype, [2, 2, count, after]);
       compare("scatterAdd", [few, updates], { axis: 2, batchDims: 1, size });
     });
   }

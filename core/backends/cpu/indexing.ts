@@ -322,13 +322,17 @@ export function zero(f: FunctionBuilder, at: Operand, bytes: Operand): void {
 /** Where a thread sums: in the result itself, in its own buffer, or in a workspace as large as the result. */
 type Place = "result" | "scratch" | "workspace";
 
+/** In which rows: in all, or, where updates are few, in those that they are for; the others of the result are zeros. */
+type Rows = "all" | "met";
+
 /** A thread reads all indices of a block and adds the rows that are its own. */
 const directCode = (
   dtype: DType,
   place: Place,
+  which: Rows,
   isOne: boolean,
 ): Code<"indices" | "updates" | "out" | "workspace", "count" | "before" | "n" | "after" | "outside"> => ({
-  key: `scatter of ${dtype} in ${place}${isOne ? " one by one" : ""}`,
+  key: `scatter of ${dtype} in ${place}, ${which} rows${isOne ? " one by one" : ""}`,
   addresses: ["indices", "updates", "out", "workspace"],
   numbers: ["count", "before", "n", "after", "outside"],
   write(f, { indices, updates, out, workspace, count, before, n, after, outside }) {
@@ -336,7 +340,7 @@ const directCode = (
       integers(f);
     const bytes = elements[dtype].bytes;
     const wide = isFloat(dtype) ? 8 : 4;
-    const [unit, block, lo, rows, sums, at, from, k, to, index, j, target, size] = locals(13);
+    const [unit, block, lo, rows, sums, at, from, k, to, index, j, target, size, row] = locals(14);
     set(unit, BEGIN);
     loop(less(unit, END), () => {
       set(block, div(unit, n));
@@ -346,28 +350,43 @@ const directCode = (
       set(target, add(out, mul(mul(unit, after), num(bytes))));
       if (place === "workspace") set(sums, add(workspace, mul(mul(unit, after), num(wide))));
       else set(sums, place === "scratch" ? SCRATCH : target);
-      zero(f, sums, mul(size, num(wide)));
-      set(at, add(indices, mul(mul(div(block, before), count), num(4))));
-      set(from, add(updates, mul(mul(mul(block, count), after), num(bytes))));
-      set(k, num(0));
-      loop(less(k, count), () => {
-        set(index, load(at));
-        when(
-          within(sub(index, lo), rows),
-          () => {
-            set(to, add(sums, mul(mul(sub(index, lo), after), num(wide))));
-            addRow(f, dtype, isOne, to, from, after, j);
-          },
-          () => {
-            push(within(index, n));
-            f.op("i32.eqz").when(() => note(f, outside));
-          },
-        );
-        advance(at, num(4));
-        advance(from, mul(after, num(bytes)));
-        advance(k, num(1));
-      });
-      if (place !== "result") storeNarrow(f, target, sums, size, j);
+      /** Does something for every update whose row is among these, with its row of the sums in `to`. */
+      const each = (work: () => void, otherwise: () => void = () => {}): void => {
+        set(at, add(indices, mul(mul(div(block, before), count), num(4))));
+        set(from, add(updates, mul(mul(mul(block, count), after), num(bytes))));
+        set(k, num(0));
+        loop(less(k, count), () => {
+          set(index, load(at));
+          when(
+            within(sub(index, lo), rows),
+            () => {
+              set(to, add(sums, mul(mul(sub(index, lo), after), num(wide))));
+              work();
+            },
+            otherwise,
+          );
+          advance(at, num(4));
+          advance(from, mul(after, num(bytes)));
+          advance(k, num(1));
+        });
+      };
+      if (which === "met") {
+        zero(f, target, mul(size, num(bytes)));
+        each(() => zero(f, to, mul(after, num(wide))));
+      } else zero(f, sums, mul(size, num(wide)));
+      each(
+        () => addRow(f, dtype, isOne, to, from, after, j),
+        () => {
+          push(within(index, n));
+          f.op("i32.eqz").when(() => note(f, outside));
+        },
+      );
+      if (which === "met") {
+        each(() => {
+          set(row, add(target, mul(mul(sub(index, lo), after), num(bytes))));
+          storeNarrow(f, row, to, after, j);
+        });
+      } else if (place !== "result") storeNarrow(f, target, sums, size, j);
       advance(unit, rows);
     });
   },
@@ -493,6 +512,9 @@ function placeOf(dtype: DType, block: number, after: number): Place | null {
   return after < LISTED_ROW ? "workspace" : null;
 }
 
+/** One update for so many rows is few: indices are then read three times. */
+const FEW = 8;
+
 /** Decides how updates are added; indices that are outside are dropped and noted in the word at `outside`. */
 export function planScatter(
   engine: Engine,
@@ -505,9 +527,10 @@ export function planScatter(
   if (place !== null) {
     // Within one block, each thread reads all the indices, and does not foresee which are its own.
     const isDivisible = batch * before > 1 || after >= 2 * LISTED_ROW || n >= 4 * count;
+    const which = place !== "result" && FEW * count <= n ? "met" : "all";
     const launch = launcher(
       engine,
-      directCode(dtype, place, after === 1),
+      directCode(dtype, place, which, after === 1),
       { count, before, n, after, outside },
       { units, grain: batch * before > 1 ? n : 64, parallel: parallel && isDivisible },
     );
