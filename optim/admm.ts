@@ -1,4 +1,5 @@
 /** The mathematics of ADMM rounds on trees: who computes what is the business of dist/. */
+import { jit } from "../autodiff/jit.ts";
 import { add, div, mul, sub } from "../core/ops.ts";
 import { map } from "../core/tree.ts";
 import type { Value } from "../core/value.ts";
@@ -103,9 +104,13 @@ export function extrapolate<P>(round: { readonly theta: P; readonly anchor: P; r
  * @since 0.1.0
  */
 export function meanOf<P>(trees: readonly P[]): P {
-  const [first, ...rest] = trees;
-  if (first === undefined)
+  if (trees.length === 0)
     throw new RangeError("Cannot take the mean of no trees: the list is empty, at least one is needed");
-  const sum = rest.reduce<P>((total, tree) => map((a, b) => add(a, b!), total, tree), first);
-  return map((x) => div(x, trees.length), sum);
+  return mean(trees) as P;
 }
+
+/** One pass over the elements of all. */
+const mean = jit(([first, ...rest]: readonly unknown[]) => {
+  const sum = rest.reduce((total, tree) => map((a, b) => add(a, b!), total, tree), first);
+  return map((x) => div(x, 1 + rest.length), sum);
+});

@@ -2,6 +2,7 @@
  * Compression of vectors that many workers average: what a worker sends of its vector, what it stands for, and how the
  * payloads of all become one mean.
  */
+import { jit } from "../../autodiff/jit.ts";
 import type { DType } from "../../core/dtype.ts";
 import { sub } from "../../core/ops.ts";
 import { cast } from "../../core/prims/elementwise.ts";
@@ -135,9 +136,13 @@ export function reduceCompressed<T>(compressor: Compressor<T>, payloads: readonl
     if (payloads.length > 0) return payloads;
     throw new RangeError("Cannot gather no payloads: the list is empty, at least one is needed");
   }
+  return meanPayload(payloads) as T;
+}
+
+const meanPayload = jit((payloads: readonly unknown[]) => {
   const mean = meanOf(payloads.map((payload) => map(widened, payload)));
   return map((x, like) => cast(x, like!.dtype), mean, payloads[0]);
-}
+});
 
 function widened(x: Value): Value {
   return x.dtype === "float16" ? cast(x, "float32") : x;

@@ -1,12 +1,14 @@
 /** Momenta that each worker keeps for itself, but for their largest cosine coefficients, whose sign all follow. */
+
 import { jit } from "../../autodiff/jit.ts";
 import { zerosLike } from "../../core/create.ts";
 import { bytesPerElement } from "../../core/dtype.ts";
 import { add, mul, sign, sub } from "../../core/ops.ts";
 import { readable, type Value } from "../../core/value.ts";
+import { meanOf } from "../../optim/admm.ts";
 import { cosineChunks } from "./cosine_chunks.ts";
 import type { CommunicatingMethod } from "./method.ts";
-import { checkCount, checkRange, meanOfAll, type SettingOptions, settingOf } from "./setting.ts";
+import { checkCount, checkRange, type SettingOptions, settingOf } from "./setting.ts";
 import { type Floats, floatsLike, gathered, readVector, scattered, tensorsOf, vectorOf } from "./tensors.ts";
 import { largestInto, type Sparse } from "./top_k.ts";
 
@@ -132,7 +134,7 @@ export function decoupledMomentum(
     view: ({ theta }) => theta,
     flush: {
       payload: ({ residual }) => residual,
-      reduce: meanOfAll,
+      reduce: meanOf,
       apply: (state, reduced) => ({ ...state, residual: reduced as Value }),
     },
     stepBytes: (_, workers) => ({ sent: bytes, received: workers * bytes }),

@@ -377,9 +377,12 @@ function mapParts<T, U>(parts: Parts<T>, f: (part: T, name: keyof Parts<unknown>
 
 /** What all workers get: the mean, or the sum of integers. */
 function gatheredOf(payloads: readonly Travelling[]): Travelling {
-  if (!payloads.every(isInt16)) return meanOf(payloads);
-  return payloads.reduce((sum, payload) => mapParts(sum, (part, name) => addPairs(part, payload[name]!)));
+  return payloads.every(isInt16) ? sumOfIntegers(payloads) : meanOf(payloads);
 }
+
+const sumOfIntegers = jit((payloads: readonly Parts<Pairs>[]) =>
+  payloads.reduce((sum, payload) => mapParts(sum, (part, name) => addPairs(part, payload[name]!))),
+);
 
 /** Of nothing that float32 has no quotient for. */
 const smallestScale = 1e-30;

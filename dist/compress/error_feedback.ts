@@ -1,20 +1,14 @@
 /** Momentum descent whose workers send compressed updates, and add what they have not sent to the next ones. */
+
 import { jit } from "../../autodiff/jit.ts";
 import { zerosLike } from "../../core/create.ts";
 import { add, mul, sub } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
+import { meanOf } from "../../optim/admm.ts";
 import type { Compressor } from "./compressor.ts";
 import { type LossyMean, lossyMeanOf } from "./lossy_mean.ts";
 import type { CommunicatingMethod } from "./method.ts";
-import {
-  both,
-  checkCount,
-  checkRange,
-  meanOfAll,
-  noTraffic,
-  type SettingOptions,
-  settingOf,
-} from "./setting.ts";
+import { both, checkCount, checkRange, noTraffic, type SettingOptions, settingOf } from "./setting.ts";
 
 /**
  * Options of momentum descent with error feedback.
@@ -200,7 +194,7 @@ function feedback(
       const part = by.begin(next.pending, memory, at);
       return [{ ...next, pending: part.left, memory: part.memory }, part.payload];
     },
-    reduce: (payloads, index) => (index < by.exchanges ? by.reduce(payloads, index) : meanOfAll(payloads)),
+    reduce: (payloads, index) => (index < by.exchanges ? by.reduce(payloads, index) : meanOf(payloads)),
     next(state, reduced, index, at) {
       if (index === by.exchanges) {
         const pending = reduced as Value;
@@ -215,7 +209,7 @@ function feedback(
     view: ({ anchor, pending }) => view(anchor, pending),
     flush: {
       payload: ({ pending, momentum }) => ({ pending, momentum }),
-      reduce: meanOfAll,
+      reduce: meanOf,
       apply(state, reduced) {
         const { pending, momentum } = reduced as Pick<ErrorFeedbackState, "pending" | "momentum">;
         const zero = zerosLike(pending);

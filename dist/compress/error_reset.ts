@@ -1,20 +1,14 @@
 /** Momentum descent in which workers keep what they do not send, and are brought together by a second compressor. */
+
 import { jit } from "../../autodiff/jit.ts";
 import { zerosLike } from "../../core/create.ts";
 import { add, mul, sub } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
+import { meanOf } from "../../optim/admm.ts";
 import type { Compressor } from "./compressor.ts";
 import { type LossyMean, lossyMeanOf } from "./lossy_mean.ts";
 import type { CommunicatingMethod } from "./method.ts";
-import {
-  both,
-  checkCount,
-  checkRange,
-  meanOfAll,
-  noTraffic,
-  type SettingOptions,
-  settingOf,
-} from "./setting.ts";
+import { both, checkCount, checkRange, noTraffic, type SettingOptions, settingOf } from "./setting.ts";
 
 /**
  * Options of error reset.
@@ -148,7 +142,7 @@ export function errorReset(options: ErrorResetOptions): CommunicatingMethod<Erro
     view: ({ anchor, error }) => less(anchor, error),
     flush: {
       payload: ({ error, momentum }) => ({ error, momentum }),
-      reduce: meanOfAll,
+      reduce: meanOf,
       apply(state, reduced) {
         const { error, momentum } = reduced as Pick<ErrorResetState, "error" | "momentum">;
         return { ...state, anchor: less(state.anchor, error), error: zerosLike(error), momentum };

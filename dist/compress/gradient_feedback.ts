@@ -1,16 +1,17 @@
 /** Gradients are compressed with error feedback, before an optimizer sees them: all workers have the same parameters. */
+
 import { jit } from "../../autodiff/jit.ts";
 import { zerosLike } from "../../core/create.ts";
 import { add, div, mul, sub } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
 import { type AdamState, scaleByAdam } from "../../optim/adam.ts";
+import { meanOf } from "../../optim/admm.ts";
 import type { Compressor } from "./compressor.ts";
 import { type LossyMean, lossyMeanOf } from "./lossy_mean.ts";
 import type { CommunicatingMethod, StepAt } from "./method.ts";
 import {
   checkRange,
   type MomentOptions,
-  meanOfAll,
   momentsOf,
   type Setting,
   type SettingOptions,
@@ -185,7 +186,7 @@ function gradientFeedback<B>(
     view: ({ theta }) => theta,
     flush: {
       payload: ({ residual }) => residual,
-      reduce: meanOfAll,
+      reduce: meanOf,
       apply: (state, reduced) => ({ ...state, residual: reduced as Value }),
     },
     stepBytes: (_, workers) => by.bytes(workers, dtype),

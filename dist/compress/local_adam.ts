@@ -1,16 +1,17 @@
 /** Workers that go on by themselves for many steps of AdamW, and then take the mean of how far they have come. */
+
 import { jit, keepForOthers } from "../../autodiff/jit.ts";
 import { zerosLike } from "../../core/create.ts";
 import { add, mul, sub } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
 import { type AdamState, scaleByAdam } from "../../optim/adam.ts";
+import { meanOf } from "../../optim/admm.ts";
 import { inPlace } from "../in_place.ts";
 import type { CommunicatingMethod } from "./method.ts";
 import {
   checkCount,
   checkRange,
   type MomentOptions,
-  meanOfAll,
   momentsOf,
   noTraffic,
   type SettingOptions,
@@ -145,12 +146,12 @@ function outer(
       const next = { ...state, ...inner(givesUp)(state.theta, state.adam, gradient, rate) };
       return [next, communicates(step) ? difference(state.anchor, next.theta) : null];
     },
-    reduce: meanOfAll,
+    reduce: meanOf,
     next: (state, reduced) => [{ ...state, ...meet(state.anchor, state.velocity, reduced as Value) }, null],
     view: ({ theta }) => theta,
     flush: {
       payload: ({ theta, adam: { mean, square } }) => ({ theta, mean, square }),
-      reduce: meanOfAll,
+      reduce: meanOf,
       apply(state, reduced) {
         const { theta, mean, square } = reduced as { theta: Value; mean: Value; square: Value };
         return { ...state, theta, adam: { ...state.adam, mean, square } };

@@ -1,11 +1,12 @@
 /** Means of vectors of all workers of which each sends only a part, whatever the number of exchanges that takes. */
+
 import { sub } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
+import { meanOf } from "../../optim/admm.ts";
 import { type Compressor, receivedBytes, split } from "./compressor.ts";
 import { rememberedMean, residualMemory } from "./memory.ts";
 import type { Payload, StepAt, Traffic } from "./method.ts";
 import { type PowerSgdFirst, type PowerSgdOptions, type PowerSgdState, powerSgd } from "./power_sgd.ts";
-import { meanOfAll } from "./setting.ts";
 
 /**
  * Where a worker is in a mean. The last exchange gives the mean, all others a payload.
@@ -122,7 +123,7 @@ export function powerSgdMean(options: PowerSgdOptions): LossyMean<PowerSgdMemory
       payload: first(vector, memory.factors),
       mean: null,
     }),
-    reduce: meanOfAll,
+    reduce: meanOf,
     next({ left, memory }, reduced, index) {
       if (index === 0) {
         const mean = reduced as PowerSgdFirst;

@@ -1,18 +1,13 @@
 /** Adam until its mean of squares is frozen, then descent by momentum of which only signs travel. */
+
 import { jit } from "../../autodiff/jit.ts";
 import { add, div, mul, sqrt, sub } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
 import { type AdamState, scaleByAdam } from "../../optim/adam.ts";
+import { meanOf } from "../../optim/admm.ts";
 import type { Compressor } from "./compressor.ts";
 import type { CommunicatingMethod } from "./method.ts";
-import {
-  checkCount,
-  type MomentOptions,
-  meanOfAll,
-  momentsOf,
-  type SettingOptions,
-  settingOf,
-} from "./setting.ts";
+import { checkCount, type MomentOptions, momentsOf, type SettingOptions, settingOf } from "./setting.ts";
 import { signCompressor } from "./sign.ts";
 import { type TwoWayErrors, twoWayMean } from "./two_way.ts";
 
@@ -101,7 +96,7 @@ export function oneBitAdam(options: OneBitAdamOptions): CommunicatingMethod<OneB
       const [errors, payload] = by.begin(momentum(state.adam.mean as Value, gradient), state.errors, at);
       return [{ ...state, errors }, payload];
     },
-    reduce: (payloads, _, { step }) => (isFrozen(step) ? by.reduce(payloads) : meanOfAll(payloads)),
+    reduce: (payloads, _, { step }) => (isFrozen(step) ? by.reduce(payloads) : meanOf(payloads)),
     next(state, reduced, _, at) {
       const { theta } = state;
       const rate = setting.number(setting.rateAt(at.step));
@@ -116,7 +111,7 @@ export function oneBitAdam(options: OneBitAdamOptions): CommunicatingMethod<OneB
     view: ({ theta }) => theta,
     flush: {
       payload: ({ errors }) => errors.worker,
-      reduce: meanOfAll,
+      reduce: meanOf,
       apply: (state, reduced) => ({ ...state, errors: { ...state.errors, worker: reduced as Value } }),
     },
     stepBytes: (step, workers) => (isFrozen(step) ? by.bytes(workers, dtype) : setting.dense(1)),

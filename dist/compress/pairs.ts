@@ -100,7 +100,6 @@ export function packingOf(sizes: readonly number[]): Packing {
 }
 
 /** Exact; of at most all workers. */
-export const addPairs: (x: Pairs, y: Pairs) => Pairs = jit((x: Pairs, y: Pairs) => ({
-  words: add(x.words, y.words),
-  peaks: maximum(x.peaks, y.peaks),
-}));
+export function addPairs(x: Pairs, y: Pairs): Pairs {
+  return { words: add(x.words, y.words), peaks: maximum(x.peaks, y.peaks) };
+}

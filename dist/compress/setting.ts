@@ -1,11 +1,9 @@
 /** What methods of flat parameters are told whatever their kind, checked once, and what all of them do with it. */
-import { jit } from "../../autodiff/jit.ts";
 import { bytesPerElement } from "../../core/dtype.ts";
 import { DTypeError, ShapeError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
 import { scalar } from "../../core/trace.ts";
 import type { Value } from "../../core/value.ts";
-import { meanOf } from "../../optim/admm.ts";
 import type { LearningRate, ParameterShapes, Traffic } from "./method.ts";
 
 /**
@@ -145,13 +143,6 @@ export function momentsOf(name: string, options: MomentOptions): Required<Moment
   checkRange(name, "weightDecay", weightDecay, { least: 0 });
   return { beta1, beta2, epsilon, weightDecay };
 }
-
-/** The mean of the workers' trees in the order of ranks, compiled. */
-export function meanOfAll(trees: readonly unknown[]): unknown {
-  return compiledMean(trees);
-}
-
-const compiledMean = jit((trees: readonly unknown[]) => meanOf(trees));
 
 /** Nothing is exchanged. */
 export const noTraffic: Traffic = { sent: 0, received: 0 };

@@ -1,8 +1,10 @@
 /** Adam whose mean of squares is renewed ever more rarely, and whose workers then meet ever more rarely, by signs. */
+
 import { jit } from "../../autodiff/jit.ts";
 import { onesLike, zerosLike } from "../../core/create.ts";
 import { add, div, mul, sqrt, sub } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
+import { meanOf } from "../../optim/admm.ts";
 import type { Compressor } from "./compressor.ts";
 import type { CommunicatingMethod } from "./method.ts";
 import { correction } from "./one_bit_adam.ts";
@@ -10,7 +12,6 @@ import {
   checkCount,
   checkRange,
   type MomentOptions,
-  meanOfAll,
   momentsOf,
   noTraffic,
   type SettingOptions,
@@ -221,7 +222,7 @@ export function zeroOneAdam(options: ZeroOneAdamOptions): CommunicatingMethod<Ze
       return [{ ...next, errors }, payload];
     },
     reduce: (payloads, _, { step }) =>
-      scheduled(step).k === "dense" ? meanOfAll(payloads) : by.reduce(payloads),
+      scheduled(step).k === "dense" ? meanOf(payloads) : by.reduce(payloads),
     next(state, reduced, _, at) {
       const { anchor, mean, square } = state;
       const { k, renewals } = scheduled(at.step);
@@ -241,7 +242,7 @@ export function zeroOneAdam(options: ZeroOneAdamOptions): CommunicatingMethod<Ze
     view: (state) => view(state),
     flush: {
       payload: ({ mean, sum, errors }) => ({ mean, sum, worker: errors.worker }),
-      reduce: meanOfAll,
+      reduce: meanOf,
       apply(state, reduced) {
         const { worker, ...rest } = reduced as { mean: Value; sum: Value; worker: Value };
         return { ...state, ...rest, errors: { ...state.errors, worker } };
