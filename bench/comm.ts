@@ -3,10 +3,10 @@
  *
  *     bun bench/comm.ts [--data-dir DIR] [--workers 4] [--steps 900] [--seeds 3] [--partition dirichlet:0.1]
  *                       [--boundness 6] [--rate MBIT] [--only adam,div-adam] [--target X] [--json FILE]
+ *                       [--model cnn] [--batch 16] [--residual-weight 0.3]
  *
  * Every run is `cotangent train` with worker processes in a network namespace of their own, behind one link whose rate is such
- * that the gradients of a dense step and their mean take `boundness` times as long on it as a step takes without them, which is
- * measured first, without a limit.
+ * that the gradients of a dense step and their mean add `boundness` times what a step takes without them. Both are measured first.
  * Needs Linux, root, ip and tc, and a quiet machine; with fewer cores than processes put `chrt -r 5` before it, or they wait for
  * each other's time slices. DIR has the files of Fashion-MNIST; without it the data are drawn by the
  * program. Time is that of training: evaluations do not count.
@@ -29,8 +29,10 @@ const { values: given } = parseArgs({
     target: { type: "string" },
     json: { type: "string" },
     batch: { type: "string", default: "16" },
+    model: { type: "string", default: "mlp" },
     hidden: { type: "string", default: "128" },
     lr: { type: "string", default: "1e-3" },
+    "residual-weight": { type: "string", default: "1" },
   },
 });
 const workers = Number(given.workers);
@@ -45,6 +47,10 @@ const designs: Readonly<Record<string, readonly string[]>> = {
   "div-adam R=128 H=4": divided(128, 4),
   "div-adam R=128 H=8": divided(128, 8),
   "div-adam R=1024 H=12": divided(1024, 12),
+  "div-adam R=1024 H=16": divided(1024, 16),
+  "div-adam R=1024 H=4 V=16": [...divided(1024, 4), "--variance-every", "16"],
+  "div-adam R=1024 H=8 V=16": [...divided(1024, 8), "--variance-every", "16"],
+  "div-adam R=128 H=4 V=16": [...divided(128, 4), "--variance-every", "16"],
   "ef-adam top-k R=128": [
     ...["--optimizer", "ef-adam", "--lr", given.lr],
     ...["--compressor", "topk", "--ratio", "128"],
@@ -61,12 +67,12 @@ const designs: Readonly<Record<string, readonly string[]>> = {
 function divided(ratio: number, period: number): readonly string[] {
   return [
     ...["--optimizer", "div-adam", "--lr", given.lr, "--ratio", String(ratio), "--period", String(period)],
-    ...["--background", "int16", ...(given.partition === "iid" ? [] : ["--residual-weight", "0.3"])],
+    ...["--background", "int16", "--residual-weight", given["residual-weight"]],
   ];
 }
 
-/** Steps between two evaluations. */
-const evaluateEvery = 50;
+/** Steps between two evaluations: each moves the parameters of all workers. */
+const evaluateEvery = Math.max(1, Math.round(steps / 12));
 
 // --- a link between two network namespaces -----------------------------------------------------------------------
 
@@ -92,9 +98,19 @@ function openLink(): void {
   system(...inside, "ip", "link", "set", "lo", "up");
 }
 
-/** Both directions at the same rate, each with a queue of its own. */
+/** Both directions at the same rate, each with a queue of its own; after a pause a millisecond's bytes pass at once. */
 function limitLink(megabits: number): void {
-  const shape = ["root", "tbf", "rate", `${megabits.toFixed(3)}mbit`, "burst", "64kb", "latency", "300ms"];
+  const burst = Math.max(4096, Math.round(megabits * 125));
+  const shape = [
+    "root",
+    "tbf",
+    "rate",
+    `${megabits.toFixed(3)}mbit`,
+    "burst",
+    `${burst}b`,
+    "latency",
+    "300ms",
+  ];
   system("tc", "qdisc", "replace", "dev", `${name}a`, ...shape);
   system(...inside, "tc", "qdisc", "replace", "dev", `${name}b`, ...shape);
 }
@@ -142,7 +158,8 @@ async function run(design: readonly string[], seed: number, count: number): Prom
     given["data-dir"] === undefined ? [] : ["--data", "fashion-mnist", "--data-dir", given["data-dir"]];
   const words = [
     ...[process.execPath, join(import.meta.dirname, "..", "cli", "main.ts"), "train", ...data, ...design],
-    ...["--hidden", given.hidden, "--batch", given.batch, "--workers", given.workers, "--seed", String(seed)],
+    ...["--model", given.model, ...(given.model === "mlp" ? ["--hidden", given.hidden] : [])],
+    ...["--batch", given.batch, "--workers", given.workers, "--seed", String(seed)],
     ...[
       "--steps",
       String(count),
@@ -229,18 +246,28 @@ function print(runs: ReadonlyMap<string, readonly Run[]>): void {
 }
 
 const only = given.only?.split(",");
-const names = Object.keys(designs).filter((one) => !only || only.some((part) => one.startsWith(part)));
+const isMeant = (part: string) => (one: string) => (part in designs ? one === part : one.startsWith(part));
+const names = Object.keys(designs).filter((one) => !only || only.some((part) => isMeant(part)(one)));
 const runs = new Map<string, Run[]>(names.map((one) => [one, []]));
 openLink();
 try {
-  const free = await run(divided(1024, 1_000_000), 0, 300);
-  // All gradients go up the link of the hub, and then all means down.
-  const bits = 8 * 2 * workers * 4 * free.parameters;
-  const megabits = Number(given.rate ?? (bits * free.stepsPerSecond) / Number(given.boundness) / 1e6);
-  console.log(
-    `${free.parameters} parameters on ${workers} workers, ${given.partition}; a step without dense messages takes ${(1000 / free.stepsPerSecond).toFixed(1)} ms; link of ${megabits.toFixed(0)} Mbit/s`,
-  );
+  const free = await run(divided(1024, 1_000_000), 0, 600);
+  const stepMs = 1000 / free.stepsPerSecond;
+  const boundness = Number(given.boundness);
+  // While the first worker has its mean and computes, the others still get theirs: less than 2 messages of each count.
+  const bits = 8 * (workers + 1) * 4 * free.parameters;
+  let megabits = Number(given.rate ?? bits / (boundness * stepMs) / 1000);
   limitLink(megabits);
+  const messagesMs = async (): Promise<number> =>
+    1000 / (await run(designs["adam"]!, 0, 100)).stepsPerSecond - stepMs;
+  if (given.rate === undefined) {
+    megabits *= (await messagesMs()) / (boundness * stepMs);
+    limitLink(megabits);
+  }
+  const bound = (await messagesMs()) / stepMs;
+  console.log(
+    `${free.parameters} parameters on ${workers} workers, ${given.partition}; a step without dense messages takes ${stepMs.toFixed(1)} ms, these take ${bound.toFixed(1)} times as long on a link of ${megabits.toFixed(0)} Mbit/s`,
+  );
   for (let seed = 0; seed < seeds; seed++) {
     for (const one of names) {
       const result = await run(designs[one]!, seed, steps);
