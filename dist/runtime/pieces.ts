@@ -7,7 +7,8 @@
  *
  *     queueing = time to `took` - the least such time,    aim: about 2 ms
  *
- * Frames are often shorter than the window and leave at once: what one has shown of the link is kept for the next ones. Time in
+ * Frames are often shorter than the window and leave at once: what one has shown of the link is kept for the next ones, and the
+ * window is not widened beyond twice what the link has carried and may queue. Time in
  * which one of the two processes computes and cannot listen says nothing about the link; it is told apart.
  */
 
@@ -15,22 +16,31 @@ import { isCount, isRecord } from "../protocol/head.ts";
 import { bytesOf, encodeFrame, type Fed, type Frame, frameReader, type WireLimits } from "../wire.ts";
 
 const KIBIBYTE = 2 ** 10;
-/** Sizes of pieces, and of the window. */
+/**
+ * Sizes of pieces, and of the window. The smallest piece keeps the link for a millisecond where that is between `minBytes` and
+ * `smallBytes`: smaller ones cost a fast link's processes more than they gain.
+ */
 export const pieceBounds: {
   readonly minBytes: number;
+  readonly smallBytes: number;
   readonly maxBytes: number;
   readonly maxWindowBytes: number;
-} = { minBytes: 16 * KIBIBYTE, maxBytes: 1024 * KIBIBYTE, maxWindowBytes: 4096 * KIBIBYTE };
+} = {
+  minBytes: 512,
+  smallBytes: 16 * KIBIBYTE,
+  maxBytes: 1024 * KIBIBYTE,
+  maxWindowBytes: 4096 * KIBIBYTE,
+};
 /** Pieces in a window at least, so that the link is never idle, and time that one is to keep it at most. */
 const MIN_PIECES = 4;
 const PIECE_MS = 1;
-const FIRST_WINDOW_BYTES = 64 * KIBIBYTE;
+const FIRST_WINDOW_BYTES = 16 * KIBIBYTE;
 /** Queueing that is aimed at. */
 const AIM_MS = 2;
 /** What a piece adds to the window below the aim, and takes off it at twice the aim and above, as parts of its bytes. */
 const GROWTH = 1 / 16;
 const SHRINKING = 1 / 4;
-/** The least time is that of so many times that the background was busy: the link may become another one than it was. */
+/** The best that was seen is that of so many times that the background was busy: the link may become another one than it was. */
 const TIMES_KEPT = 16;
 /** Parts of bodies in one piece. */
 const MAX_PARTS = 64;
@@ -72,7 +82,7 @@ interface UnderWay {
 
 /** A sender with nothing to send. */
 export function pieceSender(): PieceSender {
-  const { minBytes, maxBytes, maxWindowBytes } = pieceBounds;
+  const { minBytes, smallBytes, maxBytes, maxWindowBytes } = pieceBounds;
   let frames: Waiting[] = [];
   let underWay: UnderWay[] = [];
   let waitingBytes = 0;
@@ -83,19 +93,41 @@ export function pieceSender(): PieceSender {
   /** The least time since the background is busy, and those of before. */
   let ownLeastMs = Number.POSITIVE_INFINITY;
   let earlierMs: readonly number[] = [];
+  /** What has arrived of this window, since when, and bytes in a millisecond of those before. */
+  let arrived = 0;
+  let since = { ms: 0, deafMs: 0 };
+  let rates: readonly number[] = [];
   let peerBlockedMs = 0;
   const leastMs = (): number => Math.min(ownLeastMs, ...earlierMs);
+  /** The smallest piece. */
+  const leastBytes = (): number =>
+    Math.floor(Math.min(Math.max(PIECE_MS * Math.max(0, ...rates), minBytes), smallBytes));
+  /** What fills the link, and as much as may queue on it, twice: what has been seen may have been the window. */
+  const mostBytes = (): number => {
+    const seen = rates.length === 0 ? maxWindowBytes : 2 * Math.max(...rates) * (leastMs() + AIM_MS);
+    return Math.min(Math.max(seen, leastBytes()), maxWindowBytes);
+  };
+
+  /** Learns from what has arrived how fast the link is, in time in which both have listened. */
+  function closeWindow(nowMs: number, deafMs: number): void {
+    const listenedMs = nowMs - since.ms - (deafMs - since.deafMs);
+    if (arrived > 0 && listenedMs > 0) rates = [...rates, arrived / listenedMs].slice(-TIMES_KEPT);
+    arrived = 0;
+    since = { ms: nowMs, deafMs };
+  }
 
   function adapt({ bytes, sentMs, ...before }: UnderWay, nowMs: number, blockedMs: number): void {
     const ms = nowMs - sentMs;
-    ownLeastMs = Math.min(ownLeastMs, ms);
-    const queueing = ms - leastMs();
     const deaf = blockedMs - before.blockedMs + (peerBlockedMs - before.peerBlockedMs);
+    ownLeastMs = Math.min(ownLeastMs, ms);
+    arrived += bytes;
+    if (arrived >= window || underWay.length === 0) closeWindow(nowMs, blockedMs + peerBlockedMs);
+    const queueing = ms - leastMs();
     const excess = (queueing - deaf) / AIM_MS - 1;
     if (queueing < AIM_MS) {
-      window = Math.min(window + (window < threshold ? bytes : GROWTH * bytes), maxWindowBytes);
+      window = Math.min(window + (window < threshold ? bytes : GROWTH * bytes), mostBytes());
     } else if (excess > 0) {
-      window = Math.max(window - SHRINKING * Math.min(1, excess) * bytes, minBytes);
+      window = Math.max(window - SHRINKING * Math.min(1, excess) * bytes, leastBytes());
       threshold = window;
     }
   }
@@ -117,7 +149,7 @@ export function pieceSender(): PieceSender {
     next(nowMs, blockedMs) {
       // A window leaves in the least time, so a piece of this size keeps the link for a millisecond.
       const share = Math.floor(window / Math.max(MIN_PIECES, leastMs() / PIECE_MS));
-      const size = Math.min(Math.max(share, minBytes), maxBytes);
+      const size = Math.min(Math.max(share, leastBytes()), maxBytes);
       if (frames.length === 0 || (underWay.length > 0 && underWayBytes + size > window)) return null;
       const parts: Uint8Array[] = [];
       let bytes = 0;
@@ -133,6 +165,7 @@ export function pieceSender(): PieceSender {
         if (frame.chunks.length === 0) frames.shift();
       }
       waitingBytes -= bytes;
+      if (underWay.length === 0) since = { ms: nowMs, deafMs: blockedMs + peerBlockedMs };
       underWayBytes += bytes;
       underWay.push({ bytes, sentMs: nowMs, blockedMs, peerBlockedMs });
       return parts;
