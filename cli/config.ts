@@ -298,7 +298,7 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
   "residual-weight": {
     needs: methods("div-adam", "def"),
     value: "X",
-    help: "how much of what it has not sent a worker adds to its own model, 0 to 1 (default 1 for div-adam, 0.3 where workers' data differ; def 0.3)",
+    help: "how much of what it has not sent a worker adds to its own model, 0 to 1 (default 1 for div-adam, less may be better where workers' data differ much; def 0.3)",
     schema: z.coerce
       .number({ error: "a number from 0 to 1 is needed" })
       .min(0, "a number from 0 to 1 is needed")
