@@ -46,11 +46,7 @@ const designs: Readonly<Record<string, readonly string[]>> = {
   "div-adam R=1024 H=8": divided(1024, 8),
   "div-adam R=128 H=4": divided(128, 4),
   "div-adam R=128 H=8": divided(128, 8),
-  "div-adam R=1024 H=12": divided(1024, 12),
   "div-adam R=1024 H=16": divided(1024, 16),
-  "div-adam R=1024 H=4 V=16": [...divided(1024, 4), "--variance-every", "16"],
-  "div-adam R=1024 H=8 V=16": [...divided(1024, 8), "--variance-every", "16"],
-  "div-adam R=128 H=4 V=16": [...divided(128, 4), "--variance-every", "16"],
   "ef-adam top-k R=128": [
     ...["--optimizer", "ef-adam", "--lr", given.lr],
     ...["--compressor", "topk", "--ratio", "128"],
@@ -254,7 +250,7 @@ try {
   const free = await run(divided(1024, 1_000_000), 0, 600);
   const stepMs = 1000 / free.stepsPerSecond;
   const boundness = Number(given.boundness);
-  // While the first worker has its mean and computes, the others still get theirs: less than 2 messages of each count.
+  // A first guess: while the first worker has its mean and computes, the others still get theirs.
   const bits = 8 * (workers + 1) * 4 * free.parameters;
   let megabits = Number(given.rate ?? bits / (boundness * stepMs) / 1000);
   limitLink(megabits);

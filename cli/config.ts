@@ -331,7 +331,7 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
   "variance-every": {
     needs: divisible,
     value: "N",
-    help: "steps between background exchanges with gradients for the mean of squares, a multiple of --period (default: the period); exchanges between them are half as large",
+    help: "steps between background exchanges with gradients for the mean of squares, a multiple of --period (default: the period); exchanges between them have a vector less",
     schema: whole(1),
   },
   schedule: {

@@ -27,6 +27,7 @@ export function communicatingMethodOf<B>(
   return communicatingOf(plan, vectorsOf(problem));
 }
 
+/** A job's outputs take the place of the state that it is given. */
 const at = (step: number, { rank, workers }: JobArgs): StepAt => ({ step, rank, workers, givesUp: true });
 
 /** The computations of one worker; `numbers` are steps of the whole run, counted from 1. */
