@@ -3,15 +3,16 @@
  * every transform compiled, and those of the GPU and the browser, with a software GPU where there is no other; where CI
  * is set, 10,000 random programs for the code generator, and the GPU through its second provider.
  *
- * Run by `npm test`; further arguments go to `bun test`. Every stage runs even if an earlier one fails. The last line
- * is `N passed, N failed`, with `, N skipped` when tests were skipped. COTANGENT_TEST_JOBS is the number of test files
- * that run at a time, where they may; the default is one for each core, at most four. If `COTANGENT_DENO` holds the path
- * of a Deno, the library is also type-checked and run there, on its GPU too. Without any adapter the tests of the GPU are
- * skipped with the reason; where CI is set that is a failure, unless COTANGENT_NEED_WEBGPU is 0.
+ * Run by `npm test`; further arguments go to `bun test`. Every stage runs even if an earlier one fails, and what failed is
+ * repeated at the end. The last line is `N passed, N failed`, with `, N skipped` when tests were skipped.
+ * COTANGENT_TEST_JOBS is the number of test files that run at a time, where they may; the default is one for each core, at
+ * most four. If `COTANGENT_DENO` holds the path of a Deno, the library is also type-checked and run there, on its GPU too.
+ * Without any adapter the tests of the GPU are skipped with the reason; where CI is set that is a failure, unless
+ * COTANGENT_NEED_WEBGPU is 0.
  */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { type Counts, readCounts, readDenoCounts } from "./counts.ts";
+import { type Counts, failureLines, readCounts, readDenoCounts } from "./counts.ts";
 import { vulkan } from "./vulkan.ts";
 
 const root: string = join(import.meta.dir, "..");
@@ -40,6 +41,8 @@ interface Stage {
 interface Outcome extends Counts {
   readonly name: string;
   readonly seconds: number;
+  /** All that it printed. */
+  readonly output: string;
 }
 
 const program = (path: string): string[] => [process.execPath, join(root, "node_modules", path)];
@@ -197,12 +200,16 @@ async function run(stage: Stage): Promise<Outcome> {
     output = "";
   }
   const counts = stage.count === undefined ? one(code) : stage.count(output, code);
-  return { name: stage.name, seconds: (performance.now() - start) / 1000, ...counts };
+  return { name: stage.name, seconds: (performance.now() - start) / 1000, output, ...counts };
 }
 
 const outcomes: Outcome[] = [];
 for (const stage of stages()) outcomes.push(await run(stage));
 
+for (const { name, output } of outcomes.filter(({ failed }) => failed > 0)) {
+  console.log(`\n== what failed in ${name}`);
+  for (const line of failureLines(output)) console.log(line);
+}
 console.log("\n== summary");
 for (const { name, seconds, passed, failed, skipped } of outcomes) {
   const verdict = failed === 0 ? "ok" : "FAILED";

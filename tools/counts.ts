@@ -80,6 +80,23 @@ export function readDenoCounts(output: string, code: number): Counts {
   return counts;
 }
 
+/** What says which test failed, why and where: in the words of Bun, of Deno, and of an assertion. */
+const TELLING =
+  /^\(fail\) |^\s*\^ this test timed out|\.\.\. FAILED|^(?:\w*Error|error(?: in test)?): |^(?:Expected|Received)\b|^\s+at .*\.test\.ts/;
+const MOST_LINES = 40;
+
+/**
+ * The lines of a run that say which tests failed and why, at most 40; where none does, its last ones. A summary at the
+ * end repeats them, as what is kept of a long run is often no more than its end.
+ */
+export function failureLines(output: string): readonly string[] {
+  const lines = output.replace(COLOUR, "").trimEnd().split("\n");
+  const telling = lines.filter((line) => TELLING.test(line));
+  if (telling.length === 0) return lines.slice(-MOST_LINES);
+  const more = telling.length - MOST_LINES;
+  return more > 0 ? [...telling.slice(0, MOST_LINES), `and ${more} more`] : telling;
+}
+
 /** The exit code of a process that has aborted itself, and what the system's allocator says before it does. */
 const ABORTED = 134;
 const DAMAGED_HEAP = /^(?:corrupted|malloc|free|double free)\b.*$/m;

@@ -1,6 +1,6 @@
 /** The counts that decide a verdict: read from real closing summaries, never guessed. */
 import { expect, test } from "bun:test";
-import { readCounts, readDenoCounts } from "../../tools/counts.ts";
+import { failureLines, readCounts, readDenoCounts } from "../../tools/counts.ts";
 
 const ran = "Ran 4 tests across 1 file. [29.00ms]\n";
 
@@ -46,4 +46,32 @@ test("a driver that ends the process after the last test of Deno is a skip, any 
   expect(readDenoCounts(`${passed}\n${heap}`, 139)).toEqual({ passed: 3, failed: 1, skipped: 0 });
   const failed = "FAILED | 2 passed | 1 failed (9ms)\n";
   expect(readDenoCounts(`${failed}\n${heap}`, 134)).toEqual({ passed: 2, failed: 1, skipped: 0 });
+});
+
+test("a summary repeats which tests failed and why, without what passed", () => {
+  const log = [
+    "(pass) fine [0.01ms]",
+    '4 |   test("is wrong", () => {',
+    "\u001b[31merror\u001b[0m: expect(received).toBe(expected)",
+    "",
+    "Expected: 4",
+    "Received: 3",
+    "      at <anonymous> (/p/a.test.ts:4:44)",
+    "      at helper (/p/helper.ts:4:44)",
+    "(fail) group > is wrong [0.80ms]",
+    "RangeError: Cannot add: 3",
+    "  ^ this test timed out after 100ms.",
+    "an error: of what is tested",
+    "wrong ... FAILED (18ms)",
+  ];
+  expect(failureLines(log.join("\n"))).toEqual([
+    "error: expect(received).toBe(expected)",
+    ...log.slice(4, 7),
+    ...log.slice(8, 11),
+    log[12]!,
+  ]);
+  const types = ["a.ts(1,1): error TS1: no", "b.ts(1,1): error TS1: no"];
+  expect(failureLines(types.join("\n"))).toEqual(types);
+  expect(failureLines("(fail) one\n".repeat(60))).toHaveLength(41);
+  expect(failureLines("a line\n".repeat(60))).toHaveLength(40);
 });
