@@ -108,7 +108,7 @@ test("every method with every momentum inside the space, in every layout", () =>
       }
     }
   }
-}, 60_000);
+}, 120_000);
 
 test("before the first curvature every layout is its method, bit for bit", () => {
   const problem = withKeptBatches(logisticProblem(7, 3, 8));

@@ -234,7 +234,7 @@ test("on a faulty network the bits are those of plain loops", () => {
     }
   }
   expect(crashes).toBeGreaterThan(3);
-}, 60_000);
+}, 120_000);
 
 test.each(names)(
   "%s: a run that is stopped and continued from files has the bits of one that is not",
@@ -287,7 +287,7 @@ test("the program trains with them: processes on sockets, resumed, end with the 
       expect(steps).toEqual(Array.from({ length: 20 }, (_, i) => i + 1));
     }
   });
-}, 60_000);
+}, 120_000);
 
 // --- division ----------------------------------------------------------------------------------------------------
 

@@ -137,7 +137,7 @@ test("any number of workers on the same rows gives the same training", () => {
     return thetaOf(runSequential(trainingSetup(run, problem)));
   });
   for (const theta of thetas.slice(1)) expect(maxDifference(theta, thetas[0]!)).toBeLessThan(1e-10);
-}, 60_000);
+}, 120_000);
 
 function shares(workers: number, rank: number): number[] {
   return Array.from({ length: 12 / workers }, (_, i) => rank * (12 / workers) + i);

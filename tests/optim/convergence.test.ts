@@ -180,7 +180,7 @@ test("the published extrapolation: far ahead after its first use, far behind at 
   expect(off[0]! / published[0]!).toBeGreaterThan(4);
   expect(relativeError(published[9]!, 1.9e-5)).toBeLessThan(0.05);
   expect(relativeError(off[9]!, 7.3e-9)).toBeLessThan(0.05);
-}, 60_000);
+}, 120_000);
 
 test("rows sorted by label over four workers, 20 local steps: consensus converges, averaging stalls", () => {
   const run = (
@@ -204,4 +204,4 @@ test("rows sorted by label over four workers, 20 local steps: consensus converge
   const plain = run(averaging, null, 1, 250);
   expect(relativeError(plain[249]!, 6e-6)).toBeLessThan(0.01);
   expect(relativeError(plain[249]!, plain[219]!)).toBeLessThan(0.03);
-}, 60_000);
+}, 120_000);

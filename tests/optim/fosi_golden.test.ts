@@ -223,4 +223,4 @@ test("logistic regression: the gain over heavy ball comes from the scale, not fr
   expect(relativeError(final(1), 9.65e-6)).toBeLessThan(1e-3);
   expect(relativeError(final(1), heavyBall)).toBeLessThan(0.1);
   expect(final(3)).toBeLessThan(heavyBall / 1000);
-}, 60_000);
+}, 120_000);

@@ -13,7 +13,7 @@ export interface Ended {
 
 /** Runs the text of a module; what it prints is without the space around it. */
 export function runModule(code: string, environment: Readonly<Record<string, string>> = {}): Promise<Ended> {
-  const words = "Deno" in globalThis ? ["eval", "--no-lock", "--quiet"] : ["-e"];
+  const words = "Deno" in globalThis ? ["eval", "--no-lock", "--quiet", "--v8-flags=--expose-gc"] : ["-e"];
   const child = spawn(process.execPath, [...words, code], {
     cwd: root,
     env: { ...process.env, ...environment },
