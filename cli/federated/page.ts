@@ -91,7 +91,7 @@ function notAloneList(clients: readonly ClientSummary[]): string {
 }
 
 /** How many clients have accuracies from 0 to 5 %, from 5 to 10 %, and so on. */
-function histogram(clients: readonly ClientSummary[]): Plot {
+export function histogram(clients: readonly Accuracies[]): Plot {
   const bins = 20;
   const series = columns.flatMap(([of, name]) => {
     const known = clients.flatMap((client) => (client[of] === null ? [] : [client[of]]));

@@ -31,7 +31,7 @@ import {
   writeRounds,
 } from "../../cli/federated/files.ts";
 import { methodsOf } from "../../cli/federated/methods.ts";
-import { federatedPage } from "../../cli/federated/page.ts";
+import { federatedPage, histogram } from "../../cli/federated/page.ts";
 import { type Recorder, recorderOf } from "../../cli/federated/recorder.ts";
 import { howToContinue, roundToResume, wantedRun } from "../../cli/federated/resumed.ts";
 import {
@@ -365,6 +365,55 @@ test("clients that cannot be trained alone cost the run nothing else, and are na
   const page = federatedPage("run", singular);
   expect(page).toContain("<li>clients 0, 1, 2, 3, 4: Cannot solve the model of AFL: with gamma 0");
   expect(federatedPage("run", well)).not.toContain("could not be trained alone");
+});
+
+test("the histogram counts every client once, in the twentieth in which its accuracy is", () => {
+  const ofAll = (accuracies: readonly (number | null)[]) =>
+    histogram(accuracies.map((global) => ({ global, personal: null, alone: null })));
+  /** The counts by number of the bin, those that are not 0. */
+  const filled = (accuracies: readonly number[]) =>
+    Object.fromEntries(ofAll(accuracies).curves[0]!.y.flatMap((count, bin) => (count ? [[bin, count]] : [])));
+
+  expect(filled([0])).toEqual({ 0: 1 });
+  expect(filled([1])).toEqual({ 19: 1 });
+  expect(filled([0, 1, 0, 1, 1])).toEqual({ 0: 2, 19: 3 });
+  expect(filled([0.62])).toEqual({ 12: 1 });
+  expect(filled(new Array<number>(7).fill(1 / 3))).toEqual({ 6: 7 });
+  // A border is the first of the bin above it.
+  expect(filled([0.0499, 0.05, 0.0501, 0.0999, 0.1, 0.9499, 0.95, 0.9999])).toEqual({
+    0: 1,
+    1: 3,
+    2: 1,
+    18: 1,
+    19: 2,
+  });
+  for (let examples = 1; examples <= 100; examples++) {
+    for (let right = 0; right <= examples; right++) {
+      const bin = Math.min(19, (20 * right - ((20 * right) % examples)) / examples);
+      expect(filled([right / examples])).toEqual({ [bin]: 1 });
+    }
+  }
+
+  // Clients without test examples have no accuracy; models that no client has, no curve.
+  const plot = ofAll([0.2, null, 0.7, 0.71]);
+  expect(plot.x.map((x) => Math.round(1e9 * x))).toEqual(
+    Array.from({ length: 20 }, (_, bin) => 1e9 * 0.025 + bin * 5e7),
+  );
+  expect(plot.curves.map(({ name }) => name)).toEqual(["model of all"]);
+  expect(ofAll([null]).curves).toEqual([]);
+  const uniform = mulberry32(7);
+  const clients = Array.from({ length: 50 }, () => ({
+    global: uniform(),
+    personal: uniform(),
+    alone: uniform() < 0.5 ? null : uniform(),
+  }));
+  const { curves } = histogram(clients);
+  const sums = curves.map(({ name, y }) => [name, y.reduce<number>((all, count) => all + count!, 0)]);
+  expect(sums).toEqual([
+    ["model of all", 50],
+    ["own model", 50],
+    ["alone", clients.filter(({ alone }) => alone !== null).length],
+  ]);
 });
 
 /** What a program with these flags runs, for a run in this process. */
