@@ -72,6 +72,39 @@ test("bytes that move after the last step of a round are in its line", async () 
   }
 });
 
+test("the progress line has what went in the background, and how much of the time all waited", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "cotangent-recorder-"));
+  try {
+    for (const optimizer of ["div-adam", "adam"]) {
+      const own = parseTrainFlags(words(`--optimizer ${optimizer} --steps 20 --batch 5`)).config;
+      const shown: string[] = [];
+      const recorder = await openRecorder({ directory, plan: planOf(own, 100, 7), config: own }, 100, 0, {
+        ...line,
+        show: (text) => shown.push(text),
+      });
+      const of = { round: 0, attempt: 1 } as const;
+      // More than has gone by: nobody waited.
+      const traffic = { bytes: 4500, backgroundBytes: optimizer === "adam" ? 0 : 3000, busySeconds: 1000 };
+      const notes = [
+        [0.5, 5],
+        [0.5, 4],
+      ];
+      const phase = { ...of, k: "progress", phase: "step", iteration: 0, hub: [], isLast: true } as const;
+      recorder.take({ ...phase, workers: notes }, traffic);
+      recorder.take({ ...of, k: "completed" }, traffic);
+      expect(shown.length).toBe(1);
+      expect(shown[0]).toStartWith("step 1/20  loss 0.5000  accuracy 90.0%  ");
+      expect(shown[0]).toEndWith(
+        optimizer === "adam"
+          ? " steps/s  sent 4.50 kB"
+          : " steps/s  sent 1.50 kB  3.00 kB in the background  waiting 0%",
+      );
+    }
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+});
+
 test("nobody waited while processes were started, the hub evaluated or a worker computed", async () => {
   expect(exposedSeconds(10, { startSeconds: 3, evaluationSeconds: 2, busySeconds: 4 })).toBe(1);
   expect(exposedSeconds(10, { startSeconds: 3, evaluationSeconds: 4, busySeconds: 4 })).toBe(0);
