@@ -41,10 +41,12 @@ export const distributionNames = ["eigenpairs", "gradients"] as const;
 export const runtimeNames = ["sockets", "local"] as const;
 export const scheduleNames = ["constant", "cosine"] as const;
 export const compressorNames = ["block", "topk", "randomk", "sign", "qsgd", "half", "powersgd"] as const;
+export const updateCompressorNames: readonly UpdateCompressorName[] = ["none", ...compressorNames];
 export const precisionNames = ["float32", "int16"] as const;
 export const deviceNames = ["cpu", "webgpu"] as const;
 
 export type OptimizerName = (typeof plainNames)[number] | (typeof communicatingNames)[number];
+type UpdateCompressorName = "none" | (typeof compressorNames)[number];
 export type DeviceName = (typeof deviceNames)[number];
 
 /** One flag: how it is written, what it means, and what it may be. */
@@ -87,6 +89,12 @@ const cutting: Need = {
   text: `${compressing.text} and with --compressor block, topk or randomk`,
   holds: (config) =>
     compressing.holds(config) && ["block", "topk", "randomk"].includes(config.compressor ?? "block"),
+};
+const resetting = methods("cser");
+const cuttingUpdates: Need = {
+  text: `${resetting.text} and --update-compressor block, topk or randomk`,
+  holds: (config) =>
+    resetting.holds(config) && ["block", "topk", "randomk"].includes(config.updateCompressor ?? "none"),
 };
 const periodic = methods("div-adam", "ef", "saef", "def", "cser", "local-adam", "diloco");
 const withDenseSteps = methods("div-adam", "one-bit-adam", "zero-one-adam");
@@ -316,6 +324,20 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     help: "what is waited for: a random block or the largest numbers (one of --ratio), and but for div-adam random ones, signs, few levels, halves or factors (default block)",
     schema: oneOf(compressorNames),
   },
+  "update-compressor": {
+    needs: resetting,
+    value: updateCompressorNames.join("|"),
+    help: "what cser sends of updates at every step, by a compressor beside that of errors (default none)",
+    schema: oneOf(updateCompressorNames),
+  },
+  "update-ratio": {
+    needs: cuttingUpdates,
+    value: "N",
+    help: "the ratio of that compressor (default 128)",
+    schema: z.coerce
+      .number({ error: "a number of at least 1 is needed" })
+      .min(1, "a number of at least 1 is needed"),
+  },
   background: {
     needs: divisible,
     value: precisionNames.join("|"),
@@ -464,6 +486,8 @@ export interface TrainConfig {
   readonly residualWeight?: number | undefined;
   readonly denseSteps?: number | undefined;
   readonly compressor?: (typeof compressorNames)[number] | undefined;
+  readonly updateCompressor?: UpdateCompressorName | undefined;
+  readonly updateRatio?: number | undefined;
   readonly background?: (typeof precisionNames)[number] | undefined;
   readonly averageMomentum?: "yes" | "no" | undefined;
   readonly varianceEvery?: number | undefined;

@@ -165,13 +165,16 @@ function communicationOf(
     residualWeight,
     denseSteps,
     compressor,
+    updateCompressor,
+    updateRatio,
     background: precision,
     averageMomentum,
     varianceEvery,
   }: TrainConfig,
 ): PlanInput["sync"] {
   const given = {
-    ...{ ratio, delay, residualWeight, compressor, precision, varianceEvery },
+    ...{ ratio, delay, residualWeight, compressor, precision, varianceEvery, updateRatio },
+    ...(updateCompressor !== "none" && { updateCompressor }),
     ...(averageMomentum !== undefined && { averageMomentum: averageMomentum === "yes" }),
     ...(periodField && { [periodField]: period }),
     ...(dense && { [dense]: denseSteps }),

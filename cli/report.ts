@@ -1,6 +1,6 @@
 /** report.html: a page that needs nothing else, with the loss curves of one or more runs and their eigenvalues. */
 import { writeWhole } from "../core/io.ts";
-import { showBytes } from "../dist/plan_cost.ts";
+import { showBytes, showRatios } from "../dist/plan_cost.ts";
 import { align, escapeHtml, type Plot, type Point, plotsPage } from "./plots.ts";
 import { secondsText } from "./progress_line.ts";
 import { type Metric, readMetrics, readSummary, type Summary } from "./run_directory.ts";
@@ -106,6 +106,7 @@ function table(runs: readonly Run[]): string {
     ["test accuracy", (s) => `${(100 * s.testAccuracy).toFixed(2)}%`],
     ["sent", (s) => showBytes(s.bytesSent - (s.backgroundBytes ?? 0))],
     ["sent in the background", (s) => showBytes(s.backgroundBytes ?? 0)],
+    ["achieved ratio", (s) => (s.achievedRatio === undefined ? "" : showRatios(s.achievedRatio))],
     ["waited for messages", (s) => (s.exposedSeconds === undefined ? "" : secondsText(s.exposedSeconds))],
     ["peak memory", (s) => showBytes(s.peakMemoryBytes)],
     ["seed", (s) => String(s.seed)],

@@ -54,6 +54,8 @@ export interface Summary {
   readonly testAccuracy: number;
   readonly bytesSent: number;
   readonly backgroundBytes?: number;
+  /** Where vectors are compressed: bytes of one of them for one that a worker sends of it, of updates, errors or gradients. */
+  readonly achievedRatio?: Readonly<Record<string, number>>;
   /**
    * Time in which no worker computed, the hub did not evaluate and all had been started: they waited for messages and for the
    * hub's sums.

@@ -3,7 +3,7 @@ import { rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import * as io from "../core/io.ts";
 import type { Value } from "../core/value.ts";
-import { isCommunication } from "../dist/compress/plan.ts";
+import { achievedRatios, isCommunication } from "../dist/compress/plan.ts";
 import { vectorsOf, viewOf } from "../dist/jobs/communicating.ts";
 import { matricesOf, trainingSetup } from "../dist/jobs.ts";
 import type { Plan } from "../dist/plan.ts";
@@ -57,6 +57,7 @@ export async function train(args: readonly string[]): Promise<number> {
   const place = await openPlace(deviceOf(wanted), 0);
   const problem = problemOf(wanted, data);
   const plan = planOf(wanted, data.train.count, problem.parameters);
+  const text = textOf(plan, problem);
   // A short run has shorter rounds; when it is resumed for more steps they must be counted in the same rounds.
   const config: TrainConfig = { ...wanted, localSteps: plan.localSteps };
   const isResumed = resumed !== undefined;
@@ -72,7 +73,6 @@ export async function train(args: readonly string[]): Promise<number> {
     );
   }
   await writeJson(directory, fileNames.config, config);
-  const text = showPlan(plan, { matrices: matricesOf(plan, problem), ...vectorsOf(problem) });
   await io.writeWhole(join(directory, fileNames.plan), `${text}\n`);
   // Before a word is said: who reads it may answer with Ctrl-C.
   const interrupt = interruption(line);
@@ -126,6 +126,20 @@ export async function train(args: readonly string[]): Promise<number> {
     return exitCodes.failed;
   } finally {
     interrupt.release();
+  }
+}
+
+/**
+ * The plan as text.
+ *
+ * @throws {UsageError} if its compressors do not fit the parameters
+ */
+function textOf(plan: Plan, problem: TrainingProblem): string {
+  try {
+    return showPlan(plan, { matrices: matricesOf(plan, problem), ...vectorsOf(problem) });
+  } catch (error) {
+    if (error instanceof RangeError) throw new UsageError(error.message);
+    throw error;
   }
 }
 
@@ -195,6 +209,7 @@ async function finish(run: Run, result: PlanResult, recorder: Recorder): Promise
   const { bytes, backgroundBytes } = totals;
   const seconds = recorder.seconds();
   const exposed = exposedOf(seconds, totals);
+  const ratios = achievedRatios(plan, vectorsOf(problem));
   const summary: Summary = {
     task: config.data,
     model: config.model,
@@ -207,6 +222,7 @@ async function finish(run: Run, result: PlanResult, recorder: Recorder): Promise
     testAccuracy,
     bytesSent: bytes,
     ...(isCommunication(plan.sync) && { backgroundBytes }),
+    ...(ratios && { achievedRatio: ratios }),
     ...(exposed !== null && { exposedSeconds: exposed, busySeconds: totals.busySeconds }),
     peakMemoryBytes: result.peakMemoryBytes,
     seed: config.seed,
@@ -239,8 +255,10 @@ async function explainFailure(run: Run, error: RunError): Promise<void> {
   );
 }
 
+type Sent = Pick<Summary, "bytesSent" | "backgroundBytes" | "exposedSeconds" | "busySeconds">;
+
 /** What was sent, and where it went apart, in how much of the time in which they trained all waited. */
-function sentText({ bytesSent, backgroundBytes, exposedSeconds, busySeconds = 0 }: Summary): string {
+export function sentText({ bytesSent, backgroundBytes, exposedSeconds, busySeconds = 0 }: Sent): string {
   if (backgroundBytes === undefined) return `sent ${showBytes(bytesSent)}`;
   const beside = backgroundBytes === 0 ? "" : ` and ${showBytes(backgroundBytes)} in the background`;
   const waited =

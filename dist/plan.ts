@@ -187,8 +187,9 @@ const adamFields = {
 };
 
 const ratio = z.number().min(1).default(128);
+const compressor = z.enum(["block", "topk", "randomk", "sign", "qsgd", "half", "powersgd"]);
 const compressorFields = {
-  compressor: z.enum(["block", "topk", "randomk", "sign", "qsgd", "half", "powersgd"]).default("block"),
+  compressor: compressor.default("block"),
   ratio,
   rank: count(1).default(2),
   levels: count(1).default(16),
@@ -302,7 +303,13 @@ const planSchema: z.ZodType<Plan, unknown> = z
         averageEvery: count(1).default(20),
         residualWeight: z.number().min(0).max(1).default(0.3),
       }),
-      z.strictObject({ k: z.literal("reset"), ...compressorFields, resetEvery: count(1).default(8) }),
+      z.strictObject({
+        k: z.literal("reset"),
+        ...compressorFields,
+        resetEvery: count(1).default(8),
+        updateCompressor: compressor.nullable().default(null),
+        updateRatio: ratio,
+      }),
       z.strictObject({ k: z.literal("gradient-feedback"), ...compressorFields }),
       z.strictObject({ k: z.literal("one-bit"), freezeStep: count(1).default(100) }),
       z.strictObject({

@@ -68,7 +68,7 @@ export interface Compressor<T = unknown> {
   mean?(payloads: readonly T[]): Value;
   /** Bytes of the tensor elements of one payload, of a vector of this element type; default float32. */
   bytes(dtype?: DType): number;
-  /** Numbers of 32 bits that stand for a float32 vector, indices not counted: n / sends is the achieved ratio. */
+  /** Numbers of 32 bits that stand for a float32 vector, indices not counted. */
   readonly sends: number;
 }
 

@@ -117,8 +117,11 @@ export interface DivAdam extends CommunicatingMethod<DivAdamState> {
    * a result that comes later is ignored.
    */
   abandon(state: DivAdamState): DivAdamState;
-  /** n over the numbers that a step waits for: less than `ratio`, because small tensors send one number as well. */
-  readonly achievedRatio: number;
+  /**
+   * Bytes of a vector for one that a worker sends of an update: less than `ratio`, because small tensors send one number as
+   * well, and the largest their places. For parameters of this element type; default float32.
+   */
+  achievedRatio(dtype?: DType): number;
   /** For parameters of this element type; default float32. */
   stepBytes(step: number, workers: number, dtype?: DType): Bytes;
   /** Of the exchange that begins after this step; by default of one with gradients. */
@@ -240,7 +243,8 @@ export function divAdam(options: DivAdamOptions): DivAdam {
   return {
     name: "divAdam",
     abandon,
-    achievedRatio: n / compressor.sends,
+    achievedRatio: (dtype = "float32") =>
+      isDense ? 1 : (n * bytesPerElement(dtype)) / compressor.bytes(dtype),
     init(theta) {
       if (theta.ndim !== 1 || theta.size !== n) {
         throw new ShapeError(

@@ -1,11 +1,11 @@
 /** Forms of agreement in which workers send parts of what they have: as data of a plan, and as the method that it names. */
 
-import type { DType } from "../../core/dtype.ts";
+import { bytesPerElement, type DType } from "../../core/dtype.ts";
 import type { Plan } from "../plan.ts";
 import { blockCompressor } from "./block.ts";
 import type { Compressor } from "./compressor.ts";
 import { decoupledMomentum } from "./decoupled_momentum.ts";
-import { divAdam } from "./div_adam.ts";
+import { type DivAdam, divAdam } from "./div_adam.ts";
 import { detachedErrorFeedback, errorFeedback, stepAheadErrorFeedback } from "./error_feedback.ts";
 import { errorReset } from "./error_reset.ts";
 import { gradientFeedbackAdam, gradientFeedbackMomentum } from "./gradient_feedback.ts";
@@ -42,7 +42,8 @@ export interface CompressorPlan {
  *   background; see `divAdam`.
  * - `feedback`: momentum whose compressed update is sent and whose remainder is kept: `ef` takes gradients where all agree,
  *   `saef` ahead of it, with the mean of what is kept every `averageEvery` steps, `def` by `residualWeight` of the way.
- * - `reset`: momentum whose errors are taken up locally and averaged in part every `resetEvery` steps (CSER).
+ * - `reset`: momentum of which `updateCompressor` sends a part at every step; what it leaves is taken up locally, and averaged
+ *   in part every `resetEvery` steps (CSER).
  * - `gradient-feedback`: compressed gradients, then the method; what was not sent is added to the next gradient.
  * - `one-bit`: Adam until `freezeStep`, then signs of the momentum with the variance of that step.
  * - `zero-one`: Adam with signs, variance and agreement at intervals that double.
@@ -73,7 +74,13 @@ export type CommunicationPlan =
       readonly averageEvery: number;
       readonly residualWeight: number;
     })
-  | (CompressorPlan & { readonly k: "reset"; readonly resetEvery: number })
+  | (CompressorPlan & {
+      readonly k: "reset";
+      readonly resetEvery: number;
+      /** What is sent of updates, with `rank` and `levels` as for errors; null for nothing. */
+      readonly updateCompressor: CompressorPlan["compressor"] | null;
+      readonly updateRatio: number;
+    })
   | (CompressorPlan & { readonly k: "gradient-feedback" })
   | { readonly k: "one-bit"; readonly freezeStep: number }
   | {
@@ -206,8 +213,10 @@ function methodOf(
     }
     case "reset": {
       const { resetEvery } = sync;
+      const updates = updatesOf(sync);
+      const compressor = updates && meanBy(updates, shapes, dtype, seed);
       const errorCompressor = meanBy(sync, shapes, dtype, seed);
-      return errorReset({ ...common, momentum, resetEvery, compressor: null, errorCompressor });
+      return errorReset({ ...common, momentum, resetEvery, compressor, errorCompressor });
     }
     case "gradient-feedback": {
       const compressor = meanBy(sync, shapes, dtype, seed);
@@ -227,6 +236,42 @@ function methodOf(
       return decoupledMomentum({ ...common, ...sync });
     default:
       return sync satisfies never;
+  }
+}
+
+/** The compressor of updates beside that of errors. */
+function updatesOf(sync: CommunicationPlan & { readonly k: "reset" }): CompressorPlan | null {
+  const { updateCompressor, updateRatio } = sync;
+  return updateCompressor && { ...sync, compressor: updateCompressor, ratio: updateRatio };
+}
+
+/**
+ * Bytes of a vector for one that a worker sends of it, of all that a plan compresses, by what it is: `updates`, `errors` or
+ * `gradients`. With places and scales, and with the one number that every small tensor sends; null where nothing is compressed.
+ */
+export function achievedRatios(plan: Plan, vectors: Vectors = {}): Readonly<Record<string, number>> | null {
+  const { sync, parameters, seed } = plan;
+  const method = communicatingOf(plan, vectors);
+  const { shapes = [[parameters]], dtype = "float32" } = vectors;
+  const ratioOf = (compressor: CompressorPlan): number => {
+    const mean = meanBy(compressor, shapes, dtype as "float32" | "float64", seed);
+    const bytes =
+      "exchanges" in mean ? mean.bytes(1, dtype as "float32" | "float64").sent : mean.bytes(dtype);
+    return (parameters * bytesPerElement(dtype)) / bytes;
+  };
+  switch (sync.k) {
+    case "divisible":
+      return { updates: (method as DivAdam).achievedRatio(dtype) };
+    case "feedback":
+      return { updates: ratioOf(sync) };
+    case "gradient-feedback":
+      return { gradients: ratioOf(sync) };
+    case "reset": {
+      const updates = updatesOf(sync);
+      return { ...(updates && { updates: ratioOf(updates) }), errors: ratioOf(sync) };
+    }
+    default:
+      return null;
   }
 }
 

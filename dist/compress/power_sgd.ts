@@ -66,7 +66,7 @@ export interface PowerSgd {
   result(vector: Value, meanFirst: PowerSgdFirst, meanSecond: Value): PowerSgdResult;
   /** Bytes of the tensor elements of each payload, of a vector of this element type; default float32. */
   bytes(dtype?: DType): { readonly first: number; readonly second: number };
-  /** Numbers sent for a vector: n / sends is the achieved ratio. */
+  /** Numbers sent for a vector. */
   readonly sends: number;
 }
 

@@ -60,6 +60,8 @@ const wrong: Readonly<Record<string, readonly [value: string, allowed: RegExp]>>
   "residual-weight": ["1.5", /a number from 0 to 1 is needed/],
   "dense-steps": ["0", /a whole number of at least 1 is needed/],
   compressor: ["gzip", /one of block, topk, randomk, sign, qsgd, half, powersgd is needed/],
+  "update-compressor": ["gzip", /one of none, block, topk, randomk, sign, qsgd, half, powersgd is needed/],
+  "update-ratio": ["0.5", /a number of at least 1 is needed/],
   background: ["int4", /one of float32, int16 is needed/],
   schedule: ["stairs", /one of constant, cosine is needed/],
   partition: ["halves", /iid, dirichlet:ALPHA, shards:CLASSES or exdir:CLASSES:ALPHA is needed/],

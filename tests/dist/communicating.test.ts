@@ -10,7 +10,7 @@ import { gradientOf } from "../../autodiff/vjp.ts";
 import { ones } from "../../core/create.ts";
 import { mul, sum } from "../../core/ops.ts";
 import type { Value } from "../../core/value.ts";
-import { communicatingOf } from "../../dist/compress/plan.ts";
+import { achievedRatios, communicatingOf } from "../../dist/compress/plan.ts";
 import { together } from "../../dist/compress/together.ts";
 import { communicatingMethodOf, viewOf } from "../../dist/jobs/communicating.ts";
 import { type Problem, trainingSetup } from "../../dist/jobs.ts";
@@ -64,6 +64,17 @@ const forms: Readonly<Record<string, { readonly update: PlanInput["update"]; rea
   "error reset": {
     update: { name: "momentum", learningRate: 0.1 },
     sync: { k: "reset", ratio: 4, resetEvery: 4 },
+  },
+  "error reset of two compressors": {
+    update: { name: "momentum", learningRate: 0.1 },
+    sync: {
+      k: "reset",
+      compressor: "topk",
+      ratio: 4,
+      resetEvery: 4,
+      updateCompressor: "block",
+      updateRatio: 8,
+    },
   },
   "gradients by sign": {
     update: { name: "adam", learningRate: 0.03 },
@@ -203,6 +214,70 @@ test("a plan says how its workers agree", () => {
   const plan = plans[0]![1];
   expect(showPlan(plan)).toContain("divisible, ratio 16, period 4");
   expect(configOf(plan).durable.worker).toEqual(["state", "background"]);
+});
+
+/** Tensors of 30, 5 and 2 elements, and momentum descent on them. */
+const shapes = [[3, 10], [5], [2]];
+const ofMomentum = (sync: Sync): Plan =>
+  planOf({
+    workers,
+    parameters,
+    rounds: 4,
+    localSteps: 5,
+    update: { name: "momentum", learningRate: 1 },
+    sync,
+  });
+
+test("error reset sends a part of updates at every step, and of errors at every reset", () => {
+  const reset = { k: "reset", compressor: "topk", ratio: 4, resetEvery: 4 } as const;
+  const bytesOf = (sync: Sync): readonly number[] => {
+    const { bytesToHub, bytesToWorkers } = planCost(ofMomentum(sync), { shapes }).phases[0]!;
+    return [bytesToHub, bytesToWorkers];
+  };
+  // The largest 7, 1 and 1 with their places, which all workers get of all.
+  const errors = 9 * 8;
+  expect(bytesOf(reset)).toEqual([workers * 5 * errors, workers * 5 * workers * errors]);
+  // Blocks of 3, 1 and 1, whose mean is as large.
+  const updates = 5 * 4;
+  expect(bytesOf({ ...reset, updateCompressor: "block", updateRatio: 8 })).toEqual([
+    workers * (20 * updates + 5 * errors),
+    workers * (20 * updates + 5 * workers * errors),
+  ]);
+  expect(bytesOf({ ...reset, updateCompressor: "half" })[0]).toBe(workers * (20 * 37 * 2 + 5 * errors));
+});
+
+test("a plan says what ratio is achieved: with places, and one number of every small tensor", () => {
+  const feedback = (fields: object): Sync => ({ k: "feedback", ratio: 4, ...fields }) as Sync;
+  const achieved = (sync: Sync, dtype: "float32" | "float64" = "float32") =>
+    achievedRatios(ofMomentum(sync), { shapes, dtype });
+  expect(achieved(feedback({}))).toEqual({ updates: 37 / 9 });
+  expect(achieved(feedback({ compressor: "topk" }))).toEqual({ updates: (37 * 4) / (9 * 8) });
+  expect(achieved(feedback({ compressor: "topk" }), "float64")).toEqual({ updates: (37 * 8) / (9 * 12) });
+  expect(achieved(feedback({ compressor: "half" }))).toEqual({ updates: 2 });
+  // Factors of 3 and 10, and the other tensors whole.
+  expect(achieved(feedback({ compressor: "powersgd", rank: 1 }))).toEqual({ updates: 37 / 20 });
+  expect(achieved({ k: "gradient-feedback", ratio: 100 })).toEqual({ gradients: 37 / 3 });
+  expect(achieved({ k: "reset", ratio: 8 })).toEqual({ errors: 37 / 5 });
+  expect(achieved({ k: "reset", ratio: 8, updateCompressor: "topk", updateRatio: 4 })).toEqual({
+    updates: (37 * 4) / (9 * 8),
+    errors: 37 / 5,
+  });
+  const adam = { name: "adam", learningRate: 1 } as const;
+  const divisible = (fields: object): Plan =>
+    planOf({ workers, parameters, update: adam, sync: { k: "divisible", ratio: 8, ...fields } as Sync });
+  expect(achievedRatios(divisible({}), { shapes })).toEqual({ updates: 37 / 5 });
+  expect(achievedRatios(divisible({ compressor: "topk" }), { shapes })).toEqual({ updates: 37 / 10 });
+  expect(achievedRatios(divisible({ ratio: 1 }), { shapes })).toEqual({ updates: 1 });
+  expect(achieved({ k: "gradient" })).toBeNull();
+
+  const text = showPlan(ofMomentum({ k: "reset", ratio: 8, updateCompressor: "topk", updateRatio: 4 }), {
+    shapes,
+  });
+  expect(text.split("\n").slice(3, 5)).toEqual([
+    "agreement   reset, compressor block, ratio 8, rank 2, levels 16, resetEvery 8, updateCompressor topk, updateRatio 4",
+    "compression updates 1 : 2.056, errors 1 : 7.4 achieved",
+  ]);
+  expect(showPlan(ofMomentum({ k: "gradient" }))).not.toContain("achieved");
 });
 
 /** Gradients take a second; a dense exchange keeps the link of the hub for `boundness` seconds, other work takes no time. */

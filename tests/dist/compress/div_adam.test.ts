@@ -530,7 +530,7 @@ describe("divAdam", () => {
     expect(method.stepBytes(16, 8)).toEqual({ sent: dense, received: dense });
     expect(method.stepBytes(17, 8)).toEqual({ sent: waited, received: waited });
     expect(method.backgroundBytes(8)).toEqual({ sent: 2 * dense, received: 2 * dense });
-    expect(method.achievedRatio).toBeCloseTo(101_770 / 101, 10);
+    expect(method.achievedRatio()).toBeCloseTo(101_770 / 101, 10);
     const short = divAdam({ ...perceptron, precision: "int16", varianceEvery: 8, averageMomentum: true });
     const bytes = (n: number) => ({ sent: n, received: n });
     // Four tensors, so four scales for each vector.
@@ -538,6 +538,10 @@ describe("divAdam", () => {
     expect(short.backgroundBytes(8, 24)).toEqual(bytes(1.5 * dense + 12 * 4));
     const largest = divAdam({ ...perceptron, ratio: 1024, compressor: "topk" });
     expect(largest.stepBytes(17, 8)).toEqual({ sent: 2 * waited, received: 16 * waited });
+    // A place takes as much as a float32 and half of a float64; what is not divided has no places.
+    expect(largest.achievedRatio()).toBeCloseTo(101_770 / 202, 10);
+    expect(largest.achievedRatio("float64")).toBeCloseTo((101_770 * 8) / (101 * 12), 10);
+    expect(divAdam({ ...perceptron, ratio: 1, compressor: "topk" }).achievedRatio()).toBe(1);
   });
 
   test("float32 parameters stay float32, and nothing is lost to float32 rounding", () => {
