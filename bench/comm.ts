@@ -55,6 +55,12 @@ const designs: Readonly<Record<string, readonly string[]>> = {
   "zero-one-adam": ["--optimizer", "zero-one-adam", "--lr", given.lr, "--dense-steps", "100"],
   "local-adam H=8": ["--optimizer", "local-adam", "--lr", given.lr, "--period", "8"],
   "diloco H=8": ["--optimizer", "diloco", "--lr", given.lr, "--period", "8"],
+  "ef R=128": ["--optimizer", "ef", "--lr", "0.05", "--ratio", "128"],
+  // As much in the mean: 1 / 256 of an update at every step, 1 / 32 of the errors at every eighth.
+  "cser R=128": [
+    ...["--optimizer", "cser", "--lr", "0.05", "--update-compressor", "block", "--update-ratio", "256"],
+    ...["--ratio", "32", "--period", "8"],
+  ],
   "def R=128": ["--optimizer", "def", "--lr", "0.05", "--ratio", "128"],
   "saef R=128": ["--optimizer", "saef", "--lr", "0.05", "--ratio", "128"],
   demo: ["--optimizer", "demo", "--lr", given.lr],
