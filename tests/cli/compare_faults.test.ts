@@ -115,7 +115,7 @@ test("products with the Hessian count as gradients with workers too", async () =
     expect(extra.find(([step]) => step === 50)).toEqual([50, 0]);
     expect(extra.at(-1)).toEqual([60, 1 + 4 * PRODUCT_GRADIENTS]);
   });
-}, 30_000);
+}, 120_000);
 
 test("a setting that is no single number is refused", () => {
   const problem = "Cannot use --optimizers adam:beta1=";
@@ -160,7 +160,7 @@ test("a run whose process is killed says so, and is made when the comparison is 
       [0, null, 3000],
     ]);
   });
-}, 30_000);
+}, 120_000);
 
 test("a comparison that is killed leaves no run behind", async () => {
   await withPrograms(async (_dir, start) => {
@@ -175,7 +175,7 @@ test("a comparison that is killed leaves no run behind", async () => {
     for (let i = 0; i < 300 && isAlive(pid); i++) await Bun.sleep(20);
     expect(isAlive(pid)).toBe(false);
   });
-}, 30_000);
+}, 120_000);
 
 test("rates of runs that were compared are kept, also where the search that chose them is lost", async () => {
   await withPrograms(async (dir, start) => {
@@ -191,7 +191,7 @@ test("rates of runs that were compared are kept, also where the search that chos
       ["seed", 1, 0.0123],
     ]);
   });
-}, 30_000);
+}, 120_000);
 
 test("a comparison in which no run could be made says so and fails", async () => {
   await withPrograms(async (dir, start) => {
@@ -206,4 +206,4 @@ test("a comparison in which no run could be made says so and fails", async () =>
     expect(page).toContain("<p>No run could be made.</p>");
     expect(page).not.toContain("NaN");
   });
-}, 30_000);
+}, 120_000);

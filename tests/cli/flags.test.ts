@@ -7,7 +7,7 @@ import { parseTrainFlags, trainFlags, UsageError } from "../../cli/config.ts";
 import { type Ended, PLAIN, SMALL, summaryOf, withPrograms, words } from "./program_support.ts";
 
 // Many programs are started, one after the other.
-setDefaultTimeout(30_000);
+setDefaultTimeout(120_000);
 
 /** Runs commands one after the other in an empty directory, in which nothing may appear. */
 async function refused(
