@@ -43,7 +43,7 @@ import { applyUpdates, chain, type GradientTransformation } from "../../optim/tr
 import { list, maxDifference, rowsOf } from "../optim/numbers.ts";
 import { countReads, hasGpu, inPlace, onHost } from "./support.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(120_000);
 const gpu = test.skipIf(!hasGpu);
 const reads = hasGpu ? countReads() : { count: 0 };
 
