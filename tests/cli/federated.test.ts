@@ -274,17 +274,20 @@ for (const method of methodNames) {
       fedavg: "--rounds 2 --hidden 4",
       fedprox: "--rounds 2 --hidden 4 --mu 1",
       ditto: "--rounds 2 --model logistic --epochs 1",
-      pfedme: "--rounds 2 --hidden 4 --local-steps 2",
-      "per-fedavg": "--rounds 2 --hidden 4 --local-steps 2 --hessian ignored",
+      pfedme: "--rounds 2 --model logistic --local-steps 40",
+      "per-fedavg": "--rounds 2 --hidden 4 --local-steps 20 --hessian ignored",
     }[method];
     const run = openedRun(parse(`--method ${method} ${tiny} ${own}`), pictures);
     const result = await inProcess(run);
     const summary = summaryOf(run, result, noTimes, modelFiles(run, true));
     expect(summary).toMatchObject({ complete: true, rounds: run.plan.rounds, wire: null, notAlone: 0 });
-    expect(summary.accuracy.global).toBeGreaterThanOrEqual(0);
-    expect(summary.accuracy.alone).toBeLessThanOrEqual(1);
+    // Of three classes a third is right by chance. Own models of clients that were away have seen less.
+    const { global, alone, personal } = summary.accuracy;
+    expect(global).toBeGreaterThan(2 / 3);
+    expect(alone).toBeGreaterThan(2 / 3);
+    if (personal !== null) expect(personal).toBeGreaterThan(1 / 2);
     const isPersonal = ["pfedacnnl", "ditto", "pfedme", "per-fedavg"].includes(method);
-    expect(summary.accuracy.personal === null).toBe(!isPersonal);
+    expect(personal === null).toBe(!isPersonal);
     expect(summary.clients.reduce((sum, client) => sum + client.testExamples, 0)).toBe(30);
     for (const { formula, received, sent, receivedAtEnd } of summary.clients) {
       expect({ received, sent, receivedAtEnd }).toEqual(formula);
@@ -456,7 +459,19 @@ test("worker processes leave what one process does, and a directory of results",
     expect(spread.curve.map(({ rounds }) => rounds)).toEqual([2, 4]);
     expect(local.wire).toBeNull();
     const sent = spread.clients.reduce((sum, client) => sum + client.sent, 0);
-    expect(spread.wire!.payloadReceived).toBeGreaterThan(sent);
+    // Answers come back from each client, to two processes go four messages, and at two evaluations the model and a message: one size.
+    const wire = spread.wire!;
+    const size = spread.clients[0]!.receivedAtEnd;
+    for (const [payload, bytes, values] of [
+      [wire.payloadReceived, wire.received, sent],
+      [wire.payloadSent, wire.sent, 2 * (4 + 2 * 2) * size],
+    ] as const) {
+      expect(payload).toBeGreaterThan(values);
+      // Names and shapes of tensors, and the scores.
+      expect(payload).toBeLessThan(1.01 * values);
+      expect(bytes).toBeGreaterThan(payload);
+      expect(bytes).toBeLessThan(1.005 * payload);
+    }
     const got = spread.clients.reduce((sum, client) => sum + client.received + client.receivedAtEnd, 0) / 5;
     expect(spread.clients[0]!.receivedAtEnd).toBeGreaterThan(0);
     expect(two.out).toContain(`a client got ${showBytes(got)} and sent ${showBytes(sent / 5)}`);

@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { tensor } from "../../../core/create.ts";
+import { tensor, zeros } from "../../../core/create.ts";
 import { PlanError } from "../../../core/errors.ts";
 import { logistic } from "../../../core/nn/models.ts";
 import { decode, encode } from "../../../core/safetensors.ts";
@@ -140,22 +140,60 @@ for (const method of toyNames) {
 }
 
 test("worker processes over sockets end with the bits of plain loops, and carry what was counted", async () => {
-  const toy: Toy = { method: "ditto", plan: { ...shape, workers: 2 } };
+  // Nothing is asked for twice, however slow the machine is.
+  const patient = { retryTicks: 1e6, deadTicks: 1e7 };
+  const toy: Toy = { method: "ditto", plan: { ...shape, workers: 2, limits: patient } };
   const { plan, setup } = toySetup(toy);
   const folder = mkdtempSync(join(tmpdir(), "cotangent-federated-"));
   const script = new URL("./toy_worker.ts", import.meta.url).pathname;
   try {
-    const { hub, workers, payloadBytesReceived, restarts } = await runSockets({
+    const got = await runSockets({
       ...setup,
       store: fileStore(folder),
       tickMs: 20,
       spawn: (rank, address) => spawnBun(script, [String(rank), folder, JSON.stringify(toy)], { address }),
     });
     const expected = runSequential(setup);
-    expect(restarts).toEqual([0, 0]);
-    expect(sameBits({ hub, workers }, expected)).toBe(true);
-    const sent = federatedOutcome(plan, expected).clients.reduce((sum, client) => sum + client.sent, 0);
-    expect(payloadBytesReceived).toBeGreaterThan(sent);
+    expect(got.restarts).toEqual([0, 0]);
+    expect(sameBits({ hub: got.hub, workers: got.workers }, expected)).toBe(true);
+
+    // All messages of a kind have the same tensors: so many to each process, and of its clients that are there.
+    const method = toyMethod(toy) as unknown as FederatedMethod<unknown, unknown>;
+    const server = method.initServer();
+    const message = method.broadcast(server, 0);
+    const at = { round: 0, client: 0, clients: plan.clients };
+    const [, answer] = method.client(method.initClient(0), toyData.train(0), message, at);
+    const hosts = [0, 1].map((rank) => hostedClients(plan, rank));
+    const answers = Array.from({ length: plan.rounds }, (_, round) => presentClients(plan, round)).flatMap(
+      (there) => hosts.map((own) => own.filter((client) => there[client]).map(() => answer)),
+    );
+    const scores = hosts.map((own) => ({
+      counts: zeros([own.length, 4], { dtype: "float64" }),
+      problems: [],
+    }));
+    // Every process gets the message of a round once, and at the end the model and the message of which clients make their own.
+    const messages = [...new Array<unknown>(plan.rounds).fill(message), method.model(server), message];
+    const sum = (trees: readonly unknown[], of: (tree: unknown) => number): number =>
+      trees.reduce<number>((all, tree) => all + of(tree), 0);
+    const encoded = (tree: unknown): number => encode(tree).byteLength;
+    const payload = { down: 2 * sum(messages, encoded), up: sum([...answers, ...scores], encoded) };
+    expect([got.payloadBytesSent, got.payloadBytesReceived]).toEqual([payload.down, payload.up]);
+    // What was counted for the clients is a part of that: the elements of the answers, and of the message for each that was there.
+    const { clients } = federatedOutcome(plan, expected);
+    const counted = (of: (client: (typeof clients)[number]) => number): number =>
+      clients.reduce((all, client) => all + of(client), 0);
+    expect(counted(({ sent }) => sent)).toBe(sum(answers, payloadBytes));
+    expect(counted(({ received }) => received)).toBe(answers.flat().length * payloadBytes(message));
+    expect(counted(({ receivedAtEnd }) => receivedAtEnd)).toBe(plan.clients * payloadBytes(message));
+    // A frame has its head beside the values: one goes to each process in every round and at the end, and a few before and after.
+    const frames = 2 * (plan.rounds + 1 + 4);
+    for (const [bytes, values, most] of [
+      [got.bytesSent, payload.down, 160],
+      [got.bytesReceived, payload.up, 256],
+    ] as const) {
+      expect(bytes).toBeGreaterThan(values);
+      expect(bytes).toBeLessThan(values + most * frames);
+    }
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
