@@ -18,6 +18,8 @@ import {
   relu,
   reshape,
   slice,
+  solve,
+  sqrt,
   sub,
   sum,
   take,
@@ -37,7 +39,7 @@ import {
   patches,
   pseudoLabels,
 } from "../../../dist/federated/acnnl.ts";
-import { type FedAcnnlOptions, type FedAcnnlServer, fedacnnl } from "../../../dist/federated/fedacnnl.ts";
+import { type FedAcnnlOptions, fedacnnl } from "../../../dist/federated/fedacnnl.ts";
 import type { ClientData, FederatedMethod } from "../../../dist/federated/method.ts";
 import type { PackedStatistics } from "../../../dist/federated/statistics.ts";
 
@@ -417,20 +419,49 @@ test("the example of two layers on 28 x 28 images sends what its triangles and r
   expect(sent).toEqual([8 * (55 + 160 + 1), 8 * (10_585 + 145 * 32 + 1), 8 * (1_231_665 + 15_690 + 1)]);
 });
 
-test("clients may be away, and come back; a round without any is an error", () => {
+test("a client that was away and comes back is in the sums of the layers for which it is there, and of no others", () => {
   const method = fedacnnl(small);
-  const parts = [indices.slice(0, 25), indices.slice(25)].map((which) => rows(all, which));
+  const { layers: geometry } = analyticNetwork(small);
+  const head = geometry.length - 1;
+  const parts = [indices.slice(0, 24), indices.slice(24, 40), indices.slice(40)];
+  /** Layer l by all patches and targets of these clients at once, after the layers that were found like that. */
+  const byHand = (l: number, clients: readonly number[], before: readonly Value[]): Value => {
+    const { x, y } = rows(
+      all,
+      clients.flatMap((client) => parts[client]!),
+    );
+    const { positions, width, features } = geometry[l]!;
+    const p = patches(mapsBefore(geometry, before, x), geometry[l]!, ones([y.size], f64));
+    const places = positions[0] * positions[1];
+    const labels = pseudoLabels({ seed: 4, layer: l, classes: 3, positions: places, width });
+    const targets = l === head ? oneHot(y, 3, f64) : reshape(take(labels, y), [p.shape[0]!, width]);
+    const gram = matmul(transpose(p), p);
+    const diagonal = sum(mul(gram, eye(features, features, f64))).item();
+    const gamma = l === head ? 2 : (0.01 * diagonal) / features;
+    const w = solve(add(gram, mul(eye(features, features, f64), gamma)), matmul(transpose(p), targets));
+    const answers = matmul(p, w);
+    return l === head ? w : div(w, sqrt(mean(mul(answers, answers), { axis: 0 })));
+  };
+  const there = [[1, 2], [0, 1], [0, 2], [0]];
+  expect(there.length).toBe(method.rounds);
   let server = method.initServer();
-  let present: FedAcnnlServer = server;
-  for (let round = 0; round < method.rounds; round++) {
-    const sent = parts.map((data, client) => {
-      return method.client({}, data, method.broadcast(server, round), { round, client, clients: 2 })[1];
+  const found: Value[] = [];
+  for (const [round, present] of there.entries()) {
+    const message = method.broadcast(server, round);
+    const sent = parts.map((which, client) => {
+      const at = { round, client, clients: 3 };
+      return present.includes(client) ? method.client({}, rows(all, which), message, at)[1] : null;
     });
-    const only = round === 1 ? [null, sent[1]!] : sent;
-    server = method.server(server, only, round);
-    if (round < 2) present = method.server(present, round === 1 ? [sent[1]!] : sent, round);
+    server = method.server(server, sent, round);
+    const { weights } = server.layers[round]!;
+    const wanted = byHand(round, present, found);
+    expect(apart(weights, wanted)).toBeLessThan(1e-10);
+    for (const others of [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]]) {
+      if (others.join() === present.join()) continue;
+      expect(apart(weights, byHand(round, others, found))).toBeGreaterThan(1e-3);
+    }
+    found.push(wanted);
   }
-  expect(apart(server.layers[1]!.weights, present.layers[1]!.weights)).toBe(0);
   expect(server.layers.length).toBe(method.rounds);
   expect(() => method.server(server, [null, null], 1)).toThrow(/fit layer 2: none of 2 clients/);
 });

@@ -166,14 +166,18 @@ test("the extended Dirichlet split keeps to its classes, and no class has too fe
   // Half of the clients that a class has on average.
   const least = Math.floor((clients * classes) / sizes.length / 2);
   expect(least).toBe(3);
+  // Before the last class nobody has a share of all examples, which would end what it gets: all that were drawn have the class.
+  const many = labelsOf([60, 60, 60, 60, 4000]);
   const fewest: number[] = [];
   for (let seed = 0; seed < 40; seed++) {
-    const counts = countsOf(extendedDirichlet(labels, clients, { classes, alpha: 100, seed }));
-    for (const own of counts) expect(own.filter((count) => count > 0).length).toBeLessThanOrEqual(classes);
-    const holders = sizes.map((_, c) => counts.filter((own) => own[c]! > 0).length);
-    fewest.push(Math.min(...holders));
+    const of = (all: Int32Array): number[][] =>
+      countsOf(extendedDirichlet(all, clients, { classes, alpha: 100, seed }), all);
+    const counts = of(many);
+    for (const own of [...of(labels), ...counts])
+      expect(own.filter((count) => count > 0).length).toBeLessThanOrEqual(classes);
+    fewest.push(Math.min(...sizes.map((_, c) => counts.filter((own) => own[c]! > 0).length)));
   }
-  // The bound is reached, and no draw below it was taken.
+  // No draw below the bound was taken, and some reach it.
   expect(Math.min(...fewest)).toBe(least);
 });
 
