@@ -2,11 +2,15 @@
 import { expect, test } from "bun:test";
 import { adoptArray, ones, tensor, zeros } from "../../../core/create.ts";
 import { ShapeError } from "../../../core/errors.ts";
-import { matmul, mul, norm, sub } from "../../../core/ops.ts";
+import { add, matmul, mul, norm, sub, take } from "../../../core/ops.ts";
 import { foldIn, key, normal } from "../../../core/random.ts";
 import { leaves } from "../../../core/tree.ts";
 import type { Value } from "../../../core/value.ts";
+import type { FittedLayer } from "../../../dist/federated/acnnl.ts";
 import { afl } from "../../../dist/federated/afl.ts";
+import { fedacnnl } from "../../../dist/federated/fedacnnl.ts";
+import type { FederatedMethod, Payload } from "../../../dist/federated/method.ts";
+import { pfedacnnl } from "../../../dist/federated/personal.ts";
 import {
   fromFixedPoint,
   type Masking,
@@ -213,3 +217,93 @@ test("AFL with masked statistics has the same model, with absent clients too, an
     list(plain.initServer().weights),
   );
 });
+
+/** Methods that fit layers from sums, with the prior of own models in one of its two forms. */
+const layered = {
+  image: [1, 6, 6],
+  classes: 3,
+  layers: [{ k: "conv", channels: 4, kernel: 3 }],
+  headGamma: 1,
+} as const;
+const layeredMethods: readonly (readonly [string, LayeredMethod])[] = [
+  ["FedACnnL", fedacnnl(layered) as unknown as LayeredMethod],
+  ["FedACnnL, half of the filters", fedacnnl({ ...layered, filters: "half" }) as unknown as LayeredMethod],
+  ["pFedACnnL", pfedacnnl({ ...layered, lambda: 2 }) as unknown as LayeredMethod],
+  ["pFedACnnL by answers", pfedacnnl({ ...layered, lambda: 2, prior: "gram" }) as unknown as LayeredMethod],
+];
+type LayeredMethod = FederatedMethod<{ readonly layers: readonly FittedLayer[] }, never>;
+
+test.each(layeredMethods)(
+  "%s with masked statistics has the sums and the model of all, with absent clients too",
+  (_name, plain) => {
+    const clients = 5;
+    const method = masked(plain, { seed: 8, clients });
+    const patterns = draw(60, [3, 1, 6, 6]);
+    const datas = Array.from({ length: clients }, (_, client) => {
+      const y = adoptArray(Int32Array.from({ length: 9 + client }, (_, i) => (i * i + client) % 3));
+      return { x: add(take(patterns, y), mul(draw(70 + client, [9 + client, 1, 6, 6]), 0.5)), y };
+    });
+    // Another one is away in each layer.
+    const there = [
+      [0, 1, 2, 4],
+      [0, 1, 3, 4],
+    ];
+    expect(there.length).toBe(plain.rounds);
+    let [server, expected] = [method.initServer(), plain.initServer()];
+    for (const [round, present] of there.entries()) {
+      // Both take the layers of the run without masks, so that what is compared is one round.
+      const answersOf = (m: LayeredMethod): (Payload | null)[] =>
+        datas.map((data, client) => {
+          const at = { round, client, clients };
+          const message = plain.broadcast(expected, round);
+          return present.includes(client) ? m.client({} as never, data, message, at)[1] : null;
+        });
+      const [sent, open] = [answersOf(method), answersOf(plain)];
+      // The server gets the sum and nothing else: each client rounds by half of 2^-32 at most, the rest is that of float64.
+      const inputs: (readonly (Payload | null)[])[] = [];
+      const watching: LayeredMethod = {
+        ...plain,
+        server(state, all) {
+          inputs.push(all);
+          return state;
+        },
+      };
+      masked(watching, { seed: 8, clients }).server(server, sent, round);
+      expect(inputs.map((all) => all.length)).toEqual([1]);
+      const sums = leaves(inputs[0]![0]).map(list);
+      const wanted = open
+        .filter((answer) => answer !== null)
+        .map((answer) => leaves(answer).map(list))
+        .reduce((a, b) => a.map((leaf, i) => leaf.map((x, j) => x + b[i]![j]!)));
+      const off = sums.flatMap((leaf, i) =>
+        leaf.map((x, j) => Math.abs(x - wanted[i]![j]!) - 1e-15 * Math.abs(x)),
+      );
+      expect(Math.max(...off)).toBeLessThanOrEqual(present.length * 2 ** -33);
+      for (const answer of sent) {
+        if (answer === null) continue;
+        expect(leaves(answer).every((leaf) => leaf.dtype === "uint32")).toBe(true);
+        expect(leaves(answer).reduce((sum, leaf) => sum + leaf.dataSync().byteLength, 0)).toBe(
+          method.bytes(round).sent,
+        );
+      }
+      server = method.server(server, sent, round);
+      expected = plain.server(expected, open, round);
+      const [found, known] = [server, expected].map(({ layers }) => layers[round]!.weights) as [Value, Value];
+      expect(norm(sub(found, known)).item()).toBeLessThan(1e-8 * norm(known).item());
+    }
+    // What a client makes of the masked model by itself is what it makes of the other one.
+    const own = [server, expected].map((state) =>
+      leaves(
+        method.personalize?.({} as never, datas[3]!, method.broadcast(state, 2), {
+          round: 2,
+          client: 3,
+          clients,
+        }) ?? [],
+      ),
+    );
+    expect(own[0]!.length).toBe(plain.personalize === undefined ? 0 : 2);
+    own[0]!.forEach((leaf, i) => {
+      expect(norm(sub(leaf, own[1]![i]!)).item()).toBeLessThan(1e-8 * norm(leaf).item());
+    });
+  },
+);
