@@ -19,13 +19,24 @@ import { pieceBounds } from "../../dist/runtime/pieces.ts";
 import { runSequential } from "../../dist/runtime/sequential.ts";
 import { sameBits } from "../../dist/sim.ts";
 import {
+  chunk,
   communicatingPlan,
   communicatingSetup,
   type FormName,
+  factorRank,
   forms,
+  freezeStep,
+  localPeriod,
   localSteps,
+  outerPeriod,
+  period,
+  ratio,
+  resetEvery,
   rounds,
   shapes,
+  topK,
+  varianceEvery,
+  warmup,
 } from "./fixtures/communicating.ts";
 
 const SCRIPT = new URL("./fixtures/communicating_worker.ts", import.meta.url).pathname;
@@ -56,10 +67,11 @@ interface Expected {
 
 const steps = rounds * localSteps;
 const sizes = shapes.map((shape) => shape.reduce((product, size) => product * size, 1));
-/** d parameters in t tensors, of which a ratio of R leaves b. */
+/** d parameters in t tensors, of which a ratio of R leaves b; exchanges in the background every H steps. */
 const d = sizes.reduce((sum, size) => sum + size, 0);
 const t = sizes.length;
-const keptAt = (R: number): number => sizes.reduce((sum, size) => sum + Math.max(1, Math.floor(size / R)), 0);
+const [R, H] = [ratio, period];
+const b = sizes.reduce((sum, size) => sum + Math.max(1, Math.floor(size / R)), 0);
 
 const of = (size: number, dtype: DType = "float32"): Value => zeros([size], { dtype });
 const vector = (count: number, size = d): Kind => ({ count, bytes: 4 * size, like: of(size) });
@@ -69,12 +81,6 @@ const sparse = (count: number, k: number): Kind => ({
   bytes: 8 * k,
   like: { indices: of(k, "int32"), values: of(k) },
 });
-/** A scale for each tensor, and words of 32 bits. */
-const coded = (count: number, words: number): Kind => ({
-  count,
-  bytes: 4 * t + 4 * words,
-  like: { scales: of(t), words: of(words, "uint32") },
-});
 /** All get what every worker has sent. */
 const gathered = ({ count, bytes, like }: Kind, K: number): Kind => ({
   count,
@@ -83,10 +89,6 @@ const gathered = ({ count, bytes, like }: Kind, K: number): Kind => ({
 });
 /** What goes up comes down as a mean. */
 const averaged = (kinds: readonly Kind[]): Expected => ({ up: kinds, down: kinds });
-const gatheredOf = (kind: Kind, { workers: K }: { readonly workers: number }): Expected => ({
-  up: [kind],
-  down: [gathered(kind, K)],
-});
 
 /** What a step sends after the warm-up, and the parts of an exchange in the background, of which some have a window too. */
 function divided(
@@ -95,7 +97,6 @@ function divided(
   part: Pick<Kind, "bytes" | "like">,
   names: readonly string[],
 ): Expected {
-  const { warmup, period: H, varianceEvery } = forms["divisible, blocks"].sync;
   const multiples = (m: number): number => Math.floor(steps / m) - Math.floor(warmup / m);
   const windows = multiples(varianceEvery);
   const exchange = (count: number, own: readonly string[]): Kind => ({
@@ -112,60 +113,48 @@ function divided(
   };
 }
 
-const expected: Readonly<Record<FormName, () => Expected>> = {
-  "divisible, blocks"() {
-    const { ratio: R } = forms["divisible, blocks"].sync;
-    const block = (count: number): Kind => vector(count, keptAt(R));
-    return divided(block, block, vector(1), ["residual"]);
-  },
+const block = (count: number): Kind => vector(count, b);
+const largest = (count: number): Kind => sparse(count, b);
+
+/** By the number of workers K. */
+const expected: Readonly<Record<FormName, (K: number) => Expected>> = {
+  "divisible, blocks": () => divided(block, block, vector(1), ["residual"]),
   "divisible, in integers, with momenta"() {
-    const { ratio: R } = forms["divisible, in integers, with momenta"].sync;
-    const block = (count: number): Kind => vector(count, keptAt(R));
     // Two integers in a word, and the largest number of each tensor.
     const words = Math.ceil(d / 2);
     const part = { bytes: 4 * words + 4 * t, like: { words: of(words, "int32"), peaks: of(t) } };
     return divided(block, block, part, ["residual", "mean"]);
   },
-  "divisible, the largest"() {
-    const { workers: K, sync } = forms["divisible, the largest"];
-    const largest = (count: number): Kind => sparse(count, keptAt(sync.ratio));
-    const all = (count: number): Kind => gathered(largest(count), K);
-    return divided(largest, all, vector(1), ["residual"]);
-  },
-  "the largest gradients"() {
-    const form = forms["the largest gradients"];
-    return gatheredOf(sparse(steps, keptAt(form.sync.ratio)), form);
-  },
+  "divisible, the largest": (K) =>
+    divided(largest, (count) => gathered(largest(count), K), vector(1), ["residual"]),
+  "the largest gradients": (K) => ({ up: [largest(steps)], down: [gathered(largest(steps), K)] }),
   factors() {
-    const { rank } = forms.factors.sync;
     const [[rows, columns], [size]] = shapes as [[number, number], [number]];
-    const left = { left: of(rows * rank), dense: of(size) };
+    const first = { left: of(rows * factorRank), dense: of(size) };
     return averaged([
-      { count: steps, bytes: 4 * (rows * rank + size), like: left },
-      vector(steps, columns * rank),
+      { count: steps, bytes: 4 * (rows * factorRank + size), like: first },
+      vector(steps, columns * factorRank),
     ]);
   },
-  "error reset"() {
-    const { ratio: R, resetEvery } = forms["error reset"].sync;
-    return averaged([vector(Math.floor(steps / resetEvery), keptAt(R))]);
+  "error reset": () => averaged([block(Math.floor(steps / resetEvery))]),
+  "one bit"(K) {
+    const dense = vector(freezeStep);
+    // A scale for each tensor, and a bit for each number.
+    const words = Math.ceil(d / 32);
+    const signs = {
+      count: steps - freezeStep,
+      bytes: 4 * t + 4 * words,
+      like: { scales: of(t), words: of(words, "uint32") },
+    };
+    return { up: [dense, signs], down: [dense, gathered(signs, K)] };
   },
-  "one bit"() {
-    const { workers: K, sync } = forms["one bit"];
-    const signs = coded(steps - sync.freezeStep, Math.ceil(d / 32));
-    return { up: [vector(sync.freezeStep), signs], down: [vector(sync.freezeStep), gathered(signs, K)] };
-  },
-  "local steps": () => averaged([vector(Math.floor(steps / forms["local steps"].sync.period))]),
-  "local steps and an outer one": () =>
-    averaged([vector(Math.floor(steps / forms["local steps and an outer one"].sync.period))]),
-  "cosine components"() {
-    const form = forms["cosine components"];
-    const { chunk, topK } = form.sync;
+  "local steps": () => averaged([vector(Math.floor(steps / localPeriod))]),
+  "local steps and an outer one": () => averaged([vector(Math.floor(steps / outerPeriod))]),
+  "cosine components"(K) {
     // The chunk divides all sides.
-    const chunks = shapes.reduce(
-      (sum, shape) => sum + shape.reduce((product, size) => product * (size / chunk), 1),
-      0,
-    );
-    return gatheredOf(sparse(steps, chunks * topK), form);
+    const chunks = shapes.map((shape) => shape.reduce((product, size) => product * (size / chunk), 1));
+    const components = sparse(steps, topK * chunks.reduce((sum, count) => sum + count, 0));
+    return { up: [components], down: [gathered(components, K)] };
   },
 };
 
@@ -210,7 +199,7 @@ test.each(Object.keys(forms) as FormName[])(
       expect(got.restarts).toEqual(new Array(K).fill(0));
       expect(sameBits({ hub: got.hub, workers: got.workers }, runSequential(setup))).toBe(true);
 
-      const { up, down, posted = [], given = [] } = expected[name]();
+      const { up, down, posted = [], given = [] } = expected[name](K);
       // After each round every worker sends its part of the parameters.
       const answers = [...up, vector(rounds)];
       const bytesOf = (kinds: readonly Kind[]): number => K * (elements(kinds) + headers(kinds));
