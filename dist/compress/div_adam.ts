@@ -103,6 +103,8 @@ export interface DivAdamState {
   readonly scales: Partial<Parts<Value>> | Nothing;
   /** What is under way in the background; an empty list where nothing is. */
   readonly flying: InFlight | Nothing;
+  /** How many workers there are, where they differ; an empty list where all have the same state. */
+  readonly workers: Value | Nothing;
 }
 
 /**
@@ -155,7 +157,9 @@ interface Step {
  * keeps back is applied later without loss: `A - mean(f + b) = x_0 - sum of mean(u)` after every step. At worker k, with
  * f the updates not yet sent, b those under way, w the sum of gradients that v has not seen:
  *
- * 1. g at x = A - λ(f + b); the first `warmup` steps are Adam on mean(g).
+ * 1. g at x = A - λ(f + b); the first `warmup` steps are Adam on mean(g). After a change of the options dense steps may follow
+ *    divided ones: the first of them takes `A <- A - mean(f + b)` and `m <- mean(m)` from the same exchange, which has two more
+ *    vectors, and leaves `f`, `b` and `w` empty.
  * 2. `w += g`; where the background ends: `v <- b2^c v + (1 - b2^c) (mean(w) / c)²` for the c gradients of the windows
  *    that were sent.
  * 3. `m <- b1 m + (1 - b1) g`, `u = lr m̂ / (√v̂ + eps) + lr wd x`.
@@ -239,6 +243,12 @@ export function divAdam(options: DivAdamOptions): DivAdam {
     const [payload, , fresh] = split(compressor, state.fresh, { seed: 0, step: at.step, rank: at.rank! });
     return [{ ...state, fresh }, payload];
   };
+  /** A step on the mean of gradients, and where workers differed of what they differ in, which then is the same for all. */
+  const dense = (state: DivAdamState, reduced: Value | Apart, at: StepAt): DivAdamState => {
+    if (!("gradient" in reduced)) return programs.dense(state, reduced, stepOf(state, at));
+    const met = programs.met(state, reduced);
+    return programs.takeRest(programs.dense(met, reduced.gradient, stepOf(met, at)), { rest: met.fresh });
+  };
 
   return {
     name: "divAdam",
@@ -264,28 +274,40 @@ export function divAdam(options: DivAdamOptions): DivAdam {
         gathered: none,
         scales: [],
         flying: [],
+        workers: [],
       };
     },
     position: (state) => programs.position(state),
     view: (state) => programs.view(state),
+    workersOf: ({ workers }) => (isValue(workers) ? workers.item() : null),
     exchanges: (step) => exchangesOf(step).length,
     begin(before, gradient, arrived, at) {
       const [first] = exchangesOf(at.step);
       if (programs.sendsInt16) levelsOf(at.workers);
-      if (first === "dense") return [before, gradient];
+      if (first === "dense") {
+        const payload: Value | Apart = isValue(before.workers)
+          ? {
+              gradient,
+              rest: programs.rest({ fresh: before.fresh, flying: before.flying }),
+              mean: before.mean,
+            }
+          : gradient;
+        return [before, payload];
+      }
       const { flying } = before;
+      const workers = scalar(at.workers, "int32");
       const isEnd = beginsAfter(at.step - delay);
       // A result that did not come is lost for all; one of which nothing is under way any more has been counted.
       const taken: Travelling | Nothing =
         isEnd && isFlying(flying) ? ((arrived ?? []) as Travelling | Nothing) : [];
       const state = isEnd && Array.isArray(taken) ? abandon(before) : before;
       if (first === "window") {
-        const next = programs.gather(state, gradient);
+        const next = { ...programs.gather(state, gradient), workers };
         return [next, next.window];
       }
-      const { flying: underWay, ...own } = state;
+      const { flying: underWay, workers: _, ...own } = state;
       const [next, sent] = programs.begin(at.givesUp)(own, underWay, gradient, taken, stepOf(before, at));
-      return divided(next, sent, at);
+      return divided({ ...next, workers }, sent, at);
     },
     reduce(payloads, index, { step }) {
       return exchangesOf(step)[index] === "update"
@@ -297,7 +319,7 @@ export function divAdam(options: DivAdamOptions): DivAdam {
       const exchange = exchanges[index]!;
       switch (exchange) {
         case "dense":
-          return [programs.dense(state, reduced as Value, stepOf(state, at)), null];
+          return [dense(state, reduced as Value | Apart, at), null];
         case "window": {
           const [next, sent] = programs.seen(state, reduced as Value, stepOf(state, at));
           return divided(next, sent, at);
@@ -359,6 +381,19 @@ export function divAdam(options: DivAdamOptions): DivAdam {
 
 type Settings = Required<DivAdamOptions>;
 
+/** What a dense step sends where workers differ: all that its own update depends on. */
+interface Apart {
+  readonly gradient: Value;
+  readonly rest: Value;
+  readonly mean: Value;
+}
+
+/** What a worker's position depends on. */
+type Placed = Pick<DivAdamState, "anchor" | "fresh" | "flying">;
+
+/** What a worker computes with. */
+type Own = Omit<DivAdamState, "workers">;
+
 /** All that differs between workers, and how it is averaged. */
 interface Kept {
   readonly rest: Value;
@@ -410,11 +445,11 @@ function programsOf(settings: Settings) {
       : parts;
   const sentOf = (flying: InFlight): Parts<Value> => floatsOf(flying.sent, flying);
   /** f + b. */
-  const restOf = ({ fresh, flying }: DivAdamState): Value =>
+  const restOf = ({ fresh, flying }: Pick<DivAdamState, "fresh" | "flying">): Value =>
     isFlying(flying) ? add(fresh, sentOf(flying).residual) : fresh;
   const folded = (mean: Value, gradient: Value): Value => add(mul(1 - beta1, gradient), mul(beta1, mean));
   /** v <- b2^c v + (1 - b2^c) (sum / c)², where `sum` is the mean over the workers of the sums of c gradients. */
-  const seenBy = <S extends DivAdamState>(state: S, sum: Value, seen: Value): S => {
+  const seenBy = <S extends Own>(state: S, sum: Value, seen: Value): S => {
     const { dtype } = sum;
     const exponent = mul(cast(seen, dtype), Math.log(beta2));
     const mean = div(sum, cast(maximum(seen, 1), dtype));
@@ -425,28 +460,28 @@ function programsOf(settings: Settings) {
     };
   };
   /** lr (m̂ / (√v̂ + eps) + wd x). */
-  const updateOf = ({ mean, square, count: seen }: DivAdamState, { rate, count, position }: Step): Value => {
+  const updateOf = ({ mean, square, count: seen }: Own, { rate, count, position }: Step): Value => {
     const { dtype } = mean;
     const first = mul(mean, biasCorrection(beta1, count, dtype));
     const second = mul(square, biasCorrection(beta2, seen, dtype));
     const direction = div(first, add(sqrt(second), epsilon));
     return mul(rate, isValue(position) ? add(direction, mul(weightDecay, position)) : direction);
   };
-  const gathered = (state: DivAdamState, gradient: Value): DivAdamState => ({
+  const gathered = <S extends Own>(state: S, gradient: Value): S => ({
     ...state,
     mean: folded(state.mean, gradient),
     window: add(state.window, gradient),
     gathered: add(state.gathered, 1),
   });
   /** p = f + u, and of it the block that is sent. */
-  const descended = (state: DivAdamState, step: Step): readonly [DivAdamState, Value | Nothing] => {
+  const descended = <S extends Own>(state: S, step: Step): readonly [S, Value | Nothing] => {
     const whole = add(state.fresh, updateOf(state, step));
     const { indices } = step;
     if (!isValue(indices)) return [{ ...state, fresh: whole }, []];
     const sent = take(whole, indices);
     return [{ ...state, fresh: scatterAdd(whole, indices, neg(sent)) }, sent];
   };
-  const arrivedAt = (state: DivAdamState, arrived: Travelling, workers: Value): DivAdamState => {
+  const arrivedAt = (state: Own, arrived: Travelling, workers: Value): Own => {
     const flying = state.flying as InFlight;
     const { residual, window, mean } = floatsOf(arrived, flying, workers);
     const seen = window ? seenBy(state, window, flying.count) : state;
@@ -475,7 +510,7 @@ function programsOf(settings: Settings) {
 
   const begin = inPlace(
     (
-      own: Omit<DivAdamState, "flying">,
+      own: Omit<Own, "flying">,
       flying: DivAdamState["flying"],
       gradient: Value,
       arrived: Travelling | Nothing,
@@ -491,11 +526,25 @@ function programsOf(settings: Settings) {
     const next = seenBy(state, window, state.gathered);
     return descended({ ...next, window: zerosLike(window), gathered: scalar(0, "int32") }, step);
   });
+  // Of what they depend on alone, so that nothing is compiled again where something else changes.
+  const position = jit((state: Placed) => sub(state.anchor, mul(residualWeight, restOf(state))));
+  const view = jit((state: Placed) => sub(state.anchor, restOf(state)));
   return {
     sendsInt16,
     scales: packing.scales,
-    position: jit((state: DivAdamState) => sub(state.anchor, mul(residualWeight, restOf(state)))),
-    view: jit((state: DivAdamState) => sub(state.anchor, restOf(state))),
+    position: ({ anchor, fresh, flying }: Own): Value => position({ anchor, fresh, flying }),
+    view: ({ anchor, fresh, flying }: Own): Value => view({ anchor, fresh, flying }),
+    rest: jit(restOf),
+    /** Where all are what they are on average. */
+    met: (state: DivAdamState, { rest, mean }: Apart): DivAdamState => ({
+      ...state,
+      mean,
+      fresh: rest,
+      window: zerosLike(rest),
+      gathered: scalar(0, "int32"),
+      flying: [],
+      workers: [],
+    }),
     dense: jit((state: DivAdamState, gradient: Value, step: Step): DivAdamState => {
       const square = add(mul(1 - beta2, mul(gradient, gradient)), mul(beta2, state.square));
       const next = { ...state, mean: folded(state.mean, gradient), square, count: add(state.count, 1) };
@@ -586,6 +635,7 @@ function programsOf(settings: Settings) {
         window: zerosLike(window),
         gathered: scalar(0, "int32"),
         flying: [],
+        workers: [],
       };
     }),
   };

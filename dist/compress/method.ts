@@ -100,6 +100,11 @@ export interface CommunicatingMethod<S> {
     reduce(payloads: readonly Payload[]): Payload;
     apply(state: S, reduced: Payload): S;
   };
+  /**
+   * Of how many workers a state is one, where they differ; null where all have the same, so that any number of them can go
+   * on. Not there: it is not known.
+   */
+  workersOf?(state: S): number | null;
   /** Bytes of tensor elements that one worker sends, and gets, in the exchanges of a step; `dtype` of the parameters, default float32. */
   stepBytes(step: number, workers: number, dtype?: DType): Traffic;
   /** The same for the background exchange that begins after a step. */

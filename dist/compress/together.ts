@@ -59,7 +59,7 @@ export interface Together<S> extends TogetherPoint<S> {
  * Determinism: same bits for same inputs; reductions are in the order of ranks.
  *
  * @param workers how many, or the point from which a run goes on
- * @throws {RangeError} if there is not at least one worker
+ * @throws {RangeError} if there is not at least one worker, or the states are of another number of workers that differ
  * @example Two workers, the mean of their gradients
  * ```ts
  * const method = ct.dist.divAdam({ shapes: [[2]], ratio: 1, learningRate: 0.1 });
@@ -80,6 +80,11 @@ export function together<S>(
     throw new RangeError("Cannot run workers together: there are 0, at least 1 is needed");
   const { background } = method;
   const count = start.states.length;
+  const among = start.states.map((state) => method.workersOf?.(state) ?? count).find((k) => k !== count);
+  if (among !== undefined)
+    throw new RangeError(
+      `Cannot run workers together: there are ${count} states, of ${among} workers that differ, as many or a flush before are needed`,
+    );
   const bytes = { foreground: { sent: 0, received: 0 }, background: { sent: 0, received: 0 } };
   const counted = { foreground: { sent: 0, received: 0 }, background: { sent: 0, received: 0 } };
   let { states, steps } = start;
