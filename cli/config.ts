@@ -356,6 +356,12 @@ export const trainFlags: Readonly<Record<string, Flag>> = {
     help: "steps between background exchanges with gradients for the mean of squares, a multiple of --period (default: the period); exchanges between them have a vector less",
     schema: whole(1),
   },
+  "flush-at-end": {
+    needs: divisible,
+    value: "yes|no",
+    help: "after the last step send all that workers have kept back: they are equal then, and --resume may go on with other --workers (default no)",
+    schema: oneOf(["yes", "no"]),
+  },
   schedule: {
     needs: scheduled,
     value: scheduleNames.join("|"),
@@ -491,6 +497,7 @@ export interface TrainConfig {
   readonly background?: (typeof precisionNames)[number] | undefined;
   readonly averageMomentum?: "yes" | "no" | undefined;
   readonly varianceEvery?: number | undefined;
+  readonly flushAtEnd?: "yes" | "no" | undefined;
   readonly schedule?: (typeof scheduleNames)[number] | undefined;
   readonly partition?: string | undefined;
   readonly localSteps: number;

@@ -170,12 +170,14 @@ function communicationOf(
     background: precision,
     averageMomentum,
     varianceEvery,
+    flushAtEnd,
   }: TrainConfig,
 ): PlanInput["sync"] {
   const given = {
     ...{ ratio, delay, residualWeight, compressor, precision, varianceEvery, updateRatio },
     ...(updateCompressor !== "none" && { updateCompressor }),
     ...(averageMomentum !== undefined && { averageMomentum: averageMomentum === "yes" }),
+    ...(flushAtEnd !== undefined && { flushAtEnd: flushAtEnd === "yes" }),
     ...(periodField && { [periodField]: period }),
     ...(dense && { [dense]: denseSteps }),
   };

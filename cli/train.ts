@@ -16,6 +16,7 @@ import { checkNeeds, deviceOf, parseTrainFlags, type TrainConfig, UsageError } f
 import { openPlace } from "./device.ts";
 import { exitCodes, interruption } from "./ending.ts";
 import { openData } from "./open_data.ts";
+import { addSaves, areEqual, dropSaves } from "./other_workers.ts";
 import { planOf } from "./plan.ts";
 import { curvatureProblemOf, problemOf, type TrainingProblem } from "./problem.ts";
 import { progressLine, secondsText } from "./progress_line.ts";
@@ -43,7 +44,7 @@ interface Run {
 
 /** Runs `train` and returns the exit code. */
 export async function train(args: readonly string[]): Promise<number> {
-  const { config: wanted, out, resumed } = openRun(args);
+  const { config: wanted, out, resumed, workersBefore } = openRun(args);
   const line = progressLine(process.stderr);
   const data = await openData(wanted, (text) => line.note(text));
   const { workers, curvatureWorkers = 0 } = wanted;
@@ -72,7 +73,13 @@ export async function train(args: readonly string[]): Promise<number> {
       `Cannot resume ${directory}: ${firstRound * wanted.localSteps} steps are done, more --steps or --epochs are needed`,
     );
   }
+  const areOthers = workersBefore !== undefined && workersBefore !== workers;
+  if (areOthers) {
+    if (!(await areEqual(store, firstRound, plan, problem))) throw new UsageError(cannotChange("workers"));
+    await addSaves(store, firstRound, workersBefore, workers);
+  }
   await writeJson(directory, fileNames.config, config);
+  if (areOthers) await dropSaves(store, workersBefore, workers);
   await io.writeWhole(join(directory, fileNames.plan), `${text}\n`);
   // Before a word is said: who reads it may answer with Ctrl-C.
   const interrupt = interruption(line);
@@ -153,28 +160,35 @@ function workersText({ workers, runtime, curvatureWorkers }: TrainConfig): strin
 /** The flags that a resumed run may be given. */
 const changeable: readonly string[] = [
   ...["steps", "epochs", "lr", "alpha"],
-  ...["runtime", "device", "port", "host", "launch"],
+  ...["runtime", "device", "port", "host", "launch", "flush-at-end"],
 ];
+
+function cannotChange(flag: string): string {
+  const hint =
+    flag === "workers"
+      ? "; a div-adam run that has ended with --flush-at-end yes may go on with other --workers"
+      : "";
+  return `Cannot use --${flag} with --resume: a resumed run keeps its configuration, only ${changeable.map((name) => `--${name}`).join(", ")} may change${hint}`;
+}
 
 /** A new run and where to put it, or an earlier one with its own configuration. */
 function openRun(args: readonly string[]): {
   readonly config: TrainConfig;
   readonly out: string | undefined;
   readonly resumed: string | undefined;
+  /** Of the earlier run. */
+  readonly workersBefore: number | undefined;
 } {
   const { config, out, resume, given } = parseTrainFlags(args);
   if (resume === undefined) {
     if (out !== undefined) checkOut(out);
     // The run may be resumed from elsewhere.
     const dataDir = config.dataDir === undefined ? undefined : resolve(config.dataDir);
-    return { config: { ...config, dataDir }, out, resumed: undefined };
+    return { config: { ...config, dataDir }, out, resumed: undefined, workersBefore: undefined };
   }
-  const fixed = given.find((name) => !["resume", ...changeable].includes(name));
-  if (fixed !== undefined) {
-    throw new UsageError(
-      `Cannot use --${fixed} with --resume: a resumed run keeps its configuration, only ${changeable.map((name) => `--${name}`).join(", ")} may change`,
-    );
-  }
+  // Whether other workers may go on is known from their saves.
+  const fixed = given.find((name) => !["resume", "workers", ...changeable].includes(name));
+  if (fixed !== undefined) throw new UsageError(cannotChange(fixed));
   const earlier = readConfig(resume);
   const length = given.includes("steps")
     ? { steps: config.steps }
@@ -191,9 +205,11 @@ function openRun(args: readonly string[]): {
     port: config.port,
     ...(given.includes("host") && { host: config.host }),
     ...(given.includes("launch") && { launch: config.launch }),
+    ...(given.includes("flush-at-end") && { flushAtEnd: config.flushAtEnd }),
+    ...(given.includes("workers") && { workers: config.workers }),
   };
   checkNeeds(given, merged);
-  return { config: merged, out: undefined, resumed: resume };
+  return { config: merged, out: undefined, resumed: resume, workersBefore: earlier.workers };
 }
 
 /** Checkpoint, summary and report. */

@@ -294,6 +294,7 @@ const planSchema: z.ZodType<Plan, unknown> = z
         varianceEvery: count(1).nullable().default(null),
         compressor: z.enum(["block", "topk"]).default("block"),
         precision: z.enum(["float32", "int16"]).default("float32"),
+        flushAtEnd: z.boolean().default(false),
       }),
       z.strictObject({
         k: z.literal("feedback"),

@@ -5,7 +5,8 @@ import { bytesPerElement, type DType } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { leaves } from "../core/tree.ts";
 import type { CommunicatingMethod, Traffic } from "./compress/method.ts";
-import { achievedRatios, communicatingOf } from "./compress/plan.ts";
+import { achievedRatios, communicatingOf, flushAfter } from "./compress/plan.ts";
+import { leavesAfter } from "./compress/script.ts";
 import {
   adoptsAt,
   columnsOf,
@@ -187,6 +188,7 @@ function matricesIn(plan: Plan, { matrices }: CostOptions): MatrixElements | nul
 function communicatingCost(plan: Plan, method: CommunicatingMethod<unknown>, dtype: DType): PlanCost {
   const { workers, parameters, rounds, localSteps } = plan;
   const elementBytes = bytesPerElement(dtype);
+  const flushed = flushAfter(plan);
   const sum = {
     step: { questions: 0, sent: 0, received: 0 },
     background: { questions: 0, sent: 0, received: 0 },
@@ -196,7 +198,7 @@ function communicatingCost(plan: Plan, method: CommunicatingMethod<unknown>, dty
     sum.step.questions += method.exchanges(step);
     sum.step.sent += sent;
     sum.step.received += received;
-    if (!method.background?.beginsAfter(step)) continue;
+    if (!leavesAfter(method, step, flushed)) continue;
     const background = method.backgroundBytes!(workers, step, dtype);
     sum.background.questions++;
     sum.background.sent += background.sent;
@@ -206,9 +208,11 @@ function communicatingCost(plan: Plan, method: CommunicatingMethod<unknown>, dty
     Boolean,
   );
   const viewed = evaluations.length * parameters * elementBytes;
+  const kept = flushed === null ? 0 : flushBytes(method, parameters, dtype);
   const phases: PhaseCost[] = [
     ["step", sum.step] as const,
     ...(method.background ? [["background", sum.background] as const] : []),
+    ...(flushed === null ? [] : [["flush", { questions: 1, sent: kept, received: kept }] as const]),
     ["view", { questions: evaluations.length, sent: viewed, received: 0 }] as const,
   ].map(([name, { questions, sent, received }]) => ({
     // Of the whole run: which steps send what does not go by rounds.
@@ -376,22 +380,33 @@ function communicated(
     const count = method.exchanges(step);
     return { sent: sent / count, received: received / count };
   };
+  if (send.includes("whole")) return { received: flushBytes(method, parameters, dtype), sent: 0 };
   return {
     received: send.includes("reduced") ? share(worker!.numbers![0]!).received : 0,
-    sent: reply.includes("payload")
-      ? share(hub!.numbers![0]!).sent
-      : reply.includes("view")
-        ? parameters * bytesPerElement(dtype)
-        : 0,
+    sent: reply.includes("kept")
+      ? flushBytes(method, parameters, dtype)
+      : reply.includes("payload")
+        ? share(hub!.numbers![0]!).sent
+        : reply.includes("view")
+          ? parameters * bytesPerElement(dtype)
+          : 0,
   };
+}
+
+/** Of all in which the workers of a method differ. */
+function flushBytes(method: CommunicatingMethod<unknown>, parameters: number, dtype: DType): number {
+  return bytesOf(method.flush!.payload(method.init(zeros([parameters], { dtype }))));
+}
+
+function bytesOf(tree: unknown): number {
+  return leaves(tree).reduce((bytes, x) => bytes + x.size * bytesPerElement(x.dtype), 0);
 }
 
 /** Bytes of the state that a worker of such a method saves; null for the others. */
 export function stateBytes(plan: Plan, options: CostOptions): number | null {
   const dtype = options.dtype ?? "float32";
   const state = communicatingOf(plan, options)?.init(zeros([plan.parameters], { dtype }));
-  if (state === undefined) return null;
-  return leaves(state).reduce((bytes, x) => bytes + x.size * bytesPerElement(x.dtype), 0);
+  return state === undefined ? null : bytesOf(state);
 }
 
 const repliesOf = (phase: Phase): readonly string[] => phase.reply ?? [];

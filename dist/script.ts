@@ -2,8 +2,14 @@
  * The script of a training round, derived from the plan: sharded Lanczos when the curvature is due, then the steps in
  * the form of agreement and the layout of the plan, then an evaluation when that is due. What the functions compute is in jobs.ts.
  */
-import { communicatingOf } from "./compress/plan.ts";
-import { backgroundSlot, communicatingPhases, communicatingRegisters, viewPhase } from "./compress/script.ts";
+import { communicatingOf, flushAfter } from "./compress/plan.ts";
+import {
+  backgroundSlot,
+  communicatingPhases,
+  communicatingRegisters,
+  flushPhases,
+  viewPhase,
+} from "./compress/script.ts";
 import {
   adoptsAt,
   curvatureDueAt,
@@ -201,8 +207,13 @@ function trainingPhases(plan: Plan, round: number): Script {
   const communicating = communicatingOf(plan);
   if (communicating) {
     const first = round * plan.localSteps + 1;
-    const steps = communicatingPhases(communicating, first, first + plan.localSteps - 1);
-    return evaluatesAfter(plan, round) ? [...steps, viewPhase] : steps;
+    const last = first + plan.localSteps - 1;
+    const flushed = flushAfter(plan);
+    return [
+      ...communicatingPhases(communicating, first, last, flushed),
+      ...(last === flushed ? flushPhases(communicating) : []),
+      ...(evaluatesAfter(plan, round) ? [viewPhase] : []),
+    ];
   }
   const method = preconditionedOf(plan);
   if (method) return preconditionedPhases(method, plan, round);

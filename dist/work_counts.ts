@@ -205,6 +205,8 @@ function dividedTable({ parameters: n }: Plan, examples: Examples, { numbers }: 
     land: () => land,
     // With a result that is still to be taken, if the step had one, and the payload of the background.
     launch: () => land,
+    kept: () => land,
+    flushed: () => land,
     view: () => land,
   };
 }
@@ -272,6 +274,7 @@ export function hubCounts(plan: Plan, examples: Examples, fn: string, bytes: num
     consensus: reduce,
     reduce,
     reduceBackground: reduce,
+    flush: reduce,
     takeView: reduce,
     informedMean: reduce,
     joinRoots: reduce,

@@ -66,6 +66,8 @@ export type CommunicationPlan =
       readonly varianceEvery: number | null;
       readonly compressor: "block" | "topk";
       readonly precision: "float32" | "int16";
+      /** Whether the last step of the run is followed by one exchange of all in which workers differ, after which they do not. */
+      readonly flushAtEnd: boolean;
     }
   | (CompressorPlan & {
       readonly k: "feedback";
@@ -175,6 +177,11 @@ const methods = new WeakMap<Plan, Map<string, CommunicatingMethod<unknown>>>();
 /** Whether a form of agreement is one of those here. */
 export function isCommunication(sync: Plan["sync"]): sync is CommunicationPlan {
   return Object.hasOwn(bases, sync.k);
+}
+
+/** The step after which workers become equal, counted from 1; null where they do not. */
+export function flushAfter({ sync, rounds, localSteps }: Plan): number | null {
+  return sync.k === "divisible" && sync.flushAtEnd ? rounds * localSteps : null;
 }
 
 /** The learning rate of a step, counted from 1. */

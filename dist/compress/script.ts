@@ -9,6 +9,19 @@ import type { CommunicatingMethod } from "./method.ts";
 /** What the script of a method depends on; `steps` counts those of the whole run, from 1. */
 type Timing = Pick<CommunicatingMethod<unknown>, "exchanges" | "background">;
 
+/**
+ * Whether an exchange goes into the background after a step. What would come after the end of a run that flushes does not:
+ * the flush has it. It is ready in its register all the same, for a run that is made longer.
+ *
+ * @param flushAfter the last step of such a run; null for others
+ */
+export function leavesAfter({ background }: Timing, step: number, flushAfter: number | null): boolean {
+  if (!background?.beginsAfter(step)) return false;
+  if (flushAfter === null) return true;
+  for (let later = step + 1; later <= flushAfter; later++) if (background.endsAt(later)) return true;
+  return false;
+}
+
 /** The slot of the background exchange, and the registers that it moves. */
 export const backgroundSlot: Readonly<Record<string, Exchange>> = {
   background: { send: ["background"], fn: "reduceBackground", receive: ["arrived"] },
@@ -20,7 +33,12 @@ export function communicatingRegisters({ background }: Timing): readonly string[
 }
 
 /** Steps `first` to `last` of the run. The state at the end has everything that is not in the background. */
-export function communicatingPhases(method: Timing, first: number, last: number): readonly Phase[] {
+export function communicatingPhases(
+  method: Timing,
+  first: number,
+  last: number,
+  flushAfter: number | null = null,
+): readonly Phase[] {
   const { background } = method;
   const phases: Phase[] = [];
   // A step whose last exchange has been asked for and whose result is still to be taken.
@@ -40,7 +58,8 @@ export function communicatingPhases(method: Timing, first: number, last: number)
         ins,
         outs: launches === null ? ["state"] : ["state", "background"],
       },
-      ...(launches !== null && { begins: { slot: "background", version: launches } }),
+      ...(launches !== null &&
+        leavesAfter(method, launches, flushAfter) && { begins: { slot: "background", version: launches } }),
     });
     open = null;
   };
@@ -90,6 +109,27 @@ export function communicatingPhases(method: Timing, first: number, last: number)
     step = to;
   }
   return phases;
+}
+
+/** After the last step of a run: one exchange of all in which workers differ. Nothing is in the background any more. */
+export function flushPhases({ background }: Timing): readonly Phase[] {
+  return [
+    {
+      name: "flush",
+      worker: { fn: "kept", ins: ["state"], outs: ["kept"] },
+      reply: ["kept"],
+      hub: { fn: "flush", ins: ["kept@*"], outs: ["whole"] },
+    },
+    {
+      name: "flushed",
+      send: ["whole"],
+      worker: {
+        fn: "flushed",
+        ins: ["state", "whole"],
+        outs: background ? ["state", "background"] : ["state"],
+      },
+    },
+  ];
 }
 
 /** The mean of what the workers would save. */

@@ -76,6 +76,12 @@ export function communicatingJobs<B>(plan: Plan, problem: Problem<B>, rank: numb
       const state = ins.length === 1 ? ins[0] : landed(ins[0], ins[1], args.numbers[0]!, args);
       return { outs: [state, method.background!.payload(state)] };
     }),
+    kept: job(([state]) => ({ outs: [method.flush!.payload(state)] })),
+    flushed: job(([state, whole]) => {
+      keepForOthers(whole);
+      // Who asks for what was in the background learns that there is nothing.
+      return { outs: [method.flush!.apply(state, whole), ...(method.background ? [[]] : [])] };
+    }),
     view: job(([state]) => ({ outs: [method.view(state)] })),
   };
 }
@@ -92,6 +98,7 @@ export function communicatingHubJobs<B>(plan: Plan, problem: Problem<B>): Jobs {
     ...(method.background && {
       reduceBackground: job((payloads) => ({ outs: [method.background!.reduce(payloads)] })),
     }),
+    ...(method.flush && { flush: job((payloads) => ({ outs: [method.flush!.reduce(payloads)] })) }),
     takeView: job((views, { round }) => {
       const theta = meanOf(views.map(value));
       checkParameters(theta, round);

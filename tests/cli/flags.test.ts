@@ -57,6 +57,7 @@ const wrong: Readonly<Record<string, readonly [value: string, allowed: RegExp]>>
   delay: ["-1", /a whole number of at least 0 is needed/],
   "average-momentum": ["maybe", /one of yes, no is needed/],
   "variance-every": ["0", /a whole number of at least 1 is needed/],
+  "flush-at-end": ["maybe", /one of yes, no is needed/],
   "residual-weight": ["1.5", /a number from 0 to 1 is needed/],
   "dense-steps": ["0", /a whole number of at least 1 is needed/],
   compressor: ["gzip", /one of block, topk, randomk, sign, qsgd, half, powersgd is needed/],

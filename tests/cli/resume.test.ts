@@ -9,6 +9,7 @@ import {
   isAlive,
   LONG,
   metricsOf,
+  PLAIN,
   SMALL,
   summaryOf,
   type Undisturbed,
@@ -139,7 +140,7 @@ test(
         ["--steps 3", /^Cannot resume run: 6 steps are done, more --steps or --epochs are needed$/m],
         [
           "--hidden 16",
-          /^Cannot use --hidden with --resume: .* only --steps, --epochs, --lr, --alpha, --runtime, --device, --port, --host, --launch may/,
+          /^Cannot use --hidden with --resume: .* only --steps, --epochs, --lr, --alpha, --runtime, --device, --port, --host, --launch, --flush-at-end may/,
         ],
         ["--steps 9 --seed 1", /^Cannot use --seed with --resume/],
         ["--out other", /^Cannot use --out with --resume/],
@@ -155,6 +156,45 @@ test(
       expect(longer.code).toBe(0);
       expect(curveOf(join(dir, "run"))).toEqual(curveOf(join(dir, "whole")));
       expect(checkpointOf(join(dir, "run"))).toBe(checkpointOf(join(dir, "whole")));
+    });
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a flushed run goes on with other workers, and one that was not is refused",
+  async () => {
+    await withPrograms(async (dir, start) => {
+      const run = join(dir, "run");
+      const flags = words("--optimizer div-adam --runtime local --steps 30 --ratio 8 --dense-steps 2");
+      expect((await start(["train", ...PLAIN, ...flags, "--out", "run"]).ended).code).toBe(0);
+      const more = (text: string) => start(["train", "--resume", "run", ...words(text)]).ended;
+      const namesOf = (): string[] => [
+        ...new Set(readdirSync(join(run, "state")).map((file) => file.split(".")[0]!)),
+      ];
+
+      const differing = await more("--steps 50 --workers 3");
+      expect(differing.err).toMatch(
+        /^Cannot use --workers with --resume: a resumed run keeps its configuration, .* may change; a div-adam run that has ended with --flush-at-end yes may go on with other --workers$/m,
+      );
+      expect(differing.code).toBe(2);
+      expect(JSON.parse(readFileSync(join(run, "config.json"), "utf8"))).toMatchObject({ workers: 2 });
+
+      expect((await more("--steps 40 --flush-at-end yes")).code).toBe(0);
+      const third = await more("--steps 60 --workers 3 --runtime sockets");
+      expect(third.err).toMatch(/^resuming at step 40 of 60$/m);
+      expect(third.code).toBe(0);
+      expect(summaryOf(run)).toMatchObject({ complete: true, steps: 60, workers: 3 });
+      expect(namesOf().sort()).toEqual(["hub", "worker-0", "worker-1", "worker-2"]);
+      const alone = await more("--steps 80 --workers 1");
+      expect(alone.code).toBe(0);
+      expect(namesOf().sort()).toEqual(["hub", "worker-0"]);
+      const losses = metricsOf(run).map((line) => line["loss"] as number);
+      expect(losses.length).toBe(80);
+      // What workers had kept back is not lost between.
+      const mean = (from: number) => losses.slice(from, from + 10).reduce((a, b) => a + b) / 10;
+      expect(mean(40)).toBeLessThan(1.1 * mean(30));
+      expect(mean(60)).toBeLessThan(1.1 * mean(50));
     });
   },
   LIMIT_MS,

@@ -380,7 +380,8 @@ function besidePlan(form: Partial<PlanInput>, workers: number, rounds = 6, param
 
 test("exchanges in the background take in a simulated run the time of the forecast, on fast links and on slow ones", () => {
   const costs = withSlowSaves(someCosts(11));
-  for (const form of communicating) {
+  const flushed: Partial<PlanInput> = { sync: { ...divisible, delay: 3, flushAtEnd: true } };
+  for (const form of [...communicating, flushed]) {
     for (const [workers, bandwidth] of [
       [1, 1e6],
       [2, 2e4],
