@@ -24,6 +24,7 @@ import {
   solvePositive,
   statisticsBytes,
   statisticsOf,
+  subtractStatistics,
   unpackStatistics,
   unpackSymmetric,
   zeroStatistics,
@@ -320,6 +321,16 @@ export interface AflOptions {
   readonly kept?: number;
   /** Examples whose features are in memory at once; default 4096. The result is the same but for rounding. */
   readonly batch?: number;
+  /**
+   * Rounds in which clients may come, default 1: the sums grow by those of clients that come later. A client sends in one of them
+   * only (`once` of the plan), or it counts twice.
+   */
+  readonly rounds?: number;
+  /**
+   * Whether there is a round after these in which clients leave: they send what they sent before, and the server subtracts it
+   * (`leaving` of the plan); default false.
+   */
+  readonly leaving?: boolean;
 }
 
 /**
@@ -336,12 +347,14 @@ export interface AflServer {
 }
 
 /**
- * AFL as a federated method of one round, in either form of its messages.
+ * AFL as a federated method of one round, in either form of its messages. With more rounds the clients of each are added to
+ * those before, and with a round of leaving some are subtracted: the model is that of the clients that are in the sums.
  *
  * Shapes: examples `[n, ...]` with labels `[n]`; scores are `[n, classes]`, float64.
  * Determinism: the model depends on how the examples are spread by rounding alone.
  *
- * @throws {RangeError} in the round, if the matrix of the model is singular up to rounding: gamma is too small
+ * @throws {RangeError} if the rounds are not a positive whole number; in a round, if the matrix of the model is singular up to
+ * rounding: gamma is too small
  * @example Two classes that a line separates
  * ```ts
  * const features = (x: ct.Value) => x;
@@ -359,10 +372,15 @@ export interface AflServer {
  */
 export function afl(options: AflOptions): FederatedMethod<AflServer, Record<string, never>> {
   const { features, width, classes, gamma = 1, message = "statistics", kept = 0, batch = 4096 } = options;
+  const { rounds = 1, leaving = false } = options;
+  if (!Number.isSafeInteger(rounds) || rounds < 1) {
+    throw new RangeError(`Cannot run AFL for ${rounds} rounds: a positive whole number is needed`);
+  }
+  const all = rounds + (leaving ? 1 : 0);
   const form = message === "model" ? modelForm(width, gamma, kept) : statisticsForm(width, gamma);
   return {
     name: "AFL",
-    rounds: 1,
+    rounds: all,
     initServer() {
       const { gram, cross } = zeroStatistics(width, classes);
       return { gram, cross, weights: cross };
@@ -378,14 +396,14 @@ export function afl(options: AflOptions): FederatedMethod<AflServer, Record<stri
       }
       return [state, form.pack(stats)];
     },
-    server(state, answers) {
+    server(state, answers, round) {
       const present = answers.filter((answer) => answer !== null);
-      return present.length === 0 ? state : form.join(state, present);
+      return present.length === 0 ? state : form.join(state, present, leaving && round === rounds ? -1 : 1);
     },
     model: ({ weights }) => ({ weights }),
     scores: (model, x) => matmul(cast(features(x), "float64"), (model as Pick<AflServer, "weights">).weights),
     bytes: (round) =>
-      round === 0
+      round < all
         ? // The message "model" has no count of examples.
           { received: 0, sent: statisticsBytes(width, classes) - (message === "model" ? 8 : 0) }
         : { received: 8 * width * classes, sent: 0 },
@@ -401,17 +419,18 @@ function rows(x: Value, start: number, end: number): Value {
 /** What clients send and what the server makes of it. */
 interface MessageForm {
   pack(stats: Statistics): Payload;
-  join(state: AflServer, answers: readonly Payload[]): AflServer;
+  /** With the answers added, or with the sign -1 subtracted. */
+  join(state: AflServer, answers: readonly Payload[], sign: 1 | -1): AflServer;
 }
 
 function statisticsForm(width: number, gamma: number): MessageForm {
   return {
     pack: packStatistics,
-    join(state, answers) {
+    join(state, answers, sign) {
       const count = scalar(0, "float64");
       const { gram, cross } = answers
         .map((answer) => unpackStatistics(answer, width))
-        .reduce(addStatistics, { ...state, count });
+        .reduce(sign === 1 ? addStatistics : subtractStatistics, { ...state, count });
       return { gram, cross, weights: ridge({ gram, cross, count }, gamma, "the model of AFL") };
     },
   };
@@ -423,14 +442,15 @@ function modelForm(width: number, gamma: number, kept: number): MessageForm {
       const { weights, gram } = ridgeModel(stats, gamma);
       return { weights, gram: packSymmetric(gram) };
     },
-    join(state, answers) {
+    join(state, answers, sign) {
       // Joining all models at once and removing their gamma is one sum and one system of equations.
+      const join = sign === 1 ? add : sub;
       let { gram, cross } = state;
       for (const answer of answers) {
         const { weights, gram: packed } = answer as { readonly weights: Value; readonly gram: Value };
         const own = unpackSymmetric(packed, width);
-        gram = add(gram, sub(own, ridgeTerm(own, gamma)));
-        cross = add(cross, matmul(own, weights));
+        gram = join(gram, sub(own, ridgeTerm(own, gamma)));
+        cross = join(cross, matmul(own, weights));
       }
       return { gram, cross, weights: leastSquares(add(gram, ridgeTerm(gram, kept)), cross, gram) };
     },

@@ -39,6 +39,13 @@ export interface FederatedPlan {
   /** The chance of a client not to be there in a round. */
   readonly absentRate: number;
   readonly stragglers: Stragglers | null;
+  /**
+   * Whether a client takes part once: in the first round in which it would be there, and in no other but that of leaving. For
+   * methods whose sums grow, in which nobody may count twice.
+   */
+  readonly once: boolean;
+  /** Clients that leave: they alone are there in the last round, those that have been there before. None: there is no such round. */
+  readonly leaving: readonly number[];
   /** Rounds between evaluations of models that are whole after every round; 0 for none before the end. */
   readonly evaluateEvery: number;
   readonly limits: Pick<Config, "retryTicks" | "deadTicks" | "maxRestarts" | "maxQueue">;
@@ -68,6 +75,8 @@ const planSchema: z.ZodType<FederatedPlan, unknown> = z
       .strictObject({ spread: z.number().min(0), limit: z.number().min(1) })
       .nullable()
       .default(null),
+    once: z.boolean().default(false),
+    leaving: z.array(count(0)).default([]),
     evaluateEvery: count(0).default(0),
     limits: z
       .strictObject({
@@ -78,13 +87,16 @@ const planSchema: z.ZodType<FederatedPlan, unknown> = z
       })
       .prefault({}),
   })
-  .superRefine(({ clients, workers }, context) => {
-    if (workers <= clients) return;
-    context.addIssue({
-      code: "custom",
-      path: ["workers"],
-      message: `there are ${workers} for ${clients} clients, at most one for each client is needed`,
-    });
+  .superRefine(({ clients, workers, rounds, leaving }, context) => {
+    const issue = (path: string, message: string): void =>
+      context.addIssue({ code: "custom", path: [path], message });
+    if (workers > clients)
+      issue("workers", `there are ${workers} for ${clients} clients, at most one for each client is needed`);
+    const unknown = leaving.find((client) => client >= clients);
+    if (unknown !== undefined)
+      issue("leaving", `client ${unknown} is not one of ${clients}, numbers from 0 are needed`);
+    if (leaving.length > 0 && rounds < 2)
+      issue("leaving", "there is 1 round, one before that of leaving is needed");
   });
 
 /**
@@ -125,7 +137,8 @@ export function hostedClients({ clients, workers }: FederatedPlan, rank: number)
 
 /**
  * Who is there in a round: all but those that are absent by chance and those that would take longer than the limit. If
- * that is nobody, the first of all that was nearest to come.
+ * that is nobody, the first of all that was nearest to come. Where clients take part once, those of earlier rounds are not there
+ * again. In a round of leaving it is those that leave, if they were there before.
  *
  * Shapes: none; one truth value for each client.
  * Determinism: a function of seed, round and client alone, with exact arithmetic: the same on every machine.
@@ -138,6 +151,21 @@ export function hostedClients({ clients, workers }: FederatedPlan, rank: number)
  * @since 0.2.0
  */
 export function presentClients(plan: FederatedPlan, round: number): readonly boolean[] {
+  const { clients, rounds, once, leaving } = plan;
+  const isLeaving = leaving.length > 0 && round === rounds - 1;
+  if (!once && !isLeaving) return reachableClients(plan, round);
+  const before = new Array<boolean>(clients).fill(false);
+  for (let earlier = 0; earlier < round; earlier++) {
+    reachableClients(plan, earlier).forEach((isThere, client) => {
+      before[client] ||= isThere;
+    });
+  }
+  if (isLeaving) return before.map((wasThere, client) => wasThere && leaving.includes(client));
+  return reachableClients(plan, round).map((isThere, client) => isThere && !before[client]);
+}
+
+/** Who could be there in a round, whatever there was before. */
+function reachableClients(plan: FederatedPlan, round: number): readonly boolean[] {
   const { clients, seed, absentRate, stragglers } = plan;
   if (absentRate === 0 && stragglers === null) return new Array<boolean>(clients).fill(true);
   const root = key(seed);
@@ -158,9 +186,13 @@ export function presentClients(plan: FederatedPlan, round: number): readonly boo
   return present;
 }
 
-/** Whether models are evaluated at the end of a round; at the end of the last they always are. */
-function isEvaluatedAfter({ evaluateEvery, rounds }: FederatedPlan, round: number): boolean {
-  return round === rounds - 1 || (evaluateEvery > 0 && (round + 1) % evaluateEvery === 0);
+/** Whether models are evaluated at the end of a round; at the end of the last they always are, and before clients leave. */
+function isEvaluatedAfter({ evaluateEvery, rounds, leaving }: FederatedPlan, round: number): boolean {
+  return (
+    round === rounds - 1 ||
+    (leaving.length > 0 && round === rounds - 2) ||
+    (evaluateEvery > 0 && (round + 1) % evaluateEvery === 0)
+  );
 }
 
 /**
