@@ -101,6 +101,11 @@ summary.json (accuracy, bytes and the rest for every client), metrics.jsonl (a l
 model of all), clients/client-000.safetensors and so on (own models), checkpoint.safetensors (the server's state) and
 report.html. Ctrl-C finishes the round, saves, and exits with 130; --resume goes on from there, with the same results.
 
+Clients of afl that were away come in a later round, if there are more --rounds. Those of --forget leave after the last one; the
+accuracy before and after is printed, and how far the model is from one fitted without them. --masked shows that the sum of what
+clients send is enough: a round in which it would be that of one client is refused. Its keys come from --seed, so it hides
+nothing from who knows that.
+
 ${flagLines(federatedFlags)}
 
 Examples:
@@ -108,7 +113,10 @@ Examples:
   cotangent federated --method fedavg --rounds 50 --partition shards:2
   cotangent federated --method ditto --lambda 0.1 --absent 0.3 --workers 4
   cotangent federated --resume runs/federated-glyphs-ditto --rounds 40
-  cotangent federated --method afl --data fashion-mnist --clients 100 --partition dirichlet:0.1`,
+  cotangent federated --method afl --data fashion-mnist --clients 100 --partition dirichlet:0.1
+  cotangent federated --method afl --absent 0.3 --rounds 4 --forget 5,7
+  cotangent federated --groups 3 --own-layers all --filters shared
+  cotangent federated --method fedacnnl --masked yes`,
     run: federated,
   },
   worker: {

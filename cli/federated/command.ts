@@ -10,8 +10,9 @@ import { exitCodes, interruption } from "../ending.ts";
 import { type ProgressLine, progressLine, secondsText } from "../progress_line.ts";
 import { createRunDirectory, fileNames, lockRun, writeJson } from "../run_directory.ts";
 import { appendRound, modelFiles, readRounds, writeModels, writeRounds } from "./files.ts";
-import { federatedPage, percent } from "./page.ts";
+import { federatedPage } from "./page.ts";
 import { recorderOf } from "./recorder.ts";
+import { percent, remarksOf } from "./remarks.ts";
 import { howToContinue, roundToResume, wantedRun } from "./resumed.ts";
 import { type FederatedResult, federatedWorker, type OpenedRun, openFederated, runFederated } from "./run.ts";
 import { type ClientSummary, evaluatedRounds, type FederatedSummary, summaryOf, sumOver } from "./summary.ts";
@@ -136,6 +137,7 @@ function printSummary(summary: FederatedSummary, directory: string): void {
   ];
   const lines = [
     `${state} in ${secondsText(summary.seconds)} and ${secondsText(summary.endSeconds)} at the end: ${by.join(", ")}${evaluated}; a client got ${got} and sent ${mean(({ sent }) => sent)}`,
+    ...remarksOf(summary),
     `results in ${directory}: ${[summaryFile, metrics, ...models, checkpoint, report].join(", ")}`,
     ...(summary.complete ? [] : [`continue with --resume ${directory}`]),
   ];

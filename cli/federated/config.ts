@@ -19,6 +19,9 @@ export const modelNames = ["mlp", "cnn", "logistic"] as const;
 export const filterNames = ["ls", "shared", "random", "half"] as const;
 export const hessianForms = ["exact", "ignored"] as const;
 export const runtimeNames = ["sockets", "local"] as const;
+export const messageNames = ["sums", "model"] as const;
+export const ownLayerNames = ["head", "all"] as const;
+export const priorNames = ["weights", "gram"] as const;
 
 export type MethodName = (typeof methodNames)[number];
 
@@ -38,6 +41,8 @@ export interface FederatedConfig {
   /** Spread and limit of the times of clients, as `2:2.5`. */
   readonly stragglers?: string | undefined;
   readonly rounds: number;
+  /** Clients that leave after the last round of AFL. */
+  readonly forget?: readonly number[] | undefined;
   readonly model: (typeof modelNames)[number];
   readonly hidden: readonly number[];
   readonly epochs?: number | undefined;
@@ -50,7 +55,17 @@ export interface FederatedConfig {
   readonly mu?: number | undefined;
   readonly lambda?: number | undefined;
   readonly beta?: number | undefined;
+  readonly groups?: number | undefined;
+  readonly prior?: (typeof priorNames)[number] | undefined;
+  readonly ownLayers?: (typeof ownLayerNames)[number] | undefined;
+  readonly hiddenLambda?: number | undefined;
+  /** Of a client's own head. */
+  readonly ridge?: number | undefined;
   readonly gamma?: number | undefined;
+  readonly message?: (typeof messageNames)[number] | undefined;
+  /** Of the gamma of all clients. */
+  readonly kept?: number | undefined;
+  readonly masked?: boolean | undefined;
   readonly channels: readonly number[];
   readonly filters?: (typeof filterNames)[number] | undefined;
   readonly width: number;
@@ -85,6 +100,7 @@ const whole = (least: number): z.ZodType =>
     .min(least, `a whole number of at least ${least} is needed`);
 const oneOf = (names: readonly string[]): z.ZodType =>
   z.enum(names as [string, ...string[]], { error: `one of ${names.join(", ")} is needed` });
+const yesOrNo = z.enum(["yes", "no"], { error: "yes or no is needed" }).transform((word) => word === "yes");
 const sizes = (example: string): z.ZodType =>
   z.string().regex(/^[1-9]\d*(,[1-9]\d*)*$/, `sizes such as ${example} are needed`);
 
@@ -137,10 +153,19 @@ export const federatedFlags: Readonly<Record<string, Flag>> = {
       ),
   },
   rounds: {
-    methods: gradientMethods,
+    methods: [...gradientMethods, "afl"],
     value: "N",
-    help: "rounds of communication (default 20)",
+    help: "rounds of communication (default 20; 1 for afl, where clients that were away are added in later ones)",
     schema: whole(1),
+  },
+  forget: {
+    methods: ["afl"],
+    value: "K[,K...]",
+    help: "clients, from 0, that leave after the last round: what they sent is subtracted (default none)",
+    schema: z
+      .string()
+      .regex(/^\d+(,\d+)*$/, "numbers of clients such as 3,7 are needed")
+      .refine((text) => new Set(numbers(text)).size === numbers(text).length, "each client once is needed"),
   },
   model: {
     methods: gradientMethods,
@@ -214,11 +239,59 @@ export const federatedFlags: Readonly<Record<string, Flag>> = {
     help: "how far the server goes towards the mean (default 1)",
     schema: positive,
   },
+  groups: {
+    methods: ["pfedacnnl"],
+    value: "N",
+    help: "groups of clients with similar classes; own heads are held near that of the group (default 1)",
+    schema: whole(1),
+  },
+  prior: {
+    methods: ["pfedacnnl"],
+    value: priorNames.join("|"),
+    help: "what is held near: the weights of own heads, or their answers on the examples of all (default weights)",
+    schema: oneOf(priorNames),
+  },
+  "own-layers": {
+    methods: ["pfedacnnl"],
+    value: ownLayerNames.join("|"),
+    help: "what a client has of its own: the last layer, or all layers one after the other (default head)",
+    schema: oneOf(ownLayerNames),
+  },
+  "hidden-lambda": {
+    methods: ["pfedacnnl"],
+    value: "X",
+    help: "lambda of own hidden layers, in units of the mean diagonal of a client's Gram matrix (default 100)",
+    schema: notNegative,
+  },
+  ridge: {
+    methods: ["pfedacnnl"],
+    value: "X",
+    help: "penalty on the weights of own heads themselves (default 0)",
+    schema: notNegative,
+  },
   gamma: {
     methods: analytic,
     value: "X",
     help: "ridge of the last layer (default 100 for fedacnnl and pfedacnnl, else 1)",
     schema: notNegative,
+  },
+  message: {
+    methods: ["afl"],
+    value: messageNames.join("|"),
+    help: "what clients send: the sums X'X and X'Y, or their weights and X'X + gamma I, of which the server removes gamma (default sums)",
+    schema: oneOf(messageNames),
+  },
+  kept: {
+    methods: ["afl"],
+    value: "X",
+    help: "gamma that the server does not remove (default 0); as much as --gamma is the model of the sums",
+    schema: notNegative,
+  },
+  masked: {
+    methods: analytic,
+    value: "yes|no",
+    help: "clients mask what they send, so that the server can read the sum of all and no other (default no)",
+    schema: yesOrNo,
   },
   channels: {
     methods: networks,
@@ -242,10 +315,10 @@ export const federatedFlags: Readonly<Record<string, Flag>> = {
   alone: {
     value: "yes|no",
     help: "also what each client would have learned by itself (default yes)",
-    schema: z.enum(["yes", "no"], { error: "yes or no is needed" }).transform((word) => word === "yes"),
+    schema: yesOrNo,
   },
   "eval-every": {
-    methods: gradientMethods,
+    methods: [...gradientMethods, "afl"],
     value: "N",
     help: "rounds between evaluations (default: about 10 in all)",
     schema: whole(1),
@@ -306,13 +379,16 @@ export function parseFederatedFlags(args: readonly string[]): FederatedArguments
     else problems.push(`Cannot use --${name} ${value}: ${result.error.issues[0]!.message}`);
   }
   if (problems.length > 0) throw new UsageError(problems.join("\n"));
-  const { out, resume, hidden, channels, ...rest } = values;
+  const { out, resume, hidden, channels, forget, ...rest } = values;
   const config = {
     ...defaults,
+    // The sums of one round are whole.
+    ...(rest["method"] === "afl" && { rounds: 1 }),
     ...(typeof rest["clients"] === "number" && { workers: Math.min(defaults.workers, rest["clients"]) }),
     ...rest,
     ...(hidden !== undefined && { hidden: numbers(hidden) }),
     ...(channels !== undefined && { channels: numbers(channels) }),
+    ...(forget !== undefined && { forget: numbers(forget) }),
   } as FederatedConfig;
   const given = Object.keys(raw);
   if (resume === undefined) checkUse(given, config);
@@ -321,7 +397,10 @@ export function parseFederatedFlags(args: readonly string[]): FederatedArguments
 
 const camelCase = (name: string): string =>
   name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
-const numbers = (text: unknown): number[] => String(text).split(",").map(Number);
+
+function numbers(text: unknown): number[] {
+  return String(text).split(",").map(Number);
+}
 
 /**
  * Refuses what would change nothing, and what cannot be together.
@@ -348,11 +427,58 @@ export function checkUse(given: readonly string[], config: FederatedConfig): voi
     problems.push(
       "Cannot use --lambda 0 with --method pfedme: own models would be tied to nothing, a positive number is needed",
     );
+  problems.push(...(method === "pfedacnnl" ? personalProblems(given, config) : []));
+  problems.push(...(method === "afl" ? aflProblems(given, config) : []));
   if (workers > clients)
     problems.push(
       `Cannot use --workers ${workers}: there ${clients === 1 ? "is 1 client" : `are ${clients} clients`}, at least one for each worker is needed`,
     );
   if (problems.length > 0) throw new UsageError(problems.join("\n"));
+}
+
+function personalProblems(given: readonly string[], config: FederatedConfig): string[] {
+  const { clients, groups = 1, ownLayers = "head", filters = "ls", masked } = config;
+  const problems: string[] = [];
+  if (groups > clients)
+    problems.push(
+      `Cannot use --groups ${groups}: there ${clients === 1 ? "is 1 client" : `are ${clients} clients`}, at least one for each group is needed`,
+    );
+  if (ownLayers === "all" && filters !== "ls" && filters !== "shared")
+    problems.push(
+      `Cannot use --own-layers all with --filters ${filters}: such filters are not fitted to targets, --filters ls or shared is needed`,
+    );
+  if (given.includes("hidden-lambda") && ownLayers !== "all")
+    problems.push("Cannot use --hidden-lambda: it would change nothing, --own-layers all is needed");
+  if (masked && groups > 1)
+    problems.push(
+      `Cannot use --masked yes with --groups ${groups}: the server would have to know the classes of each client, --groups 1 is needed`,
+    );
+  return problems;
+}
+
+function aflProblems(given: readonly string[], config: FederatedConfig): string[] {
+  const { clients, rounds, forget = [], message = "sums", masked } = config;
+  const problems: string[] = [];
+  const unknown = forget.find((client) => client >= clients);
+  if (unknown !== undefined)
+    problems.push(
+      `Cannot use --forget ${unknown}: there ${clients === 1 ? "is 1 client" : `are ${clients} clients`}, a number from 0 to ${clients - 1} is needed`,
+    );
+  else if (forget.length === clients)
+    problems.push(`Cannot use --forget ${forget}: these are all clients, one that stays is needed at least`);
+  if (given.includes("kept") && message !== "model")
+    problems.push("Cannot use --kept: it would change nothing, --message model is needed");
+  if (given.includes("eval-every") && rounds === 1)
+    problems.push("Cannot use --eval-every: it would change nothing, --rounds of 2 or more is needed");
+  if (masked && message === "model")
+    problems.push(
+      "Cannot use --masked yes with --message model: models of clients are not summed as they are, --message sums is needed",
+    );
+  if (masked && forget.length > 0)
+    problems.push(
+      "Cannot use --masked yes with --forget: the server would get the sums of those that leave apart from the others, --masked no is needed",
+    );
+  return problems;
 }
 
 function anyOf(names: readonly string[]): string {

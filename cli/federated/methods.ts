@@ -1,7 +1,7 @@
 /** The methods of federated runs, made for a configuration and the shape of the data. */
 import * as nn from "../../core/nn.ts";
 import { reshape } from "../../core/ops.ts";
-import { afl, randomFeatures } from "../../dist/federated/afl.ts";
+import { type AflOptions, afl, randomFeatures } from "../../dist/federated/afl.ts";
 import { deepafl } from "../../dist/federated/deepafl.ts";
 import { ditto } from "../../dist/federated/ditto.ts";
 import { type FedAcnnlOptions, fedacnnl } from "../../dist/federated/fedacnnl.ts";
@@ -11,9 +11,13 @@ import type { FederatedMethod } from "../../dist/federated/method.ts";
 import { perFedAvg } from "../../dist/federated/per_fedavg.ts";
 import { pfedacnnl } from "../../dist/federated/personal.ts";
 import { pFedMe } from "../../dist/federated/pfedme.ts";
+import { masked } from "../../dist/federated/secure_sum.ts";
 import { UsageError } from "../config.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { type FederatedConfig, gradientMethods, type MethodName } from "./config.ts";
+
+/** Bits after the point of numbers in masked messages. */
+export const MASKED_BITS = 32;
 
 /** A method whose states only it reads. */
 export type AnyMethod = FederatedMethod<never, never>;
@@ -23,7 +27,7 @@ export interface RunMethods {
   readonly method: AnyMethod;
   /** What a client runs by itself to compare; null if nobody asks. */
   readonly alone: AnyMethod | null;
-  /** Whether there is a model after every round, so that curves make sense. */
+  /** Whether there is a model after every round of several, so that curves make sense. */
   readonly isWholeEveryRound: boolean;
 }
 
@@ -42,7 +46,17 @@ const plain: Maker = (config, data) =>
 const makers: Readonly<Record<MethodName, { readonly make: Maker; readonly alone?: Maker }>> = {
   pfedacnnl: {
     make: (config, data) =>
-      pfedacnnl({ ...networkOptions(config, data), ...given({ lambda: config.lambda }) }),
+      pfedacnnl({
+        ...networkOptions(config, data),
+        ...given({
+          lambda: config.lambda,
+          ridge: config.ridge,
+          prior: config.prior,
+          groups: config.groups,
+          layersOfOwn: config.ownLayers,
+          hiddenLambda: config.hiddenLambda,
+        }),
+      }),
     alone: (config, data) => fedacnnl(networkOptions(config, data)),
   },
   fedacnnl: { make: (config, data) => fedacnnl(networkOptions(config, data)) },
@@ -60,12 +74,8 @@ const makers: Readonly<Record<MethodName, { readonly make: Maker; readonly alone
   },
   afl: {
     make: (config, data) =>
-      afl({
-        features: randomFeatures({ inputs: inputsOf(data), width: config.width, seed: config.seed }),
-        width: config.width,
-        classes: data.classes,
-        ...given({ gamma: config.gamma }),
-      }),
+      afl({ ...aflOptions(config, data), rounds: config.rounds, leaving: config.forget !== undefined }),
+    alone: (config, data) => aflAtOnce(config, data),
   },
   fedavg: { make: plain },
   fedprox: {
@@ -117,11 +127,14 @@ const makers: Readonly<Record<MethodName, { readonly make: Maker; readonly alone
  */
 export function methodsOf(config: FederatedConfig, data: Shape): RunMethods {
   const { make, alone = make } = makers[config.method];
+  const { clients, seed } = config;
   try {
+    const method = make(config, data) as AnyMethod;
     return {
-      method: make(config, data) as AnyMethod,
+      method: config.masked ? masked(method, { clients, seed, fractionBits: MASKED_BITS }) : method,
       alone: config.alone ? (alone(config, data) as AnyMethod) : null,
-      isWholeEveryRound: gradientMethods.includes(config.method),
+      isWholeEveryRound:
+        gradientMethods.includes(config.method) || (config.method === "afl" && config.rounds > 1),
     };
   } catch (error) {
     // Sizes that do not fit the images: the message says what is needed.
@@ -138,6 +151,21 @@ function given<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], u
 
 function gradientOptions({ rounds, batch, lr, seed }: FederatedConfig): GradientOptions {
   return { rounds, seed, ...given({ batch, learningRate: lr }) };
+}
+
+/** AFL of one round, from clients that are all there. */
+export function aflAtOnce(config: FederatedConfig, data: Shape): ReturnType<typeof afl> {
+  return afl(aflOptions(config, data));
+}
+
+function aflOptions({ width, seed, gamma, message, kept }: FederatedConfig, data: Shape): AflOptions {
+  return {
+    features: randomFeatures({ inputs: inputsOf(data), width, seed }),
+    width,
+    classes: data.classes,
+    message: message === "model" ? "model" : "statistics",
+    ...given({ gamma, kept }),
+  };
 }
 
 function networkOptions({ channels, filters, gamma, seed }: FederatedConfig, data: Shape): FedAcnnlOptions {

@@ -2,6 +2,7 @@
 import { showBytes } from "../../dist/plan_cost.ts";
 import { align, escapeHtml, type Part, type Plot, plotsPage } from "../plots.ts";
 import { secondsText } from "../progress_line.ts";
+import { percent, remarksOf } from "./remarks.ts";
 import {
   type Accuracies,
   type ClientSummary,
@@ -20,17 +21,15 @@ const columns = [
 /** The page. */
 export function federatedPage(name: string, summary: FederatedSummary): string {
   const parts: Part[] = [
-    { html: `<h1>${escapeHtml(name)}</h1>${overview(summary)}<h2>Accuracy</h2>${accuracyTable(summary)}` },
+    {
+      html: `<h1>${escapeHtml(name)}</h1>${overview(summary)}${remarkList(summary)}<h2>Accuracy</h2>${accuracyTable(summary)}`,
+    },
     ...[histogram(summary.clients), overRounds(summary.curve), overSeconds(summary.curve)].flatMap((plot) =>
       plot.x.length === 0 ? [] : [{ plot }],
     ),
     { html: `<h2>Communication</h2>${bytesTable(summary)}<h2>Clients</h2>${clientTable(summary)}` },
   ];
   return plotsPage(name, parts);
-}
-
-export function percent(fraction: number | null): string {
-  return fraction === null ? "-" : `${(100 * fraction).toFixed(2)}%`;
 }
 
 function table(rows: readonly (readonly string[])[], head: readonly string[] = []): string {
@@ -56,6 +55,11 @@ function overview(s: FederatedSummary): string {
     ["peak memory", showBytes(s.peakMemoryBytes)],
     ["seed", String(s.seed)],
   ]);
+}
+
+function remarkList(summary: FederatedSummary): string {
+  const items = remarksOf(summary).map((remark) => `<li>${escapeHtml(remark)}</li>`);
+  return items.length === 0 ? "" : `<ul>${items.join("")}</ul>`;
 }
 
 function accuracyTable({ accuracy, clientMean, clients }: FederatedSummary): string {

@@ -4,7 +4,7 @@ import { showBytes } from "../../dist/plan_cost.ts";
 import type { Progress } from "../../dist/runtime/driver.ts";
 import { type ProgressLine, secondsText } from "../progress_line.ts";
 import type { RoundMetric } from "./files.ts";
-import { percent } from "./page.ts";
+import { percent } from "./remarks.ts";
 import type { OpenedRun } from "./run.ts";
 import type { Accuracies, FederatedSummary, Measured } from "./summary.ts";
 

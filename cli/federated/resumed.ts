@@ -43,6 +43,10 @@ export function wantedRun(args: readonly string[]): {
   );
   const merged: FederatedConfig = { ...readFederated(resume), ...changed };
   checkUse(others, merged);
+  if (others.includes("rounds") && merged.forget !== undefined)
+    throw new UsageError(
+      "Cannot use --rounds with --resume: clients leave this run after its last round, the rounds it has are needed",
+    );
   return { config: merged, out: undefined, resumed: resume };
 }
 

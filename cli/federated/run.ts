@@ -21,6 +21,7 @@ import { clientData, type Shares, sharesOf } from "./clients.ts";
 import type { FederatedConfig } from "./config.ts";
 import { readFederated } from "./files.ts";
 import { methodsOf, type RunMethods } from "./methods.ts";
+import { checkPresence } from "./presence.ts";
 
 /** A run with all that its processes derive alike from its configuration. */
 export interface OpenedRun {
@@ -75,6 +76,7 @@ export function openedRun(config: FederatedConfig, data: Dataset): OpenedRun {
   const shares = sharesOf(config, data);
   const methods = methodsOf(config, data);
   const { rounds } = methods.method;
+  const { forget = [] } = config;
   const [spread, limit] = config.stragglers?.split(":").map(Number) ?? [];
   const plan = federatedPlan({
     clients: config.clients,
@@ -83,9 +85,12 @@ export function openedRun(config: FederatedConfig, data: Dataset): OpenedRun {
     seed: config.seed,
     absentRate: config.absent,
     stragglers: spread === undefined || limit === undefined ? null : { spread, limit },
+    once: config.method === "afl",
+    leaving: forget,
     evaluateEvery: methods.isWholeEveryRound ? (config.evalEvery ?? Math.max(1, Math.round(rounds / 10))) : 0,
     limits,
   });
+  checkPresence(config, plan);
   return { config, data, plan, methods, shares, clients: clientData(data, shares) };
 }
 

@@ -1,7 +1,11 @@
 /** summary.json of a federated run. */
+import type { AflServer } from "../../dist/federated/afl.ts";
 import { type ClientOutcome, federatedOutcome } from "../../dist/federated/jobs.ts";
 import { type ClientBytes, federatedBytes } from "../../dist/federated/plan.ts";
 import type { ModelFiles } from "./files.ts";
+import { deviationOf } from "./forgotten.ts";
+import { MASKED_BITS } from "./methods.ts";
+import { joinedByRound, revealedKeys } from "./presence.ts";
 import type { FederatedResult, OpenedRun, WireBytes } from "./run.ts";
 
 /** Fractions right, by whose model; null where there is none. */
@@ -25,6 +29,25 @@ export interface ClientSummary extends ClientOutcome {
   readonly model: string | null;
 }
 
+/** What came of clients that left. */
+export interface Forgotten {
+  readonly clients: readonly number[];
+  /** Fractions of all test examples that are right. */
+  readonly before: number | null;
+  readonly after: number | null;
+  /** How far the weights are from those fitted without them, as a fraction of the largest. */
+  readonly deviation: number;
+}
+
+/** What masks did to sums. */
+export interface MaskedSums {
+  readonly fractionBits: number;
+  /** How far a number of a sum of all clients is from that without masks, at most, beside the rounding of float64. */
+  readonly sumRounding: number;
+  /** Keys of pairs that were revealed to remove masks of clients that were away. */
+  readonly revealedKeys: number;
+}
+
 /** Sizes in bytes, times in seconds. */
 export interface FederatedSummary {
   readonly task: string;
@@ -44,6 +67,11 @@ export interface FederatedSummary {
   readonly notAlone: number;
   /** Where the model of all is, in the directory of the run; null if it is not whole. */
   readonly model: string | null;
+  /** The clients that came in each round, where they come once; else null. */
+  readonly joined: readonly (readonly number[])[] | null;
+  /** Null if nobody is to leave, or has not yet. */
+  readonly forgotten: Forgotten | null;
+  readonly masked: MaskedSums | null;
   readonly wire: WireBytes | null;
   readonly peakMemoryBytes: number;
   readonly seed: number;
@@ -55,15 +83,17 @@ export interface FederatedSummary {
 
 /** What a run has come to. */
 export function summaryOf(
-  { config, plan, methods, shares }: OpenedRun,
+  opened: OpenedRun,
   result: FederatedResult,
   times: Pick<FederatedSummary, "seconds" | "endSeconds" | "curve">,
   files: ModelFiles,
 ): FederatedSummary {
+  const { config, plan, methods, shares } = opened;
   const complete = result.reason === "finished";
+  const leaving = result.round === plan.rounds ? plan.leaving : [];
   const formula = complete
     ? federatedBytes(plan, methods.method)
-    : federatedBytes({ ...plan, rounds: result.round }, methods.method).map((bytes) => ({
+    : federatedBytes({ ...plan, rounds: result.round, leaving }, methods.method).map((bytes) => ({
         ...bytes,
         receivedAtEnd: 0,
       }));
@@ -73,6 +103,8 @@ export function summaryOf(
     formula: formula[i]!,
     model: files.clients[i]!,
   }));
+  const accuracy = accuraciesOf(clients, ({ testExamples }) => testExamples);
+  const before = times.curve.find(({ rounds }) => rounds === plan.rounds - 1)?.global ?? null;
   return {
     task: config.data,
     method: methods.method.name,
@@ -80,10 +112,27 @@ export function summaryOf(
     workers: config.workers,
     rounds: result.round,
     ...times,
-    accuracy: accuraciesOf(clients, ({ testExamples }) => testExamples),
+    accuracy,
     clientMean: accuraciesOf(clients, () => 1),
     notAlone: clients.filter(({ aloneProblem }) => aloneProblem !== null).length,
     model: files.global,
+    joined: plan.once ? joinedByRound(plan, result.round) : null,
+    forgotten:
+      complete && leaving.length > 0
+        ? {
+            clients: leaving,
+            before,
+            after: accuracy.global,
+            deviation: deviationOf(opened, result.hub["server"] as AflServer),
+          }
+        : null,
+    masked: config.masked
+      ? {
+          fractionBits: MASKED_BITS,
+          sumRounding: plan.clients * 2 ** -(MASKED_BITS + 1),
+          revealedKeys: revealedKeys(plan, result.round),
+        }
+      : null,
     wire: result.wire,
     peakMemoryBytes: result.peakMemoryBytes,
     seed: config.seed,
