@@ -7,6 +7,7 @@ import { UsageError } from "../../cli/config.ts";
 import type { Split } from "../../cli/data/dataset.ts";
 import { type FederatedConfig, federatedProblem, parseFederatedFlags } from "../../cli/federated/config.ts";
 import { modelFiles, readRounds } from "../../cli/federated/files.ts";
+import { deviationOf } from "../../cli/federated/forgotten.ts";
 import { MASKED_BITS, methodsOf } from "../../cli/federated/methods.ts";
 import { federatedPage } from "../../cli/federated/page.ts";
 import { presentNumbers } from "../../cli/federated/presence.ts";
@@ -298,6 +299,13 @@ test("stopped between rounds, a run with late clients and leaving ones goes on t
     const resumed = await inProcess(run, { store, firstRound: stopAfter });
     expect(sameBits([resumed.hub, resumed.workers], [whole.hub, whole.workers])).toBe(true);
   }
+});
+
+test("the distance from a model without those that leave is rounding after they left, and not before", async () => {
+  const run = open(`${late} --rounds 9 --forget 2,5`);
+  const [before, after] = [await serverOf(open(`${late} --rounds 9`)), await serverOf(run)];
+  expect(deviationOf(run, before)).toBeGreaterThan(1e-3);
+  expect(deviationOf(run, after)).toBeLessThan(1e-9);
 });
 
 test("who has not come cannot leave", async () => {
