@@ -113,7 +113,7 @@ test("a run says what ratio it has achieved", async () => {
       "updates 1 : 122.5",
     ]);
   });
-}, 60_000);
+}, 120_000);
 
 test("a compressor that does not fit the model is refused before a directory is made", async () => {
   await withPrograms(async (dir, start) => {
@@ -124,7 +124,7 @@ test("a compressor that does not fit the model is refused before a directory is 
     expect(code).toBe(2);
     expect(readdirSync(dir)).toEqual([]);
   });
-}, 60_000);
+}, 120_000);
 
 test("the compressor of updates of error reset is a flag, and there is none without it", () => {
   const syncOf = (flags: string) =>

@@ -47,7 +47,7 @@ beforeAll(async () => {
     cpSync(join(dir, "whole"), join(place, "whole"), { recursive: true });
     whole = { dir: join(place, "whole"), ended };
   });
-}, 60_000);
+}, 120_000);
 afterAll(() => rmSync(place, { recursive: true, force: true }));
 
 test("a comparison leaves every run, the results and a page, and the results are those of the runs", () => {

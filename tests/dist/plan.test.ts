@@ -212,7 +212,7 @@ test("what is sent is what the plan says: questions and payload bytes of every p
     );
     expect([cost.bytesToWorkers, cost.bytesToHub]).toEqual([toWorkers!, toHub!]);
   }
-}, 60_000);
+}, 120_000);
 
 test("the cost of sharded Lanczos in closed form", () => {
   // m steps of two questions; P workers, n parameters of b bytes, K pairs.

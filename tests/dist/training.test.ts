@@ -93,7 +93,7 @@ test.each(forms)(
     const run = runSequential(trainingSetup(plan(2, { ...changes, rounds: 20 }), problem));
     expect(loss(run.hub["theta"] as Value)).toBeLessThan(0.75 * loss(problem.initial));
   },
-  60_000,
+  120_000,
 );
 
 test.each([1, 2, 4])(
@@ -116,7 +116,7 @@ test.each([1, 2, 4])(
       if (workers === 1) expect(difference).toBe(0);
     }
   },
-  60_000,
+  120_000,
 );
 
 test("any number of workers on the same rows gives the same training", () => {
@@ -159,7 +159,7 @@ test.each(forms.slice(0, 6))(
       }
     }
   },
-  60_000,
+  120_000,
 );
 
 test("a run can stop after any round and go on: rounds do not depend on how many there are", () => {

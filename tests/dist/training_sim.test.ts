@@ -128,7 +128,7 @@ test("a worker may crash at any place of a round with curvature, the hub too", (
     // A round with curvature has more than 20 questions; each is several places.
     expect(crashes).toBeGreaterThan(15);
   }
-}, 60_000);
+}, 120_000);
 
 test("the simulator notices one changed bit in the parameters of one worker", () => {
   const { setup } = forms[0]!;

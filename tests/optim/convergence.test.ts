@@ -86,7 +86,7 @@ test.each([
     expect(median(curved)).toBeLessThan(0.8 * median(plain));
     expect(curved.filter((loss, i) => loss < plain[i]!).length).toBeGreaterThanOrEqual(4);
   },
-  60_000,
+  120_000,
 );
 
 // --- stale curvature ---------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ test("worker processes over sockets end with the bits of plain loops, and carry 
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-}, 30_000);
+}, 120_000);
 
 test("accuracies are counts of right answers, by the model of all, by its own and by one of its own alone", () => {
   const toy: Toy = { method: "ditto", plan: { ...shape, workers: 2 } };
