@@ -14,8 +14,15 @@ import { meanOf } from "../../optim/admm.ts";
 import { biasCorrection } from "../../optim/transformation.ts";
 import { inPlace } from "../in_place.ts";
 import { blockCompressor, blockIndices } from "./block.ts";
-import { type Compressor, expandReduced, receivedBytes, reduceCompressed, split } from "./compressor.ts";
-import type { CommunicatingMethod, LearningRate, ParameterShapes, Payload, StepAt } from "./method.ts";
+import {
+  type Compressor,
+  type CompressorOptions,
+  expandReduced,
+  receivedBytes,
+  reduceCompressed,
+  split,
+} from "./compressor.ts";
+import type { CommunicatingMethod, LearningRate, Payload, StepAt } from "./method.ts";
 import { addPairs, levelsOf, type Pairs, packingOf } from "./pairs.ts";
 import { topKCompressor } from "./top_k.ts";
 
@@ -26,7 +33,7 @@ import { topKCompressor } from "./top_k.ts";
  *
  * @since 0.2.0
  */
-export interface DivAdamOptions extends AdamWOptions, ParameterShapes {
+export interface DivAdamOptions extends AdamWOptions, CompressorOptions {
   readonly learningRate: LearningRate;
   /** One number of so many is waited for; at most 1 is Adam with dense exchanges. Default 128. */
   readonly ratio?: number;
@@ -199,7 +206,8 @@ export function divAdam(options: DivAdamOptions): DivAdam {
     settings;
   const n = shapes.reduce((total, shape) => total + sizeOf(shape), 0);
   const isDense = ratio <= 1;
-  const kept = { shapes, ratio: Math.max(1, ratio), seed };
+  const tensors: CompressorOptions = { shapes, ...(options.names && { names: options.names }) };
+  const kept = { ...tensors, ratio: Math.max(1, ratio), seed };
   const compressor: Compressor =
     settings.compressor === "block" ? blockCompressor(kept) : topKCompressor(kept);
   const programs = programsOf(settings);
@@ -252,6 +260,7 @@ export function divAdam(options: DivAdamOptions): DivAdam {
 
   return {
     name: "divAdam",
+    tensors,
     abandon,
     achievedRatio: (dtype = "float32") =>
       isDense ? 1 : (n * bytesPerElement(dtype)) / compressor.bytes(dtype),
@@ -379,7 +388,7 @@ export function divAdam(options: DivAdamOptions): DivAdam {
   };
 }
 
-type Settings = Required<DivAdamOptions>;
+type Settings = Required<Omit<DivAdamOptions, "names">>;
 
 /** What a dense step sends where workers differ: all that its own update depends on. */
 interface Apart {

@@ -4,6 +4,7 @@
  */
 import type { DType } from "../../core/dtype.ts";
 import type { Value } from "../../core/value.ts";
+import type { CompressorOptions } from "./compressor.ts";
 
 /**
  * Bytes of tensor elements that one worker sends and gets.
@@ -65,6 +66,8 @@ export interface BackgroundExchange<S> {
  */
 export interface CommunicatingMethod<S> {
   readonly name: string;
+  /** What the parameters are made of, for errors. Gradients are checked by who runs a method: `together`, and plans. */
+  readonly tensors?: CompressorOptions;
   init(theta: Value): S;
   /** Where a worker takes its gradient. Shapes: `[n]`. */
   position(state: S): Value;

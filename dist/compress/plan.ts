@@ -3,7 +3,7 @@
 import { bytesPerElement, type DType } from "../../core/dtype.ts";
 import type { Plan } from "../plan.ts";
 import { blockCompressor } from "./block.ts";
-import type { Compressor } from "./compressor.ts";
+import type { Compressor, CompressorOptions } from "./compressor.ts";
 import { decoupledMomentum } from "./decoupled_momentum.ts";
 import { type DivAdam, divAdam } from "./div_adam.ts";
 import { detachedErrorFeedback, errorFeedback, stepAheadErrorFeedback } from "./error_feedback.ts";
@@ -151,6 +151,8 @@ export function communicationProblems(
 export interface Vectors {
   /** The shapes of the parameter tensors in the order in which they are raveled; default one vector. */
   readonly shapes?: readonly (readonly number[])[];
+  /** Of the tensors, for errors; default their numbers. */
+  readonly names?: readonly string[];
   /** Default float32. */
   readonly dtype?: DType;
 }
@@ -164,9 +166,10 @@ export function communicatingOf(plan: Plan, vectors: Vectors = {}): Communicatin
   if (!isCommunication(sync)) return null;
   const known = methods.get(plan) ?? new Map<string, CommunicatingMethod<unknown>>();
   methods.set(plan, known);
-  const { shapes = [[plan.parameters]], dtype = "float32" } = vectors;
-  const key = JSON.stringify([shapes, dtype]);
-  const method = known.get(key) ?? methodOf(plan, sync, { shapes, dtype });
+  const { shapes = [[plan.parameters]], names, dtype = "float32" } = vectors;
+  const tensors: CompressorOptions = { shapes, ...(names && { names }) };
+  const key = JSON.stringify([tensors, dtype]);
+  const method = known.get(key) ?? methodOf(plan, sync, tensors, dtype);
   known.set(key, method);
   return method;
 }
@@ -195,7 +198,8 @@ function rateAt({ update, rounds, localSteps }: Plan): number | ((step: number) 
 function methodOf(
   plan: Plan,
   sync: CommunicationPlan,
-  { shapes, dtype }: Required<Vectors>,
+  tensors: CompressorOptions,
+  dtype: DType,
 ): CommunicatingMethod<unknown> {
   const { update, seed } = plan;
   if (dtype !== "float32" && dtype !== "float64") {
@@ -203,7 +207,7 @@ function methodOf(
       `Cannot communicate by ${sync.k}: the parameters are of ${dtype}, float32 or float64 is needed`,
     );
   }
-  const common = { ...update, learningRate: rateAt(plan), shapes, dtype, seed };
+  const common = { ...update, learningRate: rateAt(plan), ...tensors, dtype, seed };
   const momentum = "beta" in update ? update.beta : 0;
   switch (sync.k) {
     case "divisible":
@@ -214,19 +218,19 @@ function methodOf(
         varianceEvery: sync.varianceEvery ?? sync.period,
       });
     case "feedback": {
-      const options = { ...common, ...sync, momentum, compressor: meanBy(sync, shapes, dtype, seed) };
+      const options = { ...common, ...sync, momentum, compressor: meanBy(sync, tensors, dtype, seed) };
       if (sync.form === "saef") return stepAheadErrorFeedback(options);
       return sync.form === "def" ? detachedErrorFeedback(options) : errorFeedback(options);
     }
     case "reset": {
       const { resetEvery } = sync;
       const updates = updatesOf(sync);
-      const compressor = updates && meanBy(updates, shapes, dtype, seed);
-      const errorCompressor = meanBy(sync, shapes, dtype, seed);
+      const compressor = updates && meanBy(updates, tensors, dtype, seed);
+      const errorCompressor = meanBy(sync, tensors, dtype, seed);
       return errorReset({ ...common, momentum, resetEvery, compressor, errorCompressor });
     }
     case "gradient-feedback": {
-      const compressor = meanBy(sync, shapes, dtype, seed);
+      const compressor = meanBy(sync, tensors, dtype, seed);
       return update.name === "momentum"
         ? gradientFeedbackMomentum({ ...common, momentum, compressor })
         : gradientFeedbackAdam({ ...common, compressor });
@@ -285,25 +289,25 @@ export function achievedRatios(plan: Plan, vectors: Vectors = {}): Readonly<Reco
 /** The compressor that a plan names; PowerSGD is a mean of two exchanges. */
 function meanBy(
   { compressor, ratio, rank, levels }: CompressorPlan,
-  shapes: NonNullable<Vectors["shapes"]>,
+  tensors: CompressorOptions,
   dtype: "float32" | "float64",
   seed: number,
 ): Compressor | LossyMean {
   switch (compressor) {
     case "block":
-      return blockCompressor({ shapes, ratio, seed });
+      return blockCompressor({ ...tensors, ratio, seed });
     case "topk":
-      return topKCompressor({ shapes, ratio });
+      return topKCompressor({ ...tensors, ratio });
     case "randomk":
-      return randomKCompressor({ shapes, ratio, seed });
+      return randomKCompressor({ ...tensors, ratio, seed });
     case "sign":
-      return signCompressor({ shapes });
+      return signCompressor(tensors);
     case "qsgd":
-      return qsgdCompressor({ shapes, levels, seed });
+      return qsgdCompressor({ ...tensors, levels, seed });
     case "half":
-      return halfCompressor({ shapes, dtype });
+      return halfCompressor({ ...tensors, dtype });
     case "powersgd":
-      return powerSgdMean({ shapes, rank, seed });
+      return powerSgdMean({ ...tensors, rank, seed });
     default:
       return compressor satisfies never;
   }

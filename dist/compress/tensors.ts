@@ -80,6 +80,12 @@ export function labelOf({ names }: Tensors, tensor: number): string {
   return names === undefined ? `tensor ${tensor}` : `tensor ${tensor} "${names[tensor]}"`;
 }
 
+/** An element of a vector as errors call it. */
+export function placeOf(tensors: Tensors, element: number): string {
+  const tensor = tensors.starts.findLastIndex((start) => start <= element);
+  return `element ${element - tensors.starts[tensor]!} of ${labelOf(tensors, tensor)}`;
+}
+
 /** The position of the first element that is NaN or larger than `largest`; -1 if there is none. */
 function firstOutside(data: Floats, largest: number): number {
   // NaN fails the comparison as well.

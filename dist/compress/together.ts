@@ -3,6 +3,7 @@ import { bytesPerElement, type DType } from "../../core/dtype.ts";
 import { leaves } from "../../core/tree.ts";
 import type { Value } from "../../core/value.ts";
 import { meanOf } from "../../optim/admm.ts";
+import { gradientProblem, probeOf } from "./finite.ts";
 import type { BackgroundExchange, CommunicatingMethod, Payload, Traffic } from "./method.ts";
 
 /**
@@ -33,7 +34,11 @@ export interface TogetherPoint<S> {
  * @since 0.2.0
  */
 export interface Together<S> extends TogetherPoint<S> {
-  /** One step of all workers; the gradient of each is asked for in the order of ranks. */
+  /**
+   * One step of all workers; the gradient of each is asked for in the order of ranks.
+   *
+   * @throws {RangeError} if an element of a gradient is not finite; names the worker, and the tensor where the method knows it
+   */
   step(gradients: (rank: number, position: Value) => Value): void;
   /** The parameters that are evaluated and saved: the mean of the workers' views. Shapes: `[n]`. */
   view(): Value;
@@ -116,6 +121,14 @@ export function together<S>(
   const formulaAt = (step: number): Traffic =>
     backgroundBytes?.(count, step, theta.dtype) ?? { sent: 0, received: 0 };
 
+  const checkedGradient = (gradient: Value, rank: number, step: number): Value => {
+    const problem = Number.isFinite(probeOf(gradient).item())
+      ? null
+      : gradientProblem(gradient, rank, method.tensors);
+    if (problem === null) return gradient;
+    throw new RangeError(`Cannot take step ${step} of ${method.name}: ${problem}`);
+  };
+
   return {
     get states() {
       return states;
@@ -131,10 +144,11 @@ export function together<S>(
     step(gradients) {
       const step = steps + 1;
       const at = (rank: number | null) => ({ step, rank, workers: count });
-      const arrived = arrivedAt(step);
-      let answers = states.map((state, rank) =>
-        method.begin(state, gradients(rank, method.position(state)), arrived, at(rank)),
+      const own = states.map((state, rank) =>
+        checkedGradient(gradients(rank, method.position(state)), rank, step),
       );
+      const arrived = arrivedAt(step);
+      let answers = states.map((state, rank) => method.begin(state, own[rank]!, arrived, at(rank)));
       const exchanges = method.exchanges(step);
       for (let index = 0; index < exchanges; index++) {
         const payloads = answers.map(([, payload]) => payload);

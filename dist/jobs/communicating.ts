@@ -1,22 +1,28 @@
 /** Workers that differ between steps, by a method that says what each sends and what becomes of it. */
 import { keepForOthers } from "../../autodiff/jit.ts";
-import { leaves } from "../../core/tree.ts";
+import { itemsOf } from "../../core/devices.ts";
+import { leaves, paths } from "../../core/tree.ts";
 import type { Value } from "../../core/value.ts";
 import { meanOf } from "../../optim/admm.ts";
+import { gradientProblem, probeOf } from "../compress/finite.ts";
 import type { CommunicatingMethod, StepAt } from "../compress/method.ts";
 import { communicatingOf, type Vectors } from "../compress/plan.ts";
 import type { Problem } from "../jobs.ts";
 import type { Plan } from "../plan.ts";
 import type { JobArgs } from "../protocol/types.ts";
 import type { Jobs } from "../runtime/driver.ts";
-import { checkedNotes, gradientOn } from "./compute.ts";
+import { checkFinite, gradientOn } from "./compute.ts";
 import { checkParameters } from "./hub.ts";
 import { job, value } from "./registers.ts";
 
 /** The parameter tensors in the order in which they are raveled. */
 export function vectorsOf<B>({ initial, unravel }: Problem<B>): Vectors {
-  const shapes = unravel ? leaves(unravel(initial)).map((x) => x.shape) : [initial.shape];
-  return { shapes, dtype: initial.dtype };
+  const { dtype } = initial;
+  if (!unravel) return { shapes: [initial.shape], dtype };
+  const tree = unravel(initial);
+  const names = paths(tree);
+  // A tensor alone has no path.
+  return { shapes: leaves(tree).map((x) => x.shape), ...(names[0] !== "" && { names }), dtype };
 }
 
 /** The method of a plan on the parameters of a problem; null where the plan has none. */
@@ -34,6 +40,17 @@ const at = (step: number, { rank, workers }: JobArgs): StepAt => ({ step, rank, 
 export function communicatingJobs<B>(plan: Plan, problem: Problem<B>, rank: number): Jobs {
   const method = communicatingMethodOf(plan, problem)!;
   const gradientAt = gradientOn(plan, problem, rank);
+  const { shapes, names } = vectorsOf(problem);
+  const tensors = { shapes: shapes!, ...(names && { names }) };
+
+  /** Loss and sums on the host; all of them are finite, and the gradient is. After so many steps, as a run that goes on says. */
+  const checked = (scores: readonly Value[], gradient: Value, steps: number): number[] => {
+    const [probe, ...notes] = itemsOf([probeOf(gradient), ...scores]);
+    checkFinite(notes, steps);
+    const problem = Number.isFinite(probe) ? null : gradientProblem(gradient, rank, tensors);
+    if (problem !== null) throw new RangeError(`Cannot continue at step ${steps}: ${problem}`);
+    return notes;
+  };
 
   /** Begins the steps from one to another; all but the last are local. */
   function* begun(state: unknown, arrived: unknown, from: number, to: number, args: JobArgs) {
@@ -45,8 +62,12 @@ export function communicatingJobs<B>(plan: Plan, problem: Problem<B>, rank: numb
     let payload: unknown = null;
     for (let step = from; step <= to; step++) {
       const { gradient, scores } = gradientAt(method.position(next), step - 1);
-      [next, payload] = method.begin(next, gradient, step === from ? arrived : null, at(step, args));
-      notes.push(...checkedNotes(scores, step - 1));
+      try {
+        [next, payload] = method.begin(next, gradient, step === from ? arrived : null, at(step, args));
+      } finally {
+        // Read while the method computes. What is wrong with them is also why it may have failed.
+        notes.push(...checked(scores, gradient, step - 1));
+      }
       if (step < to) yield;
     }
     return { outs: [next, payload], notes };

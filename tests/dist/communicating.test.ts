@@ -8,7 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gradientOf } from "../../autodiff/vjp.ts";
 import { ones } from "../../core/create.ts";
-import { mul, sum } from "../../core/ops.ts";
+import { add, mul, slice, sqrt, sum } from "../../core/ops.ts";
+import { scalar } from "../../core/trace.ts";
 import { leaves } from "../../core/tree.ts";
 import type { Value } from "../../core/value.ts";
 import type { DivAdam, DivAdamState } from "../../dist/compress/div_adam.ts";
@@ -20,7 +21,7 @@ import { type Problem, trainingSetup } from "../../dist/jobs.ts";
 import type { Plan, PlanInput } from "../../dist/plan.ts";
 import { planCost, showPlan } from "../../dist/plan_cost.ts";
 import { fileStore } from "../../dist/runtime/file_store.ts";
-import { runLocal } from "../../dist/runtime/local.ts";
+import { RunError, runLocal } from "../../dist/runtime/local.ts";
 import { runSequential } from "../../dist/runtime/sequential.ts";
 import { configOf } from "../../dist/script.ts";
 import { report, type SimClock, simulate } from "../../dist/sim.ts";
@@ -256,6 +257,37 @@ test("a run that is made longer before its flush does not miss what had not left
     rmSync(folder, { recursive: true });
   }
 });
+
+test.each(plans)(
+  "%s: a gradient that is not finite ends it with step, worker and tensor",
+  async (_name, plan) => {
+    for (const badStep of [1, 8]) {
+      const faulty: Problem<Rows & { readonly factor: Value }> = {
+        ...problem,
+        // The root of nothing is nothing; its derivative is not.
+        score(theta, { factor, ...rows }) {
+          const { loss, sums } = problem.score(theta, rows);
+          const last = slice(theta, [33], [34]);
+          return { loss: add(loss, sum(sqrt(mul(factor, mul(last, last))))), sums };
+        },
+        batch: (rank, step) => ({
+          ...problem.batch(rank, step),
+          factor: scalar(rank === 2 && step === badStep ? 0 : 1e-3, "float64"),
+        }),
+        curvatureBatch: (rank, round) => ({
+          ...problem.curvatureBatch(rank, round),
+          factor: scalar(1e-3, "float64"),
+        }),
+        unravel: (theta) => ({ layers: [{ b: slice(theta, [0], [7]) }], w: slice(theta, [7], [37]) }),
+      };
+      const ending = await runLocal(trainingSetup(plan, faulty)).catch((error: unknown) => error);
+      expect(ending).toBeInstanceOf(RunError);
+      expect((ending as RunError).message).toContain(
+        `Cannot continue at step ${badStep}: the gradient of worker 2 is NaN at element 26 of tensor 1 "w", a finite number is needed`,
+      );
+    }
+  },
+);
 
 // A schedule of the data-parallel form is computed in float32.
 test.each([

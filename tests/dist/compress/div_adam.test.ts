@@ -636,6 +636,34 @@ describe("divAdam", () => {
     expect(run.view().dtype).toBe("float32");
   });
 
+  test("a gradient that is not finite is refused with its worker and tensor, and the run is as before", () => {
+    const names = ["w", "layers[0].b", "scale"];
+    for (const compressor of ["block", "topk"] as const) {
+      const method = divAdam({ shapes, names, ratio: 9, warmup: 2, compressor, learningRate: 0.01 });
+      const run = together(method, cast(doubles(start), "float32"), 3);
+      const other = together(method, cast(doubles(start), "float32"), 3);
+      const bad =
+        (value: number): GradientOf =>
+        (rank, step, x) =>
+          gradientOf(rank, step, x).map((g, i) => (rank === 1 && i === 22 ? value : g));
+      // In a dense step, in one with a divided update, and in one at whose beginning something arrives.
+      for (let step = 1; step <= 9; step++) {
+        for (const value of [Number.NaN, Infinity, -Infinity]) {
+          expect(() => stepOn(run, bad(value))).toThrow(
+            `Cannot take step ${step} of divAdam: the gradient of worker 1 is ${value} at element 2 of tensor 1 "layers[0].b", a finite number is needed`,
+          );
+        }
+        stepOn(run);
+        stepOn(other);
+        assertSameBits(run.view(), other.view(), `parameters after step ${step}`);
+      }
+    }
+    // Elements whose sum alone is too large are none of that.
+    const run = together(divAdam({ shapes, learningRate: 0.01 }), cast(doubles(start), "float32"), 2);
+    stepOn(run, (_rank, _step, x) => x.map(() => 1e38));
+    expect(run.steps).toBe(1);
+  });
+
   test("bad options are refused by name", () => {
     const make = (options: Partial<DivAdamOptions>) => () =>
       divAdam({ shapes, learningRate: 0.1, ...options });
