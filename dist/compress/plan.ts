@@ -265,7 +265,7 @@ export function achievedRatios(plan: Plan, vectors: Vectors = {}): Readonly<Reco
   const method = communicatingOf(plan, vectors);
   const { shapes = [[parameters]], dtype = "float32" } = vectors;
   const ratioOf = (compressor: CompressorPlan): number => {
-    const mean = meanBy(compressor, shapes, dtype as "float32" | "float64", seed);
+    const mean = meanBy(compressor, { shapes }, dtype as "float32" | "float64", seed);
     const bytes =
       "exchanges" in mean ? mean.bytes(1, dtype as "float32" | "float64").sent : mean.bytes(dtype);
     return (parameters * bytesPerElement(dtype)) / bytes;

@@ -37,7 +37,8 @@ export interface Together<S> extends TogetherPoint<S> {
   /**
    * One step of all workers; the gradient of each is asked for in the order of ranks.
    *
-   * @throws {RangeError} if an element of a gradient is not finite; names the worker, and the tensor where the method knows it
+   * @throws {RangeError} if an element of a gradient on the host is not finite; names the worker, and the tensor where the method
+   * knows it
    */
   step(gradients: (rank: number, position: Value) => Value): void;
   /** The parameters that are evaluated and saved: the mean of the workers' views. Shapes: `[n]`. */
@@ -122,9 +123,9 @@ export function together<S>(
     backgroundBytes?.(count, step, theta.dtype) ?? { sent: 0, received: 0 };
 
   const checkedGradient = (gradient: Value, rank: number, step: number): Value => {
-    const problem = Number.isFinite(probeOf(gradient).item())
-      ? null
-      : gradientProblem(gradient, rank, method.tensors);
+    // A step waits for no other device: some hosts cannot, and others take longer for it than for the step.
+    const isFine = gradient.device !== "cpu" || Number.isFinite(probeOf(gradient).item());
+    const problem = isFine ? null : gradientProblem(gradient, rank, method.tensors);
     if (problem === null) return gradient;
     throw new RangeError(`Cannot take step ${step} of ${method.name}: ${problem}`);
   };
