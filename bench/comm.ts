@@ -1,15 +1,15 @@
 /**
  * Time to the same accuracy on a slow link, for methods that send all of a gradient and methods that send parts:
  *
- *     bun bench/comm.ts [--data-dir DIR] [--workers 4] [--steps 900] [--seeds 3] [--partition dirichlet:0.1]
+ *     bun bench/comm.ts [--data-dir DIR] [--data fashion-mnist] [--workers 4] [--steps 900] [--seeds 3] [--partition dirichlet:0.1]
  *                       [--boundness 6] [--rate MBIT] [--only adam,div-adam] [--target X] [--json FILE]
  *                       [--model cnn] [--batch 16] [--residual-weight 0.3]
  *
  * Every run is `cotangent train` with worker processes in a network namespace of their own, behind one link whose rate is such
  * that the gradients of a dense step and their mean add `boundness` times what a step takes without them. Both are measured first.
  * Needs Linux, root, ip and tc, and a quiet machine; with fewer cores than processes put `chrt -r 5` before it, or they wait for
- * each other's time slices. DIR has the files of Fashion-MNIST; without it the data are drawn by the
- * program. Time is that of training: evaluations do not count.
+ * each other's time slices. DIR has the files of the data set, of Fashion-MNIST or of another that `cotangent train --data`
+ * knows; without either flag the data are drawn by the program. Time is that of training: evaluations do not count.
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -19,6 +19,7 @@ import { parseArgs } from "node:util";
 const { values: given } = parseArgs({
   options: {
     "data-dir": { type: "string" },
+    data: { type: "string" },
     workers: { type: "string", default: "4" },
     steps: { type: "string", default: "900" },
     seeds: { type: "string", default: "3" },
@@ -156,8 +157,9 @@ interface Metric {
 
 async function run(design: readonly string[], seed: number, count: number): Promise<Run> {
   const out = mkdtempSync(join(tmpdir(), "comm-"));
-  const data =
-    given["data-dir"] === undefined ? [] : ["--data", "fashion-mnist", "--data-dir", given["data-dir"]];
+  const dir = given["data-dir"];
+  const dataName = given.data ?? (dir === undefined ? "glyphs" : "fashion-mnist");
+  const data = ["--data", dataName, ...(dir === undefined ? [] : ["--data-dir", dir])];
   const words = [
     ...[process.execPath, join(import.meta.dirname, "..", "cli", "main.ts"), "train", ...data, ...design],
     ...["--model", given.model, ...(given.model === "mlp" ? ["--hidden", given.hidden] : [])],
