@@ -1,14 +1,17 @@
 /**
  * What divisible communication costs in accuracy, and what it saves of waiting, beside methods with the same aim:
  *
- *     bun bench/divisible.ts [--data-dir DIR] [--steps 900] [--seeds 3] [--workers 8] [--only table|speedup|rates]
- *                            [--method PATTERN] [--spread iid|dirichlet]
+ *     bun bench/divisible.ts [--data-dir DIR] [--data fashion-mnist] [--steps 900] [--seeds 3] [--workers 8]
+ *                            [--only table|controls|speedup|rates] [--method PATTERN] [--spread iid|dirichlet]
+ *                            [--schedule cosine|constant]
  *
- * An MLP 784-128-10 on Fashion-MNIST in DIR, else on images drawn by the program, 16 images for each worker and step,
- * learning rates on a cosine to 0. All workers are in one process and in step: what is computed is what a run on many
- * machines computes, bit by bit, and speedups come from a model of the link.
+ * An MLP with 128 hidden units on the pixels of images, 16 images for each worker and step, learning rates on a cosine to 0.
+ * DIR has the files of the data set, of Fashion-MNIST or of another that `cotangent train --data` knows; without either flag
+ * images are drawn by the program. All workers are in one process and in step: what is computed is what a run on many machines
+ * computes, bit by bit, and speedups come from a model of the link.
  *
  * - `table`: every method with workers whose data are alike, and with classes spread by Dir(0.1).
+ * - `controls`: the same for methods that lack a part of divAdam, accuracies alone.
  * - `speedup`: 1 to 16 workers for 300 steps: with the same number of images for each, more workers should be better.
  * - `rates`: the learning rates of methods for which Adam's is not right, by a seed that the table does not use.
  */
@@ -16,7 +19,7 @@ import "../core/backends/select.ts";
 import { parseArgs } from "node:util";
 import { jit } from "../autodiff/jit.ts";
 import { grad } from "../autodiff/vjp.ts";
-import { loadData } from "../cli/data/registry.ts";
+import { type DataName, loadData } from "../cli/data/registry.ts";
 import * as nn from "../core/nn.ts";
 import * as random from "../core/random.ts";
 import { ravel } from "../core/ravel.ts";
@@ -27,19 +30,21 @@ import type { CommunicatingMethod } from "../dist/compress/method.ts";
 import { together } from "../dist/compress/together.ts";
 import { partitionExamples } from "../dist/federated/partition.ts";
 import { modelledSpeedup, trafficOf } from "./divisible/link_model.ts";
-import { type Design, designs, type Setting, type Spread } from "./divisible/methods.ts";
+import { controls, type Design, designs, type Setting, type Spread } from "./divisible/methods.ts";
 import { indicesOfWorkers } from "./divisible/samples.ts";
 import { heading, kilobytes, percent, progressOf, row, spreadOf } from "./divisible/show.ts";
 
 const { values: given } = parseArgs({
   options: {
     "data-dir": { type: "string" },
+    data: { type: "string" },
     steps: { type: "string", default: "900" },
     seeds: { type: "string", default: "3" },
     workers: { type: "string", default: "8" },
     only: { type: "string" },
     method: { type: "string" },
     spread: { type: "string" },
+    schedule: { type: "string", default: "cosine" },
   },
 });
 const steps = Number(given.steps);
@@ -62,12 +67,11 @@ interface Images {
   readonly count: number;
 }
 
-/** Images with the mean and the deviation of the training data's pixels at 0 and 1. */
+/** Images as rows of pixels, with the mean and the deviation of the training data's pixels at 0 and 1. */
 async function openImages() {
   const dir = given["data-dir"];
-  const data = await loadData(
-    dir === undefined ? { name: "glyphs", seed: 0 } : { name: "fashion-mnist", seed: 0, dir },
-  );
+  const name = (given.data ?? (dir === undefined ? "glyphs" : "fashion-mnist")) as DataName;
+  const data = await loadData({ name, seed: 0, dir });
   const pixels = data.train.features;
   const mean = pixels.reduce((sum, x) => sum + x, 0) / pixels.length;
   const deviation = Math.sqrt(pixels.reduce((sum, x) => sum + (x - mean) ** 2, 0) / pixels.length);
@@ -137,7 +141,8 @@ interface Job {
 }
 
 function methodOf({ design, spread, seed, steps: count, rate = design.rate[spread] }: Job) {
-  return design.make({ shapes, seed, steps: count, learningRate: cosine(rate, count) });
+  const learningRate = given.schedule === "constant" ? () => rate : cosine(rate, count);
+  return design.make({ shapes, seed, steps: count, learningRate });
 }
 
 /** The accuracy on the test data at the end. */
@@ -181,18 +186,20 @@ function grouped<T>(jobs: readonly Job[], results: readonly T[], isIn: (job: Job
   return results.filter((_, i) => isIn(jobs[i]!));
 }
 
-const chosen = designs.filter(({ name }) => new RegExp(given.method ?? "").test(name));
+const isMeant = ({ name }: Design): boolean => new RegExp(given.method ?? "").test(name);
+const chosen = designs.filter(isMeant);
 const spreads = (["iid", "dirichlet"] as const).filter(
   (spread) => given.spread === undefined || spread === given.spread,
 );
 const spreadNames: Readonly<Record<Spread, string>> = { iid: "IID", dirichlet: `Dir(${ALPHA})` };
 const times = (n: number): readonly number[] => [...new Array(n).keys()];
 
-function table(): void {
+/** Runs methods with all seeds, says what of, and gives the accuracies of a method as cells. */
+function compared(list: readonly Design[]): (design: Design) => readonly string[] {
   // Seed by seed, so that what is printed on the way is a whole table early.
   const jobs = times(seeds).flatMap((seed) =>
     spreads.flatMap((spread) =>
-      chosen
+      list
         .filter((design) => design.spreads.includes(spread) && seed < design.mostSeeds)
         .map((design): Job => ({ design, spread, seed, workers, steps })),
     ),
@@ -202,6 +209,17 @@ function table(): void {
     `\nMLP ${width}-${HIDDEN}-${classes} (${example.size} parameters) on ${dataName}, ${workers} workers with ${BATCH} images each, ` +
       `${steps} steps, ${seeds} seeds; test accuracy in percent, mean ± deviation\n`,
   );
+  return (design) =>
+    spreads.map((spread) => {
+      const own = grouped(jobs, results, (job) => job.design === design && job.spread === spread);
+      return own.length === 0
+        ? ""
+        : spreadOf(own, percent) + (own.length < seeds ? ` (${own.length} seed)` : "");
+    });
+}
+
+function table(): void {
+  const accuraciesOf = compared(chosen);
   heading([
     "method",
     ...spreads.map((spread) => spreadNames[spread]),
@@ -216,12 +234,7 @@ function table(): void {
     const late = trafficOf(method, workers, Math.ceil(steps / 2) + 1, steps);
     row([
       design.name,
-      ...spreads.map((spread) => {
-        const own = grouped(jobs, results, (job) => job.design === design && job.spread === spread);
-        return own.length === 0
-          ? ""
-          : spreadOf(own, percent) + (own.length < seeds ? ` (${own.length} seed)` : "");
-      }),
+      ...accuraciesOf(design),
       kilobytes(whole.foreground / steps),
       kilobytes(whole.background / steps),
       modelledSpeedup(whole, denseBytes, BOUNDNESS).toFixed(2),
@@ -238,19 +251,26 @@ function table(): void {
   );
 }
 
+function controlsTable(): void {
+  const asked = controls.filter(isMeant);
+  const accuraciesOf = compared(asked);
+  heading(["method", ...spreads.map((spread) => spreadNames[spread])]);
+  for (const design of asked) row([design.name, ...accuraciesOf(design)]);
+}
+
 function speedup(): void {
   const counts = [1, 2, 4, 8, 16];
   const few = Math.min(steps, 300);
-  const compared = ["Adam", "div-adam R=1024 H=4"].map((name) => designs.find((one) => one.name === name)!);
+  const both = ["Adam", "div-adam R=1024 H=4"].map((name) => designs.find((one) => one.name === name)!);
   const jobs = times(seeds).flatMap((seed) =>
-    compared.flatMap((design) =>
+    both.flatMap((design) =>
       counts.map((count): Job => ({ design, spread: "iid", seed, workers: count, steps: few })),
     ),
   );
   const results = runAll(jobs);
   console.log(`\ntest accuracy after ${few} steps by the number of workers, ${seeds} seeds\n`);
   heading(["method", ...counts]);
-  for (const design of compared) {
+  for (const design of both) {
     row([
       design.name,
       ...counts.map((count) =>
@@ -281,7 +301,12 @@ function rates(): void {
   }
 }
 
-const parts: Readonly<Record<string, () => void>> = { table, speedup, rates };
+const parts: Readonly<Record<string, () => void>> = {
+  table,
+  controls: controlsTable,
+  speedup,
+  rates,
+};
 const asked = given.only === undefined ? [table, speedup] : [parts[given.only]];
 for (const part of asked) {
   if (part) part();

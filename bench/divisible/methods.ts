@@ -13,6 +13,7 @@ import type { CommunicatingMethod } from "../../dist/compress/method.ts";
 import { oneBitAdam } from "../../dist/compress/one_bit_adam.ts";
 import { topKCompressor } from "../../dist/compress/top_k.ts";
 import { zeroOneAdam } from "../../dist/compress/zero_one_adam.ts";
+import { dividedGradients, lateAdam, ownSquares } from "./controls.ts";
 
 /** Whether workers draw from all classes alike, or have most of few classes. */
 export type Spread = "iid" | "dirichlet";
@@ -96,17 +97,23 @@ export const designs: readonly Design[] = [
   ...divisible,
   divided("div-adam R=1024 H=8 int16", INTEGERS, ["iid"]),
   divided("div-adam R=1024 H=8 λ=0.3 int16", { ...INTEGERS, residualWeight: 0.3 }, ["dirichlet"]),
+  ...[2, 4].map((period) =>
+    divided(`div-adam R=1024 H=${period}, momenta averaged`, { ratio: 1024, period, averageMomentum: true }, [
+      "dirichlet",
+    ]),
+  ),
   divided("foreground only R=1024", { ratio: 1024, period: Infinity }),
   divided("foreground only R=128", { ratio: 128, period: Infinity }),
-  design(`gradient-EF Adam, block R=${RATIO}`, (setting) =>
-    gradientFeedbackAdam({ ...setting, compressor: blockCompressor({ ...setting, ratio: RATIO }) }),
-  ),
-  design(
-    `gradient-EF Adam, top-k R=${RATIO}`,
-    (setting) =>
-      gradientFeedbackAdam({ ...setting, compressor: topKCompressor({ ...setting, ratio: RATIO }) }),
-    { work: 3, mostSeeds: 1 },
-  ),
+  ...[RATIO, 1024].flatMap((ratio) => [
+    design(`gradient-EF Adam, block R=${ratio}`, (setting) =>
+      gradientFeedbackAdam({ ...setting, compressor: blockCompressor({ ...setting, ratio }) }),
+    ),
+    design(
+      `gradient-EF Adam, top-k R=${ratio}`,
+      (setting) => gradientFeedbackAdam({ ...setting, compressor: topKCompressor({ ...setting, ratio }) }),
+      { work: 3, mostSeeds: 1 },
+    ),
+  ]),
   design(
     `EF momentum R=${RATIO}`,
     (setting) => errorFeedback({ ...setting, compressor: blockCompressor({ ...setting, ratio: RATIO }) }),
@@ -147,4 +154,24 @@ export const designs: readonly Design[] = [
     work: 4,
     mostSeeds: 1,
   }),
+];
+
+/** A background as that of divAdam with R=1024 H=8, which is among them to be compared with. */
+const DIVISION = { ratio: 1024, period: PERIOD } as const;
+
+/** Methods that lack a part of divAdam. */
+export const controls: readonly Design[] = [
+  divided("Adam", { ratio: 1 }),
+  divided(`div-adam R=1024 H=${PERIOD}`, DIVISION),
+  design(`Adam, all gradients ${PERIOD} steps late`, (setting) => lateAdam(setting, PERIOD)),
+  ...[RATIO, 1024].map((ratio) =>
+    design(`gradients divided R=${ratio} H=${PERIOD}`, (setting) =>
+      dividedGradients(setting, { ratio, period: PERIOD }),
+    ),
+  ),
+  ...(["nothing", "residual", "residual and moments"] as const).map((averages) =>
+    design(`own v R=1024 H=${PERIOD}, ${averages} averaged`, (setting) =>
+      ownSquares(setting, { ...DIVISION, averages }),
+    ),
+  ),
 ];
