@@ -15,9 +15,6 @@ import { meanOf } from "../../optim/admm.ts";
 import type { Setting } from "./methods.ts";
 
 const [BETA1, BETA2] = [0.9, 0.999];
-/** First steps with dense exchanges where workers have moments of their own, as many as divAdam has. */
-const DENSE_STEPS = 16;
-
 const adam = scaleByAdam({ beta1: BETA1, beta2: BETA2 });
 const plus = jit((x: Value, y: Value) => add(x, y));
 const minus = jit((x: Value, y: Value) => sub(x, y));
@@ -119,8 +116,14 @@ export function dividedGradients(
 
 // --- a mean of squares of each worker ----------------------------------------------------------------------------
 
-/** What goes in the background, and is averaged there. */
-export type Averaged = "nothing" | "residual" | "residual and moments";
+export interface OwnSquaresOptions {
+  readonly ratio: number;
+  readonly period: number;
+  /** What goes in the background, and is averaged there. */
+  readonly averages: "nothing" | "residual" | "residual and moments";
+  /** First steps with dense exchanges; default 16, as many as divAdam has. */
+  readonly warmup?: number;
+}
 
 interface Sent {
   readonly rest: Value;
@@ -146,14 +149,10 @@ interface OwnState {
  */
 export function ownSquares(
   { shapes, seed, learningRate }: Setting,
-  {
-    ratio,
-    period,
-    averages,
-  }: { readonly ratio: number; readonly period: number; readonly averages: Averaged },
+  { ratio, period, averages, warmup = 16 }: OwnSquaresOptions,
 ): CommunicatingMethod<OwnState> {
   const compressor = blockCompressor({ shapes, ratio, seed });
-  const isDense = (step: number): boolean => step <= DENSE_STEPS;
+  const isDense = (step: number): boolean => step <= warmup;
   const beginsAfter = (step: number): boolean => !isDense(step) && step % period === 0;
   const rateAt = (step: number): Value => scalar(learningRate(step), "float32");
 

@@ -169,6 +169,9 @@ export const controls: readonly Design[] = [
       dividedGradients(setting, { ratio, period: PERIOD }),
     ),
   ),
+  design(`own v R=1024 H=${PERIOD}, nothing averaged, no dense steps`, (setting) =>
+    ownSquares(setting, { ...DIVISION, averages: "nothing", warmup: 0 }),
+  ),
   ...(["nothing", "residual", "residual and moments"] as const).map((averages) =>
     design(`own v R=1024 H=${PERIOD}, ${averages} averaged`, (setting) =>
       ownSquares(setting, { ...DIVISION, averages }),
