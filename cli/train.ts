@@ -75,7 +75,8 @@ export async function train(args: readonly string[]): Promise<number> {
   }
   const areOthers = workersBefore !== undefined && workersBefore !== workers;
   if (areOthers) {
-    if (!(await areEqual(store, firstRound, plan, problem))) throw new UsageError(cannotChange("workers"));
+    if (!(await areEqual(store, firstRound, workersBefore, plan, problem)))
+      throw new UsageError(cannotChange("workers"));
     await addSaves(store, firstRound, workersBefore, workers);
   }
   await writeJson(directory, fileNames.config, config);

@@ -288,7 +288,8 @@ export function divAdam(options: DivAdamOptions): DivAdam {
     },
     position: (state) => programs.position(state),
     view: (state) => programs.view(state),
-    workersOf: ({ workers }) => (isValue(workers) ? workers.item() : null),
+    // A save of an earlier program does not say it.
+    workersOf: ({ workers }: Partial<DivAdamState>) => workers && (isValue(workers) ? workers.item() : null),
     exchanges: (step) => exchangesOf(step).length,
     begin(before, gradient, arrived, at) {
       const [first] = exchangesOf(at.step);

@@ -105,9 +105,9 @@ export interface CommunicatingMethod<S> {
   };
   /**
    * Of how many workers a state is one, where they differ; null where all have the same, so that any number of them can go
-   * on. Not there: it is not known.
+   * on. Not there, or undefined: it is not known.
    */
-  workersOf?(state: S): number | null;
+  workersOf?(state: S): number | null | undefined;
   /** Bytes of tensor elements that one worker sends, and gets, in the exchanges of a step; `dtype` of the parameters, default float32. */
   stepBytes(step: number, workers: number, dtype?: DType): Traffic;
   /** The same for the background exchange that begins after a step. */

@@ -10,6 +10,7 @@ import { communicatingMethodOf } from "../../dist/jobs/communicating.ts";
 import { computations } from "../../dist/jobs/compute.ts";
 import { trainingSetup } from "../../dist/jobs.ts";
 import type { Plan } from "../../dist/plan.ts";
+import { memoryStore, type Store } from "../../dist/runtime/driver.ts";
 import { fileStore } from "../../dist/runtime/file_store.ts";
 import { runLocal } from "../../dist/runtime/local.ts";
 import { logisticProblem, planOf } from "../dist/training_problems.ts";
@@ -36,7 +37,7 @@ test.each([
     const store = fileStore(folder);
     const [plan, next] = [planFor(before, 3), planFor(now, 5)];
     await runLocal({ ...trainingSetup(plan, problemOf(before)), store });
-    expect(await areEqual(store, 3, next, problemOf(now))).toBe(true);
+    expect(await areEqual(store, 3, before, next, problemOf(now))).toBe(true);
     await addSaves(store, 3, before, now);
     await dropSaves(store, before, now);
     const ranks = Array.from({ length: now }, (_, rank) => `worker-${rank}`);
@@ -72,11 +73,93 @@ test("workers that differ are known", async () => {
     const store = fileStore(folder);
     const plan = planFor(3, 2, false);
     await runLocal({ ...trainingSetup(plan, problemOf(3)), store });
-    expect(await areEqual(store, 2, plan, problemOf(3))).toBe(false);
-    expect(await areEqual(store, 0, plan, problemOf(3))).toBe(true);
+    expect(await areEqual(store, 2, 3, plan, problemOf(3))).toBe(false);
+    expect(await areEqual(store, 0, 3, plan, problemOf(3))).toBe(true);
+    // A save that does not say it, of a program before this one.
+    const { state, values } = (await store.get("worker-0", 0))!;
+    const { workers: _, ...unsaid } = values["state"] as Readonly<Record<string, unknown>>;
+    await store.put("worker-0", 0, state, { ...values, state: unsaid });
+    expect(await areEqual(store, 0, 3, plan, problemOf(3))).toBe(false);
     const local = planOf({ ...plan, sync: { k: "local", period: 5 } });
-    expect(await areEqual(store, 0, local, problemOf(3))).toBe(false);
+    expect(await areEqual(store, 0, 3, local, problemOf(3))).toBe(false);
   } finally {
     rmSync(folder, { recursive: true });
   }
+});
+
+/** The store after a run of three workers that has ended with a flush. */
+async function flushed(): Promise<Store> {
+  const store = memoryStore();
+  await runLocal({ ...trainingSetup(planFor(3, 3), problemOf(3)), store });
+  return store;
+}
+
+/** Four rounds in all. */
+async function continued(store: Store, workers: number): Promise<readonly number[]> {
+  const { hub } = await runLocal({ ...trainingSetup(planFor(workers, 4), problemOf(workers)), store });
+  return list(hub["theta"] as Value);
+}
+
+async function copyOf(store: Store): Promise<Store> {
+  const copy = memoryStore();
+  for (const name of ["hub", "worker-0", "worker-1", "worker-2"]) {
+    for (const round of await store.rounds(name)) {
+      const { state, values } = (await store.get(name, round))!;
+      await copy.put(name, round, state, values);
+    }
+  }
+  return copy;
+}
+
+/** Whether other workers come: the program is killed before so many changes of the store and one. */
+async function comesThrough(store: Store, now: number, changes: number): Promise<boolean> {
+  let left = changes;
+  const counted = <T extends readonly unknown[]>(change: (...args: T) => void | Promise<void>) => {
+    return (...args: T): void | Promise<void> => {
+      if (left-- === 0) throw new Error("killed");
+      return change(...args);
+    };
+  };
+  try {
+    await addSaves({ ...store, put: counted(store.put), drop: counted(store.drop) }, 3, 3, now);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+test.each([5, 2])("a program that is killed while %i workers come has lost nothing", async (now) => {
+  const store = await flushed();
+  const whole = async (workers: number): Promise<readonly number[]> => {
+    const copy = await copyOf(store);
+    await addSaves(copy, 3, 3, workers);
+    return continued(copy, workers);
+  };
+  const [as3, asNow] = [await whole(3), await whole(now)];
+  let changes = 0;
+  for (; ; changes++) {
+    const [same, other] = [await copyOf(store), await copyOf(store)];
+    const isDone = await comesThrough(same, now, changes);
+    await comesThrough(other, now, changes);
+    // The configuration is not written yet: it goes on as it was, or the other workers come again.
+    expect(await continued(same, 3)).toEqual(as3);
+    expect(await areEqual(other, 3, 3, planFor(now, 5), problemOf(now))).toBe(true);
+    await addSaves(other, 3, 3, now);
+    expect(await continued(other, now)).toEqual(asNow);
+    if (isDone) break;
+  }
+  // The earlier rounds of four, and the saves of those that come.
+  expect(changes).toBe(4 * 2 + Math.max(0, now - 3));
+});
+
+test.each([0, 1])("the damaged save of worker %i is made again from those of its equals", async (damaged) => {
+  const run = async (isDamaged: boolean): Promise<readonly number[]> => {
+    const store = await flushed();
+    // A store does not list a damaged save, and does not give it.
+    if (isDamaged) store.drop(`worker-${damaged}`, 3);
+    expect(await areEqual(store, 3, 3, planFor(2, 5), problemOf(2))).toBe(true);
+    await addSaves(store, 3, 3, 2);
+    return continued(store, 2);
+  };
+  expect(await run(true)).toEqual(await run(false));
 });
