@@ -210,6 +210,11 @@ function openRun(args: readonly string[]): {
     ...(given.includes("workers") && { workers: config.workers }),
   };
   checkNeeds(given, merged);
+  if (merged.workers !== earlier.workers && merged.steps === undefined) {
+    throw new UsageError(
+      `Cannot use --workers ${merged.workers} with --resume: the length of the run is in epochs of ${earlier.workers} workers, --steps is needed`,
+    );
+  }
   return { config: merged, out: undefined, resumed: resume, workersBefore: earlier.workers };
 }
 

@@ -181,6 +181,11 @@ test(
       expect(JSON.parse(readFileSync(join(run, "config.json"), "utf8"))).toMatchObject({ workers: 2 });
 
       expect((await more("--steps 40 --flush-at-end yes")).code).toBe(0);
+      const inEpochs = await more("--epochs 9 --workers 3");
+      expect(inEpochs.err).toMatch(
+        /^Cannot use --workers 3 with --resume: .* in epochs of 2 workers, --steps is needed$/m,
+      );
+      expect(inEpochs.code).toBe(2);
       const third = await more("--steps 60 --workers 3 --runtime sockets");
       expect(third.err).toMatch(/^resuming at step 40 of 60$/m);
       expect(third.code).toBe(0);
