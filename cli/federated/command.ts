@@ -62,7 +62,7 @@ export async function federated(args: readonly string[]): Promise<number> {
     }
     const summary = await finish(directory, opened, result, recorder.times());
     // What clients know of their examples does not stay behind where it is of no more use.
-    if (summary.complete && !methods.isWholeEveryRound) rmSync(state, { recursive: true, force: true });
+    if (summary.complete && !methods.canGoOn) rmSync(state, { recursive: true, force: true });
     printSummary(summary, directory);
     return summary.complete ? exitCodes.done : exitCodes.interrupted;
   } catch (error) {

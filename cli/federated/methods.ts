@@ -27,8 +27,10 @@ export interface RunMethods {
   readonly method: AnyMethod;
   /** What a client runs by itself to compare; null if nobody asks. */
   readonly alone: AnyMethod | null;
-  /** Whether there is a model after every round of several, so that curves make sense. */
+  /** Whether there is a model after every round, so that curves make sense. */
   readonly isWholeEveryRound: boolean;
+  /** Whether a run that has ended can go on for more rounds. */
+  readonly canGoOn: boolean;
 }
 
 /** The data as methods see it. */
@@ -130,11 +132,13 @@ export function methodsOf(config: FederatedConfig, data: Shape): RunMethods {
   const { clients, seed } = config;
   try {
     const method = make(config, data) as AnyMethod;
+    const isWholeEveryRound = gradientMethods.includes(config.method) || config.method === "afl";
     return {
       method: config.masked ? masked(method, { clients, seed, fractionBits: MASKED_BITS }) : method,
       alone: config.alone ? (alone(config, data) as AnyMethod) : null,
-      isWholeEveryRound:
-        gradientMethods.includes(config.method) || (config.method === "afl" && config.rounds > 1),
+      isWholeEveryRound,
+      // Of clients that left, what was known before they did does not stay behind.
+      canGoOn: isWholeEveryRound && config.forget === undefined,
     };
   } catch (error) {
     // Sizes that do not fit the images: the message says what is needed.

@@ -13,10 +13,10 @@ export function remarksOf({ joined, forgotten, masked, clients }: FederatedSumma
   if (joined !== null) {
     const there = new Set(joined.flat());
     const missing = clients.flatMap((_, client) => (there.has(client) ? [] : [client]));
-    if (joined.length > 1)
-      remarks.push(
-        `new clients in rounds 1 to ${joined.length}: ${joined.map((those) => those.length).join(", ")}; each sent once`,
-      );
+    const came = joined.flatMap(({ length }, round) =>
+      length === 0 ? [] : [`${length} in round ${round + 1}`],
+    );
+    if (joined.length > 1) remarks.push(`new clients: ${came.join(", ")}; each sent once`);
     if (missing.length > 0) remarks.push(`not in the model, as they have not come: ${clientWords(missing)}`);
   }
   if (forgotten !== null) {

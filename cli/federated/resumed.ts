@@ -67,18 +67,19 @@ export async function roundToResume(
     ? (readJson(path, `Cannot resume ${directory}`) as Partial<FederatedSummary>)
     : null;
   const { rounds: done = 0, complete: isComplete = false } = before ?? {};
-  if (isComplete && !methods.isWholeEveryRound) {
+  if (isComplete && !methods.canGoOn) {
     throw new UsageError(
       `Cannot resume ${directory}: all rounds of ${methods.method.name} are done, a run that was interrupted is needed`,
     );
   }
+  const areDone = (count: number): string => (count === 1 ? "1 round is done" : `${count} rounds are done`);
   if (rounds.length === 0 && done > 0) {
     throw new UsageError(
-      `Cannot resume ${directory}: ${done} rounds are done and their saves in ${join(directory, fileNames.state)} are gone, they are needed`,
+      `Cannot resume ${directory}: ${areDone(done)} and the saves in ${join(directory, fileNames.state)} are gone, they are needed`,
     );
   }
   if (round > plan.rounds || (round === plan.rounds && isComplete && done === round)) {
-    throw new UsageError(`Cannot resume ${directory}: ${round} rounds are done, more --rounds are needed`);
+    throw new UsageError(`Cannot resume ${directory}: ${areDone(round)}, more --rounds are needed`);
   }
   return round;
 }

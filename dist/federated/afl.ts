@@ -381,6 +381,7 @@ export function afl(options: AflOptions): FederatedMethod<AflServer, Record<stri
   return {
     name: "AFL",
     rounds: all,
+    needsSumOnly: message === "statistics",
     initServer() {
       const { gram, cross } = zeroStatistics(width, classes);
       return { gram, cross, weights: cross };

@@ -189,6 +189,7 @@ export function deepafl(options: DeepAflOptions): FederatedMethod<DeepAflServer,
   return {
     name: "DeepAFL",
     rounds: 2 * blocks + 1,
+    needsSumOnly: true,
     initServer: () => ({ blocks: [], head: [] }),
     initClient: () => ({ stream: zeros([0, hidden], { dtype: "float64" }), depth: scalar(0, "int32") }),
     broadcast: (server, round) => ({ blocks: server.blocks, head: isHeadRound(round) ? [] : server.head }),

@@ -114,6 +114,7 @@ export function layerRounds(
   return {
     name: "FedACnnL",
     rounds: network.layers.length,
+    needsSumOnly: true,
     initServer: () => ({ layers: [] }),
     initClient: () => ({}),
     broadcast: (server) => broadcastOf(server),

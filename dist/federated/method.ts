@@ -50,6 +50,8 @@ export interface FederatedMethod<S = unknown, C = unknown> {
    * gets at the end.
    */
   bytes(round: number): { readonly received: number; readonly sent: number };
+  /** Whether the server needs nothing of the answers of a round but their sum, so that they may be masked; default false. */
+  readonly needsSumOnly?: boolean;
 }
 
 /** A client in a round. */

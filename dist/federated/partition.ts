@@ -260,8 +260,9 @@ export function shards(labels: Int32Array, clients: number, options: ShardOption
 /**
  * A number of classes for each client, drawn at random, and each class spread among its clients by p ~ Dir(alpha, ..., alpha).
  *
- * A class has at least half of the clients that it would have if all had equally many. Clients that have their share of
- * all examples get no more, unless all that have the class do.
+ * For each class at least half as many clients are drawn, rounded down, as if all had equally many, and one at least. Fewer may
+ * have examples of it: for a small alpha most of these shares are next to nothing, and clients that have their share of all
+ * examples get no more, unless all that were drawn for the class do.
  *
  * Shapes: one label for each example; as many lists as clients.
  * Determinism: the same lists for the same arguments.

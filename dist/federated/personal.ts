@@ -282,6 +282,8 @@ export function pfedacnnl(options: PFedAcnnlOptions): FederatedMethod<PFedAcnnlS
   return {
     name: "pFedACnnL",
     rounds: base.rounds,
+    // Groups are found among the answers of single clients.
+    needsSumOnly: groups === 1,
     initServer: () => ({ layers: [], heads: [], grams: [], centres: [] }),
     initClient: () => ({}),
     broadcast(server, round): FedAcnnlBroadcast | PFedAcnnlBroadcast {

@@ -151,17 +151,29 @@ export function hostedClients({ clients, workers }: FederatedPlan, rank: number)
  * @since 0.2.0
  */
 export function presentClients(plan: FederatedPlan, round: number): readonly boolean[] {
-  const { clients, rounds, once, leaving } = plan;
+  const { rounds, once, leaving } = plan;
   const isLeaving = leaving.length > 0 && round === rounds - 1;
   if (!once && !isLeaving) return reachableClients(plan, round);
-  const before = new Array<boolean>(clients).fill(false);
-  for (let earlier = 0; earlier < round; earlier++) {
-    reachableClients(plan, earlier).forEach((isThere, client) => {
-      before[client] ||= isThere;
+  return firstRounds(plan).map((first, client) =>
+    isLeaving ? first < round && leaving.includes(client) : first === round,
+  );
+}
+
+/** What `firstRounds` has found: without it every round would look at all before it again. */
+const knownFirstRounds = new WeakMap<FederatedPlan, readonly number[]>();
+
+/** The first round in which each client could be there; infinite for those that come in none. */
+function firstRounds(plan: FederatedPlan): readonly number[] {
+  const known = knownFirstRounds.get(plan);
+  if (known) return known;
+  const first = new Array<number>(plan.clients).fill(Number.POSITIVE_INFINITY);
+  for (let round = 0; round < plan.rounds && first.includes(Number.POSITIVE_INFINITY); round++) {
+    reachableClients(plan, round).forEach((isThere, client) => {
+      if (isThere) first[client] = Math.min(first[client]!, round);
     });
   }
-  if (isLeaving) return before.map((wasThere, client) => wasThere && leaving.includes(client));
-  return reachableClients(plan, round).map((isThere, client) => isThere && !before[client]);
+  knownFirstRounds.set(plan, first);
+  return first;
 }
 
 /** Who could be there in a round, whatever there was before. */

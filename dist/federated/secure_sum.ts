@@ -212,8 +212,8 @@ export function sumOfMasked(answers: readonly (Payload | null)[], masking: Maski
 }
 
 /**
- * A method whose server gets nothing but the sum of the answers of a round: for methods that need no more, such as AFL with
- * statistics.
+ * A method whose server gets nothing but the sum of the answers of a round: for methods that need no more (`needsSumOnly`), such
+ * as AFL with statistics.
  *
  * Keys are derived from a seed: this shows that the sum is enough, and what it costs; it keeps nothing from who knows the
  * seed. Sums differ from those of the method by rounding to 2^-fractionBits.
@@ -221,6 +221,7 @@ export function sumOfMasked(answers: readonly (Payload | null)[], masking: Maski
  * Shapes: those of the method; it sends float64, which is as many bytes masked.
  * Determinism: the same bits in every run.
  *
+ * @throws {RangeError} if the server of the method needs more than the sum
  * @example AFL that sees no client
  * ```ts
  * const method = ct.dist.masked(ct.dist.afl({ features: (x) => x, width: 1, classes: 2 }), { seed: 0, clients: 2 });
@@ -236,6 +237,11 @@ export function masked<S, C>(
   options: { readonly seed: number; readonly clients: number; readonly fractionBits?: number },
 ): FederatedMethod<S, C> {
   const { seed, clients, fractionBits = 32 } = options;
+  if (!method.needsSumOnly) {
+    throw new RangeError(
+      `Cannot mask what clients of ${method.name} send: its server needs each answer, a method that says with needsSumOnly that their sum is enough is needed`,
+    );
+  }
   const keys = seededMaskKeys(seed);
   const maskingOf = (number: number): Masking => ({
     clients,

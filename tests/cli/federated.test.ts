@@ -751,12 +751,17 @@ test("what is no run, has ended or may not change cannot be resumed, and says so
     expect(await next("--method fedavg --rounds 6")).toBe(4);
     for (const round of [2, 3, 4]) await store.drop("hub", round);
     expect(await refusalOf(() => next("--method fedavg --rounds 6"))).toBe(
-      "Cannot resume DIR: 4 rounds are done and their saves in DIR/state are gone, they are needed",
+      "Cannot resume DIR: 4 rounds are done and the saves in DIR/state are gone, they are needed",
     );
     write("summary.json", { rounds: 1, complete: true });
-    expect(await refusalOf(() => next("--method afl"))).toBe(
-      "Cannot resume DIR: all rounds of AFL are done, a run that was interrupted is needed",
+    expect(await refusalOf(() => next("--method afl --rounds 3"))).toContain("1 round is done and the saves");
+    const ended = "are done, a run that was interrupted is needed";
+    expect(await refusalOf(() => next("--method deepafl"))).toBe(
+      `Cannot resume DIR: all rounds of DeepAFL ${ended}`,
     );
+    expect(await refusalOf(() => next("--method afl --rounds 3 --forget 1"))).toEndWith(ended);
+    await save(1);
+    expect(await next("--method afl --rounds 3")).toBe(1);
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }

@@ -37,10 +37,9 @@ function fittedTo(clients: readonly number[]): Value {
 }
 
 const byRound = (plan: ReturnType<typeof federatedPlan>): number[][] =>
-  Array.from({ length: plan.rounds }, (_, round) => {
-    const present = presentClients(plan, round);
-    return all.filter((client) => present[client]);
-  });
+  Array.from({ length: plan.rounds }, (_, round) =>
+    presentClients(plan, round).flatMap((isPresent, client) => (isPresent ? [client] : [])),
+  );
 
 test("who takes part once is there in the first round in which it could be, and in no other", () => {
   const [once, often] = [input, { ...input, once: false }].map((each) => byRound(federatedPlan(each)));
@@ -53,6 +52,20 @@ test("who takes part once is there in the first round in which it could be, and 
     );
     expect(own!).toEqual(could!.slice(0, 1));
   }
+});
+
+test("in many rounds, clients that are hardly ever there come once, in the first that has them", () => {
+  const rounds = 1000;
+  const plan = federatedPlan({ clients: 5, rounds, absentRate: 0.999, seed: 1, once: true });
+  const came = byRound(plan).flatMap((those, round) => those.map((client) => [client, round] as const));
+  expect(came.map(([client]) => client).sort()).toEqual([0, 1, 2, 3, 4]);
+  const often = { ...plan, once: false };
+  for (const [client, first] of came) {
+    expect(presentClients(often, first)[client]).toBe(true);
+    for (let round = 0; round < first; round += 7) expect(presentClients(often, round)[client]).toBe(false);
+  }
+  const sent = federatedBytes(plan, { bytes: () => ({ received: 0, sent: 8 }) });
+  expect(sent.map((bytes) => bytes.sent)).toEqual([8, 8, 8, 8, 8]);
 });
 
 test("those that leave are there in the last round if they came, and models are evaluated before", () => {

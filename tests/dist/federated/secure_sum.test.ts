@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test";
 import { adoptArray, ones, tensor, zeros } from "../../../core/create.ts";
 import { ShapeError } from "../../../core/errors.ts";
+import { logistic } from "../../../core/nn.ts";
 import { add, matmul, mul, norm, sub, take } from "../../../core/ops.ts";
 import { foldIn, key, normal } from "../../../core/random.ts";
 import { leaves } from "../../../core/tree.ts";
@@ -9,6 +10,7 @@ import type { Value } from "../../../core/value.ts";
 import type { FittedLayer } from "../../../dist/federated/acnnl.ts";
 import { afl } from "../../../dist/federated/afl.ts";
 import { fedacnnl } from "../../../dist/federated/fedacnnl.ts";
+import { fedAvg } from "../../../dist/federated/fedavg.ts";
 import type { FederatedMethod, Payload } from "../../../dist/federated/method.ts";
 import { pfedacnnl } from "../../../dist/federated/personal.ts";
 import {
@@ -170,11 +172,27 @@ test("masks differ between pairs, leaves and rounds", () => {
   expect(list(seededMaskKeys(1)(0, 2))).not.toEqual(list(seededMaskKeys(2)(0, 2)));
 });
 
+test("a method whose server looks at single answers cannot be masked", () => {
+  const options = { seed: 1, clients: 3 };
+  const network = { image: [1, 6, 6], classes: 3, layers: [] } as const;
+  for (const method of [
+    pfedacnnl({ ...network, groups: 2 }),
+    afl({ features: (x) => x, width: 2, classes: 2, message: "model" }),
+    fedAvg(logistic(2, 2), { rounds: 1 }),
+  ]) {
+    expect(() => masked(method as FederatedMethod<unknown, unknown>, options)).toThrow(
+      `Cannot mask what clients of ${method.name} send: its server needs each answer, `,
+    );
+  }
+  expect(masked(pfedacnnl({ ...network, groups: 1 }), options).name).toBe("pFedACnnL, masked");
+});
+
 /** Sends two zeros. */
 function sender() {
   return {
     name: "zeros",
     rounds: 2,
+    needsSumOnly: true,
     initServer: () => ({}),
     initClient: () => ({}),
     broadcast: () => ({}),
