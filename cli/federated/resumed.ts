@@ -57,7 +57,7 @@ export function wantedRun(args: readonly string[]): {
  */
 export async function roundToResume(
   directory: string,
-  { plan, methods }: Pick<OpenedRun, "plan" | "methods">,
+  { config, plan, methods }: Pick<OpenedRun, "config" | "plan" | "methods">,
   store: Store,
 ): Promise<number> {
   const rounds = await store.rounds("hub");
@@ -78,7 +78,9 @@ export async function roundToResume(
       `Cannot resume ${directory}: ${areDone(done)} and the saves in ${join(directory, fileNames.state)} are gone, they are needed`,
     );
   }
-  if (round > plan.rounds || (round === plan.rounds && isComplete && done === round)) {
+  // A round that was not to be the last has no end: nobody has got the model, or made one of its own.
+  const hadMore = readFederated(directory).rounds > config.rounds;
+  if (round > plan.rounds || (round === plan.rounds && (hadMore || (isComplete && done === round)))) {
     throw new UsageError(`Cannot resume ${directory}: ${areDone(round)}, more --rounds are needed`);
   }
   return round;

@@ -735,6 +735,10 @@ test("what is no run, has ended or may not change cannot be resumed, and says so
     const save = (round: number) => store.put("hub", round, { round, attempt: 0 }, {});
     for (const round of [2, 3]) await save(round);
     expect(await next(four)).toBe(3);
+    // The end of a run comes with its last round, and the third was not to be it.
+    expect(await refusalOf(() => next("--method fedavg --rounds 3"))).toBe(
+      "Cannot resume DIR: 3 rounds are done, more --rounds are needed",
+    );
     const advice = (text: string) => howToContinue(dir, openedRun(parse(`${text} ${tiny}`), pictures), store);
     expect(await advice(four)).toEndWith(
       `round 3: continue it with --resume ${dir}, where --lr may be changed`,
