@@ -34,13 +34,7 @@ import { methodsOf } from "../../cli/federated/methods.ts";
 import { federatedPage, histogram } from "../../cli/federated/page.ts";
 import { type Recorder, recorderOf } from "../../cli/federated/recorder.ts";
 import { howToContinue, roundToResume, wantedRun } from "../../cli/federated/resumed.ts";
-import {
-  type FederatedResult,
-  type OpenedRun,
-  openedRun,
-  openFederated,
-  runFederated,
-} from "../../cli/federated/run.ts";
+import { type OpenedRun, openedRun, openFederated } from "../../cli/federated/run.ts";
 import { evaluatedRounds, type FederatedSummary, summaryOf } from "../../cli/federated/summary.ts";
 import * as io from "../../core/io.ts";
 import type { AffineParams } from "../../core/nn/affine.ts";
@@ -50,15 +44,14 @@ import type { Value } from "../../core/value.ts";
 import { federatedModels } from "../../dist/federated/jobs.ts";
 import { federatedBytes } from "../../dist/federated/plan.ts";
 import { showBytes } from "../../dist/plan_cost.ts";
-import { memoryStore, type Store } from "../../dist/runtime/driver.ts";
+import { memoryStore } from "../../dist/runtime/driver.ts";
 import { sameBits } from "../../dist/sim.ts";
 import { mulberry32 } from "../optim/numbers.ts";
+import { inProcess, noTimes, parse, pictures } from "./federated_support.ts";
 import { checkpointOf, until, withPrograms, words } from "./program_support.ts";
 
 // Programs are started, each with worker processes.
-setDefaultTimeout(60_000);
-
-const parse = (text: string): FederatedConfig => parseFederatedFlags(words(text)).config;
+setDefaultTimeout(120_000);
 
 function refusal(text: string): string {
   try {
@@ -239,39 +232,9 @@ test("methods that need images say so, and are what they are called", () => {
   }
 });
 
-const noTimes = { seconds: 1, endSeconds: 1, curve: [] };
-
-/** A run in this process, from its newest save to its end or until so many rounds are done. */
-function inProcess(
-  run: OpenedRun,
-  options: { readonly store?: Store; readonly firstRound?: number; readonly stopAfter?: number } = {},
-): Promise<FederatedResult> {
-  const { store = memoryStore(), firstRound = 0, stopAfter = Number.POSITIVE_INFINITY } = options;
-  const controller = new AbortController();
-  return runFederated(run, {
-    directory: "nowhere",
-    store,
-    firstRound,
-    signal: controller.signal,
-    onProgress: ({ k, round }) => {
-      if (k === "progress" && round + 1 >= stopAfter) controller.abort();
-    },
-    onNotice: () => {},
-  });
-}
-
 const tiny = "--clients 3 --partition iid --workers 1 --runtime local --absent 0.3";
 
-/** Pictures of 8 x 8 with a bright row for their class. */
-function bars(count: number): Split {
-  const labels = Int32Array.from({ length: count }, (_, i) => i % 3);
-  const features = Float32Array.from({ length: 64 * count }, (_, i) => {
-    const [image, row] = [Math.floor(i / 64), Math.floor((i % 64) / 8)];
-    return (row === 2 * labels[image]! + 1 ? 1 : 0) + ((i * 7) % 11) / 11;
-  });
-  return { features, labels, count };
-}
-const pictures = { name: "bars", exampleShape: [8, 8], classes: 3, train: bars(60), test: bars(30) };
+const bars = pictures(60, (i) => ((i * 7) % 11) / 11);
 
 for (const method of methodNames) {
   test(`${method}: a small run is summed up, and what is counted is the formula`, async () => {
@@ -286,7 +249,7 @@ for (const method of methodNames) {
       pfedme: "--rounds 2 --model logistic --local-steps 40",
       "per-fedavg": "--rounds 2 --hidden 4 --local-steps 20 --hessian ignored",
     }[method];
-    const run = openedRun(parse(`--method ${method} ${tiny} ${own}`), pictures);
+    const run = openedRun(parse(`--method ${method} ${tiny} ${own}`), bars);
     const result = await inProcess(run);
     const summary = summaryOf(run, result, noTimes, modelFiles(run, true));
     expect(summary).toMatchObject({ complete: true, rounds: run.plan.rounds, wire: null, notAlone: 0 });
@@ -322,7 +285,7 @@ for (const method of methodNames) {
 
 test("a finished run that goes on for more rounds is the longer run", async () => {
   const flags = `--method ditto ${tiny} --model logistic --epochs 1 --eval-every 2 --rounds`;
-  const [short, long] = [2, 5].map((rounds) => openedRun(parse(`${flags} ${rounds}`), pictures));
+  const [short, long] = [2, 5].map((rounds) => openedRun(parse(`${flags} ${rounds}`), bars));
   const store = memoryStore();
   expect((await inProcess(short!, { store })).reason).toBe("finished");
   // In between it has no end: nobody has a model of its own, and nothing was sent for one.
@@ -358,7 +321,7 @@ test("clients that cannot be trained alone cost the run nothing else, and are na
     ...split,
     features: split.features.map((pixel) => pixel + 2 * uniform() - 1.5),
   });
-  const data = { ...pictures, train: noisy(pictures.train), test: noisy(pictures.test) };
+  const data = { ...bars, train: noisy(bars.train), test: noisy(bars.test) };
   const summaryWith = async (gamma: number) => {
     const run = openedRun(parse(`${flags} ${gamma}`), data);
     return summaryOf(run, await inProcess(run), noTimes, modelFiles(run, true));
@@ -619,7 +582,7 @@ test("a second Ctrl-C ends it at once, and what takes long is shown meanwhile", 
 
 test("a round that is done again after a fault is counted and drawn once", () => {
   const config = parse("--method ditto --rounds 2 --clients 3 --eval-every 1 --model logistic");
-  const { plan, methods } = openedRun({ ...config, runtime: "local" }, pictures);
+  const { plan, methods } = openedRun({ ...config, runtime: "local" }, bars);
   const shown: string[] = [];
   const line = { show: (text: string) => shown.push(text), note: () => {}, end: () => {} };
   const written: RoundMetric[] = [];
@@ -729,7 +692,7 @@ test("what is no run, has ended or may not change cannot be resumed, and says so
     });
 
     const store = memoryStore();
-    const next = (text: string) => roundToResume(dir, openedRun(parse(`${text} ${tiny}`), pictures), store);
+    const next = (text: string) => roundToResume(dir, openedRun(parse(`${text} ${tiny}`), bars), store);
     const four = "--method fedavg --rounds 4";
     expect(await next(four)).toBe(0);
     const save = (round: number) => store.put("hub", round, { round, attempt: 0 }, {});
@@ -739,7 +702,7 @@ test("what is no run, has ended or may not change cannot be resumed, and says so
     expect(await refusalOf(() => next("--method fedavg --rounds 3"))).toBe(
       "Cannot resume DIR: 3 rounds are done, more --rounds are needed",
     );
-    const advice = (text: string) => howToContinue(dir, openedRun(parse(`${text} ${tiny}`), pictures), store);
+    const advice = (text: string) => howToContinue(dir, openedRun(parse(`${text} ${tiny}`), bars), store);
     expect(await advice(four)).toEndWith(
       `round 3: continue it with --resume ${dir}, where --lr may be changed`,
     );

@@ -4,8 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "../../cli/config.ts";
-import type { Split } from "../../cli/data/dataset.ts";
-import { type FederatedConfig, federatedProblem, parseFederatedFlags } from "../../cli/federated/config.ts";
+import { type FederatedConfig, federatedProblem } from "../../cli/federated/config.ts";
 import { modelFiles, readRounds } from "../../cli/federated/files.ts";
 import { deviationOf } from "../../cli/federated/forgotten.ts";
 import { MASKED_BITS, methodsOf } from "../../cli/federated/methods.ts";
@@ -13,13 +12,7 @@ import { federatedPage } from "../../cli/federated/page.ts";
 import { presentNumbers } from "../../cli/federated/presence.ts";
 import { remarksOf } from "../../cli/federated/remarks.ts";
 import { wantedRun } from "../../cli/federated/resumed.ts";
-import {
-  type FederatedResult,
-  type OpenedRun,
-  openedRun,
-  openFederated,
-  runFederated,
-} from "../../cli/federated/run.ts";
+import { type FederatedResult, type OpenedRun, openedRun, openFederated } from "../../cli/federated/run.ts";
 import { type FederatedSummary, summaryOf } from "../../cli/federated/summary.ts";
 import * as io from "../../core/io.ts";
 import { abs, max, norm, sub } from "../../core/ops.ts";
@@ -28,16 +21,15 @@ import type { Value } from "../../core/value.ts";
 import { type AflServer, afl, randomFeatures } from "../../dist/federated/afl.ts";
 import { federatedModels, federatedSetup } from "../../dist/federated/jobs.ts";
 import { type PFedAcnnlOptions, pfedacnnl } from "../../dist/federated/personal.ts";
-import { memoryStore, type Store } from "../../dist/runtime/driver.ts";
+import { memoryStore } from "../../dist/runtime/driver.ts";
 import { runSequential } from "../../dist/runtime/sequential.ts";
 import { sameBits } from "../../dist/sim.ts";
 import { mulberry32 } from "../optim/numbers.ts";
+import { inProcess, noTimes, parse, pictures } from "./federated_support.ts";
 import { checkpointOf, until, withPrograms, words } from "./program_support.ts";
 
 // Programs are started, each with worker processes.
 setDefaultTimeout(120_000);
-
-const parse = (text: string): FederatedConfig => parseFederatedFlags(words(text)).config;
 
 async function refusal(attempt: () => unknown): Promise<string> {
   try {
@@ -49,40 +41,12 @@ async function refusal(attempt: () => unknown): Promise<string> {
   throw new Error("not refused");
 }
 
-/** Noisy pictures of 8 x 8 with a bright row for their class. */
-function bars(count: number, seed: number): Split {
-  const uniform = mulberry32(seed);
-  const labels = Int32Array.from({ length: count }, (_, i) => i % 3);
-  const features = Float32Array.from({ length: 64 * count }, (_, i) => {
-    const [image, row] = [Math.floor(i / 64), Math.floor((i % 64) / 8)];
-    return (row === 2 * labels[image]! + 1 ? 1 : 0) + 2 * uniform() - 1;
-  });
-  return { features, labels, count };
-}
-const pictures = { name: "bars", exampleShape: [8, 8], classes: 3, train: bars(120, 1), test: bars(60, 2) };
+const uniform = mulberry32(1);
+const bars = pictures(120, () => 2 * uniform() - 1);
 
 const open = (text: string): OpenedRun =>
-  openedRun(parse(`${text} --workers 1 --runtime local --alone no`), pictures);
+  openedRun(parse(`${text} --workers 1 --runtime local --alone no`), bars);
 
-function inProcess(
-  run: OpenedRun,
-  options: { readonly store?: Store; readonly firstRound?: number; readonly stopAfter?: number } = {},
-): Promise<FederatedResult> {
-  const { store = memoryStore(), firstRound = 0, stopAfter = Number.POSITIVE_INFINITY } = options;
-  const controller = new AbortController();
-  return runFederated(run, {
-    directory: "nowhere",
-    store,
-    firstRound,
-    signal: controller.signal,
-    onProgress: ({ k, round }) => {
-      if (k === "progress" && round + 1 >= stopAfter) controller.abort();
-    },
-    onNotice: () => {},
-  });
-}
-
-const noTimes = { seconds: 1, endSeconds: 1, curve: [] };
 const summed = (run: OpenedRun, result: FederatedResult): FederatedSummary =>
   summaryOf(run, result, noTimes, modelFiles(run, true));
 const serverOf = async (run: OpenedRun): Promise<AflServer> =>

@@ -19,6 +19,7 @@ import { RunError, runLocal } from "../../dist/runtime/local.ts";
 import { type RunValues, runSequential, synchronous } from "../../dist/runtime/sequential.ts";
 import { encodeFrame } from "../../dist/wire.ts";
 import { LARGE, setupOf, type Task, type Trouble } from "./fixtures/problem.ts";
+import { openRelay } from "./fixtures/relay.ts";
 
 const SCRIPT = new URL("./fixtures/worker.ts", import.meta.url).pathname;
 const HUB = new URL("./fixtures/hub.ts", import.meta.url).pathname;
@@ -333,7 +334,14 @@ for (const { how, notice } of interruptions) {
     `a connection comes back after a ${how}, without a restart`,
     async () => {
       const task = newTask({ rounds: 4 });
-      const relay = openRelay();
+      let isDamaging = false;
+      const relay = openRelay((direction, chunk) => {
+        if (isDamaging && direction === "up") {
+          isDamaging = false;
+          chunk[chunk.length - 1]! ^= 1;
+        }
+        return false;
+      });
       let isDone = false;
       const { result, notices } = start(task, {
         spawn: (rank, address) => {
@@ -346,7 +354,8 @@ for (const { how, notice } of interruptions) {
         onProgress: (item) => {
           if (item.k !== "completed" || item.round !== 1 || isDone) return;
           isDone = true;
-          relay[how]();
+          if (how === "cut") relay.cut();
+          else isDamaging = true;
         },
       });
       try {
@@ -361,66 +370,6 @@ for (const { how, notice } of interruptions) {
     },
     LIMIT_MS,
   );
-}
-
-/** A relay between workers and hub. It can cut all connections, or change a bit of what next goes to the hub. */
-function openRelay(): { to(address: Address): Address; cut(): void; damage(): void; close(): void } {
-  interface End {
-    other: Bun.Socket<End> | null;
-    readonly waiting: Uint8Array[];
-    readonly isWorker: boolean;
-  }
-  const open = new Set<Bun.Socket<End>>();
-  const servers: Bun.TCPSocketListener<End>[] = [];
-  let isDamaging = false;
-  const pass: Bun.SocketHandler<End> = {
-    data(socket, chunk) {
-      const { other, waiting, isWorker } = socket.data;
-      if (isDamaging && isWorker) {
-        isDamaging = false;
-        chunk[chunk.length - 1]! ^= 1;
-      }
-      if (other === null) waiting.push(chunk);
-      else other.write(chunk);
-    },
-    close(socket) {
-      open.delete(socket);
-      socket.data.other?.end();
-    },
-  };
-  return {
-    to({ host, port, token }) {
-      const server = Bun.listen<End>({
-        hostname: host,
-        port: 0,
-        socket: {
-          ...pass,
-          open(socket) {
-            const waiting: Uint8Array[] = [];
-            socket.data = { other: null, waiting, isWorker: true };
-            open.add(socket);
-            const data: End = { other: socket, waiting: [], isWorker: false };
-            void Bun.connect<End>({ hostname: host, port, socket: pass, data }).then((other) => {
-              open.add(other);
-              socket.data.other = other;
-              for (const chunk of waiting) other.write(chunk);
-            });
-          },
-        },
-      });
-      servers.push(server);
-      return { host, port: server.port, token };
-    },
-    cut() {
-      for (const socket of [...open]) socket.terminate();
-    },
-    damage() {
-      isDamaging = true;
-    },
-    close() {
-      for (const server of servers) server.stop(true);
-    },
-  };
 }
 
 test(

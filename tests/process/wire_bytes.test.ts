@@ -13,7 +13,7 @@ import { encode } from "../../core/safetensors.ts";
 import type { Value } from "../../core/value.ts";
 import { planCost } from "../../dist/plan_cost.ts";
 import { slots } from "../../dist/protocol/script.ts";
-import { type Address, runSockets, spawnBun, type WorkerProcess } from "../../dist/runtime/bun.ts";
+import { runSockets, spawnBun, type WorkerProcess } from "../../dist/runtime/bun.ts";
 import { fileStore } from "../../dist/runtime/file_store.ts";
 import { pieceBounds } from "../../dist/runtime/pieces.ts";
 import { runSequential } from "../../dist/runtime/sequential.ts";
@@ -38,6 +38,7 @@ import {
   varianceEvery,
   warmup,
 } from "./fixtures/communicating.ts";
+import { openRelay } from "./fixtures/relay.ts";
 
 const SCRIPT = new URL("./fixtures/communicating_worker.ts", import.meta.url).pathname;
 const base = mkdtempSync(join(tmpdir(), "cotangent-wire-"));
@@ -222,8 +223,8 @@ test.each(Object.keys(forms) as FormName[])(
       ]);
 
       // What the hub counts has come through, and nothing else, but for last words that nobody waits for on a busy machine.
-      expect(Math.abs(relay.up() - got.bytesReceived)).toBeLessThanOrEqual(K * FRAME_BYTES.up);
-      expect(Math.abs(relay.down() - got.bytesSent)).toBeLessThanOrEqual(K * FRAME_BYTES.down);
+      expect(Math.abs(relay.counts.up - got.bytesReceived)).toBeLessThanOrEqual(K * FRAME_BYTES.up);
+      expect(Math.abs(relay.counts.down - got.bytesSent)).toBeLessThanOrEqual(K * FRAME_BYTES.down);
       // A question for each phase and its answer; before and after them a few that carry nothing.
       const asked = Array.from({ length: rounds }, (_, round) => slots(setup.config.script(round)).length);
       const frames = K * (asked.reduce((sum, count) => sum + count, 0) + 4);
@@ -246,79 +247,3 @@ test.each(Object.keys(forms) as FormName[])(
   },
   120_000,
 );
-
-/** Passes bytes on between workers and hub, and counts them. */
-function openRelay(): {
-  to(address: Address): Address;
-  readonly up: () => number;
-  readonly down: () => number;
-  close(): void;
-} {
-  interface End {
-    other: Bun.Socket<End> | null;
-    readonly waiting: Uint8Array[];
-    readonly direction: "up" | "down";
-    isEnded: boolean;
-  }
-  const counts = { up: 0, down: 0 };
-  const servers: Bun.TCPSocketListener<End>[] = [];
-  const endOf = (direction: End["direction"], other: End["other"]): End => ({
-    other,
-    waiting: [],
-    direction,
-    isEnded: false,
-  });
-  /** Writes what has come from this end to the other, as far as it takes it. */
-  function forward(end: End): void {
-    while (end.other !== null && end.waiting.length > 0) {
-      const chunk = end.waiting[0]!;
-      const count = Math.max(0, end.other.write(chunk));
-      if (count < chunk.byteLength) {
-        end.waiting[0] = chunk.subarray(count);
-        return;
-      }
-      end.waiting.shift();
-    }
-    if (end.isEnded) end.other?.end();
-  }
-  const pass: Bun.SocketHandler<End> = {
-    data({ data: end }, chunk) {
-      counts[end.direction] += chunk.byteLength;
-      end.waiting.push(new Uint8Array(chunk));
-      forward(end);
-    },
-    drain({ data: { other } }) {
-      if (other !== null) forward(other.data);
-    },
-    close({ data: end }) {
-      end.isEnded = true;
-      forward(end);
-    },
-  };
-  return {
-    to({ host, port, token }) {
-      const server = Bun.listen<End>({
-        hostname: host,
-        port: 0,
-        socket: {
-          ...pass,
-          open(socket) {
-            socket.data = endOf("up", null);
-            const data = endOf("down", socket);
-            void Bun.connect<End>({ hostname: host, port, socket: pass, data }).then((other) => {
-              socket.data.other = other;
-              forward(socket.data);
-            });
-          },
-        },
-      });
-      servers.push(server);
-      return { host, port: server.port, token };
-    },
-    up: () => counts.up,
-    down: () => counts.down,
-    close() {
-      for (const server of servers) server.stop(true);
-    },
-  };
-}
