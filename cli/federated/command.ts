@@ -108,7 +108,10 @@ function describe(
     `${data.name}: ${data.train.count} training and ${data.test.count} test examples of ${data.classes} classes; ` +
       `${config.clients} client${config.clients === 1 ? "" : "s"}, ${config.partition}: ${Math.min(...sizes)} to ${Math.max(...sizes)} training examples each`,
   );
-  line.note(`${methods.method.name}, ${plan.rounds} round${plan.rounds === 1 ? "" : "s"} ${where}; ${place}`);
+  const last = plan.leaving.length > 0 ? ", the last for leaving," : "";
+  line.note(
+    `${methods.method.name}, ${plan.rounds} round${plan.rounds === 1 ? "" : "s"}${last} ${where}; ${place}`,
+  );
 }
 
 /** What is said at the end. */
